@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target does its own set-up (scripts/setup.sh, skipped in a fraction of a second when nothing changed).
+# PRESET=tiny, OUT=folder and ARGS='...' reach the instinfer command of `demo`, `rtl` and `bench`.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+PRESET ?= product
+OUT ?= hw/rtl/generated/$(PRESET)
+ARGS ?=
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.PHONY: help setup demo test soak lint rtl bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## system packages, .venv, Verilator, model file
+	@scripts/setup.sh
+
+demo: ## SmolLM2-135M decodes text, attention computed by the RTL out of simulated flash
+	@scripts/setup.sh --quiet
+	@echo "demo: instinfer demo $(ARGS)"
+	@$(RUN) instinfer demo $(ARGS)
+
+test: lint ## style, types and every test but the long ones
+	@echo "test: pytest (long runs are left to make soak)"
+	@$(RUN) pytest $(ARGS)
+
+soak: ## the long tests
+	@scripts/setup.sh --quiet
+	@echo "soak: pytest -m soak"
+	@$(RUN) pytest -m soak $(ARGS)
+
+lint: ## ruff and mypy
+	@scripts/setup.sh --quiet
+	@echo "lint: ruff check, mypy"
+	@$(RUN) ruff check
+	@$(RUN) mypy
+
+rtl: ## the engine's Verilog and manifest.json, into hw/rtl/generated/PRESET
+	@scripts/setup.sh --quiet
+	@echo "rtl: instinfer generate --preset $(PRESET) -o $(OUT) $(ARGS)"
+	@$(RUN) instinfer generate --preset $(PRESET) -o $(OUT) $(ARGS)
+
+bench: ## cycles of dense attention against the bounds, measured on the RTL
+	@scripts/setup.sh --quiet
+	@echo "bench: instinfer bench dense --preset $(PRESET) $(ARGS)"
+	@$(RUN) instinfer bench dense --preset $(PRESET) $(ARGS)
+
+clean: ## everything made here but the downloads: builds, reports, generated Verilog, test caches
+	@echo "clean: removing builds, reports, generated Verilog and test caches (.venv and the model file stay)"
+	@rm -rf .cache/build build reports hw/rtl/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find cosim hw sw tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
