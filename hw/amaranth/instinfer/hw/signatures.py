@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What crosses the borders between subsystems: payload layouts and ports, one definition each.
+
+Every stream keeps Amaranth's four rules (transfer on valid & ready; valid and payload held until then;
+valid never waits for ready; ready may depend on anything).
+"""
+
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+
+AXI_BYTES = 32
+BEAT_BITS = 64
+LANES = 4
+"""fp16 elements of a beat."""
+
+
+class ChannelOp(enum.Enum, shape=2):
+    """What a flash channel is asked to do with one stripe (all planes of a die at one row)."""
+
+    READ = 0
+    PROGRAM = 1
+    ERASE = 2
+
+
+class MediaStatus(enum.Enum, shape=2):
+    """How a stripe operation ended."""
+
+    OK = 0
+    FAILED = 1
+    """The NAND reported FAIL (program, erase)."""
+    TIMEOUT = 2
+    """The die never became ready."""
+
+
+class ReadError(enum.Enum, shape=2):
+    """Why a slot did not reach the core."""
+
+    GUARD = 0
+    REFERENCE_TAG = 1
+    TIMEOUT = 2
+
+
+OWNER = data.StructLayout({"generation": 16, "layer": 16, "head": 8, "stripe": 16})
+"""Whom a stripe belongs to; with kind and pair it makes each slot's protection tuple."""
+
+
+def channel_request(config: EngineConfig) -> data.StructLayout:
+    """One stripe operation.
+
+    READ moves the first ``2 * ceil(tokens / rows_per_slot)`` slots to the core, each pair
+    ``passes`` times: pass p goes to head slot ``(head_slot + p) mod head_slots``. ``wide`` rows have 128
+    dims, others 64. PROGRAM takes its data from stripe buffer ``buffer`` in device DRAM. PROGRAM and
+    ERASE answer with ``tag``.
+    """
+    return data.StructLayout({
+        "op": ChannelOp, "die": 3, "block": 13, "page": 12, "owner": OWNER,
+        "head_slot": range(config.head_slots), "passes": 4, "tokens": 9, "wide": 1,
+        "buffer": 16, "tag": 8,
+    })
+
+
+CHANNEL_EVENT = data.StructLayout({"op": ChannelOp, "tag": 8, "status": MediaStatus})
+"""End of a PROGRAM or ERASE."""
+
+
+def read_fault(config: EngineConfig) -> wiring.Signature:
+    """A one-cycle report, no back-pressure: a slot of ``head_slot`` (of pass 0) was withheld."""
+    return wiring.Signature({
+        "valid": Out(1), "head_slot": Out(range(config.head_slots)), "error": Out(ReadError),
+    })
+
+
+def slot_beat(config: EngineConfig) -> data.StructLayout:
+    """A beat of a checked slot on its way into an attention core.
+
+    The fields beside ``data`` are constant over a slot. A slot of ``rows`` valid rows has ``rows`` *
+    (32 if ``wide`` else 16) beats, the last marked ``last``; a slot with ``rows`` = 0 has one beat without
+    meaning. ``kind`` 0 key, 1 value. A value slot always follows its key slot. ``head_slot`` is the slot
+    of this pass, ``base_slot`` that of pass 0; ``stripe_end`` marks the last slot of the last pass of a stripe.
+    """
+    return data.StructLayout({
+        "data": BEAT_BITS, "head_slot": range(config.head_slots), "base_slot": range(config.head_slots),
+        "die": 3, "kind": 1, "rows": 4, "wide": 1, "stripe_end": 1, "last": 1,
+    })
+
+
+def stripe_finish(config: EngineConfig) -> wiring.Signature:
+    """A one-cycle report of a core, no back-pressure: a stripe of ``base_slot`` is wholly in its sums."""
+    return wiring.Signature({"valid": Out(1), "base_slot": Out(range(config.head_slots))})
+
+
+def query_beat(config: EngineConfig) -> data.StructLayout:
+    """Four fp16 dims of a query row, dims in order; rows of one head slot in order, ``last`` on each row's end.
+
+    ``group`` counts beats within the row (zero beats pad a row to 16 or 32 beats).
+    """
+    return data.StructLayout({
+        "data": BEAT_BITS, "head_slot": range(config.head_slots), "query": range(max(2, config.queries)),
+        "group": 5, "last": 1,
+    })
+
+
+def merge_request(config: EngineConfig) -> data.StructLayout:
+    """Join all partials of a head slot and normalise: ``queries`` rows of 4 * ``groups`` dims."""
+    return data.StructLayout({
+        "head_slot": range(config.head_slots), "queries": 4, "groups": 6,
+    })
+
+
+def result_beat(config: EngineConfig) -> data.StructLayout:
+    """Four fp16 output dims. Query-major order is not promised; ``last`` ends the request."""
+    return data.StructLayout({
+        "data": BEAT_BITS, "query": range(max(2, config.queries)), "group": 5, "last": 1,
+    })
+
+
+# -- memory ports ------------------------------------------------------------------------------
+MEMORY_READ_REQUEST = data.StructLayout({"address": 64, "beats": 16})
+"""``beats`` 32-byte beats from a 32-byte aligned byte address; the port splits at 4 KiB edges."""
+MEMORY_READ_DATA = data.StructLayout({"data": 256, "error": 1, "last": 1})
+MEMORY_WRITE_REQUEST = data.StructLayout({"address": 64, "beats": 16})
+MEMORY_WRITE_DATA = data.StructLayout({"data": 256, "strobe": 32, "last": 1})
+MEMORY_WRITE_RESPONSE = data.StructLayout({"error": 1})
+
+
+class MemoryReadPort(wiring.Signature):
+    """Read side of a memory, seen from the one who asks. Data come in request order."""
+
+    def __init__(self) -> None:
+        super().__init__({
+            "request": Out(stream.Signature(MEMORY_READ_REQUEST)),
+            "data": In(stream.Signature(MEMORY_READ_DATA)),
+        })
+
+
+class MemoryWritePort(wiring.Signature):
+    """Write side of a memory, seen from the one who asks. One response per request, in order.
+
+    The data of a request may not be offered before the request is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "request": Out(stream.Signature(MEMORY_WRITE_REQUEST)),
+            "data": Out(stream.Signature(MEMORY_WRITE_DATA)),
+            "response": In(stream.Signature(MEMORY_WRITE_RESPONSE)),
+        })
+
+
+# -- PHY boundary ------------------------------------------------------------------------------
+class BusOp(enum.Enum, shape=2):
+    """What one PHY operation does on the flash bus."""
+
+    COMMAND = 0
+    ADDRESS = 1
+    DATA_OUT = 2
+    """Read ``count`` beats from the NAND (8 bytes each)."""
+    DATA_IN = 3
+    """Write ``count`` beats to the NAND."""
+
+
+BUS_REQUEST = data.StructLayout({"op": BusOp, "die": 3, "byte": 8, "count": 12})
+
+
+class PhyPort(wiring.Signature):
+    """Sequencer to PHY, one flash bus.
+
+    ``request`` is taken when the bus starts it; a COMMAND or ADDRESS lasts ``command_cycles``, data last
+    one beat per ``beat_cycles``. ``read`` has no back-pressure (ask only for what can be stored);
+    ``write`` must be ready to deliver once its DATA_IN is requested. ``ready`` is R/B_n per die (1 =
+    ready), synchronised, valid tWB after a command. ``busy`` is 1 while a request is under way.
+    """
+
+    def __init__(self, dies: int) -> None:
+        super().__init__({
+            "request": Out(stream.Signature(BUS_REQUEST)),
+            "write": Out(stream.Signature(BEAT_BITS)),
+            "read": In(stream.Signature(BEAT_BITS, always_ready=True)),
+            "ready": In(dies),
+            "busy": In(1),
+        })
+
+
+# -- queues ------------------------------------------------------------------------------------
+COMMAND = data.StructLayout({"entry": 512, "queue": 5})
+"""A fetched submission entry; queue 0 is the admin queue."""
+COMPLETION = data.StructLayout({"queue": 5, "cid": 16, "status": 11, "result": 64})

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generation-time configuration of the engine: user values, derived values, presets.
+
+``EngineConfig`` is frozen and validated at construction; derived values are properties, so that no
+value is stated twice. ``load`` applies a preset, then a TOML file, then ``name=value`` overrides.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, require
+
+SLOT_DATA_BYTES = 1024
+SLOT_SCALE_BYTES = 32
+SLOT_TUPLE_BYTES = 12
+BEAT_BYTES = 8
+"""One flash-channel beat: 64 bits per fabric clock cycle."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NandTiming:
+    """Array and bus times of the NAND in nanoseconds (ONFI names).
+
+    ``cycle_ns`` is the length of one command or address cycle; NV-DDR2/3 keeps it near 25 ns
+    whatever the data rate.
+    """
+
+    tR: int = 40_000
+    tPROG: int = 600_000
+    tBERS: int = 5_000_000
+    tRCBSY: int = 3_000
+    tPCBSY: int = 3_000
+    tDBSY: int = 500
+    tCCS: int = 500
+    tWB: int = 100
+    tRST: int = 5_000
+    tFEAT: int = 1_000
+    cycle_ns: int = 25
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(
+                isinstance(value, int) and 1 <= value <= 100_000_000, f"timing.{field.name}", value,
+                "a time in whole nanoseconds from 1 to 100,000,000", "Give the data sheet's value in ns.",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Everything that is fixed when the engine's Verilog is generated.
+
+    Geometry: ``channels`` flash channels of ``dies`` dies (one CE_n each) of ``planes`` planes of
+    ``blocks`` blocks of ``pages`` pages of ``page_bytes + spare_bytes``.
+    Attention: ``queries`` query heads per pass of one KV head, ``head_dim_max`` dims per head,
+    ``head_slots`` heads in flight.
+    """
+
+    name: str = "custom"
+    clock_mhz: int = 200
+    # flash geometry
+    channels: int = 8
+    dies: int = 4
+    planes: int = 4
+    blocks: int = 512
+    pages: int = 256
+    page_bytes: int = 16384
+    spare_bytes: int = 2208
+    mega_transfers: int = 1600
+    timing: NandTiming = NandTiming()
+    # attention
+    queries: int = 4
+    head_dim_max: int = 128
+    head_slots: int = 4
+    slot_buffers: int = 8
+    max_context: int = 131_072
+    # tables
+    max_caches: int = 8
+    max_sequences: int = 64
+    max_layers: int = 128
+    max_kv_heads: int = 128
+    max_policies: int = 16
+    max_windows: int = 16
+    max_superblocks_per_sequence: int = 32
+    # memories and queues
+    stripe_buffers: int = 8192
+    dram_bytes: int = 8 << 30
+    axi_bits: int = 256
+    io_queues: int = 4
+    queue_entries_max: int = 1024
+    timeout_us: int = 20_000
+
+    def __post_init__(self) -> None:
+        def within(name: str, low: int, high: int, cure: str) -> None:
+            value = getattr(self, name)
+            require(isinstance(value, int) and not isinstance(value, bool) and low <= value <= high, name,
+                    value, f"a whole number from {low} to {high}", cure)
+
+        def power_of_two(name: str, low: int, high: int) -> None:
+            value = getattr(self, name)
+            require(isinstance(value, int) and low <= value <= high and value & (value - 1) == 0, name, value,
+                    f"a power of two from {low} to {high}", "Choose the next power of two.")
+
+        within("clock_mhz", 25, 500, "200 is the product's fabric clock.")
+        within("channels", 1, 16, "More flash channels need a second engine.")
+        within("dies", 1, 8, "Each die has its own CE_n and its own softmax partial.")
+        power_of_two("planes", 1, 4)
+        within("blocks", 2, 8191, "The row address has 13 bits for the block.")
+        within("pages", 2, 4096, "The row address has 12 bits for the page.")
+        require(self.page_bytes in (4096, 8192, 16384), "page_bytes", self.page_bytes,
+                "4096, 8192 or 16384", "Take the data area of the page; the spare area is spare_bytes.")
+        need = SLOT_DATA_BYTES + SLOT_SCALE_BYTES + SLOT_TUPLE_BYTES
+        beats = -(-need // BEAT_BYTES)
+        require(isinstance(self.spare_bytes, int) and self.slot_bytes >= need and self.spare_bytes <= 4096,
+                "spare_bytes", self.spare_bytes,
+                f"enough for {need} B in each of the {self.slots_per_page} slots and at most 4096",
+                f"Give at least {beats * BEAT_BYTES * self.slots_per_page - self.page_bytes}.")
+        within("mega_transfers", 10, 3600, "ONFI's fastest interface is 3600 MT/s.")
+        require(self.mega_transfers <= 8 * self.clock_mhz, "mega_transfers", self.mega_transfers,
+                f"at most 8 bytes per cycle, {8 * self.clock_mhz} MT/s at {self.clock_mhz} MHz",
+                "Lower mega_transfers or raise clock_mhz.")
+        within("queries", 1, 8, "More queries per KV head replay the page buffer in passes.")
+        require(self.head_dim_max in (64, 128), "head_dim_max", self.head_dim_max, "64 or 128",
+                "Rows of 80 and 96 dims pad to 128.")
+        power_of_two("head_slots", 2, 8)
+        power_of_two("slot_buffers", 4, 64)
+        within("max_context", 1, 131_072, "The accumulators are sized for 131,072 tokens.")
+        within("max_caches", 1, 64, "A cache handle has 6 bits.")
+        within("max_sequences", 1, 1024, "Sequence tables are on chip.")
+        within("max_layers", 1, 256, "Sequence tables are on chip.")
+        within("max_kv_heads", 1, 128, "The head field has 7 bits and a count.")
+        within("max_policies", 1, 64, "A policy descriptor number has 6 bits.")
+        within("max_windows", 1, 64, "Windows are compared in turn.")
+        within("max_superblocks_per_sequence", 1, 256, "Sequence tables are on chip.")
+        power_of_two("stripe_buffers", 4, 65536)
+        power_of_two("dram_bytes", 1 << 16, 1 << 36)
+        require(self.stripe_buffers * self.stripe_data_bytes <= self.dram_bytes // 2, "stripe_buffers",
+                self.stripe_buffers, f"stripe buffers take at most half of dram_bytes = {self.dram_bytes}",
+                "Lower stripe_buffers or raise dram_bytes.")
+        require(self.axi_bits == 256, "axi_bits", self.axi_bits, "256",
+                "Other widths go through the board's AXI interconnect.")
+        within("io_queues", 1, 16, "One GPU rarely needs more than 4.")
+        power_of_two("queue_entries_max", 2, 4096)
+        within("timeout_us", 10, 1_000_000, "Longer than tBERS, shorter than the host's time-out.")
+        require(isinstance(self.timing, NandTiming), "timing", self.timing, "a NandTiming", "See NandTiming.")
+        require(self.timeout_us * 1000 > self.timing.tBERS, "timeout_us", self.timeout_us,
+                f"longer than tBERS = {self.timing.tBERS} ns", "Raise timeout_us.")
+
+    # -- derived: pages and slots ------------------------------------------------------------
+    @property
+    def slots_per_page(self) -> int:
+        return self.page_bytes // SLOT_DATA_BYTES
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot on the bus: data, scales, tuple, parity, in whole beats."""
+        return (self.page_bytes + self.spare_bytes) // self.slots_per_page // BEAT_BYTES * BEAT_BYTES
+
+    @property
+    def slot_beats(self) -> int:
+        return self.slot_bytes // BEAT_BYTES
+
+    @property
+    def slots_per_stripe(self) -> int:
+        return self.slots_per_page * self.planes
+
+    @property
+    def stripe_data_bytes(self) -> int:
+        """Data bytes of a stripe, which is also the size of a stripe buffer in device DRAM."""
+        return self.page_bytes * self.planes
+
+    @property
+    def dies_total(self) -> int:
+        return self.channels * self.dies
+
+    # -- derived: cores ----------------------------------------------------------------------
+    @property
+    def cores(self) -> int:
+        """Attention cores: one per flash channel and one for the tails in DRAM (the last)."""
+        return self.channels + 1
+
+    @property
+    def contexts(self) -> int:
+        """Softmax contexts of a core: one per head slot and die."""
+        return self.head_slots * self.dies
+
+    # -- derived: time -----------------------------------------------------------------------
+    def cycles(self, nanoseconds: int) -> int:
+        """Fabric cycles that cover ``nanoseconds`` (rounded up)."""
+        return -(-nanoseconds * self.clock_mhz // 1000)
+
+    @property
+    def command_cycles(self) -> int:
+        """Fabric cycles of one ONFI command or address cycle."""
+        return self.cycles(self.timing.cycle_ns)
+
+    @property
+    def beat_cycles_x1000(self) -> int:
+        """Fabric cycles per 8-byte data beat, in thousandths (1000 at full rate)."""
+        return max(1000, 8 * self.clock_mhz * 1000 // self.mega_transfers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary of the user's values (JSON and TOML safe)."""
+        return dataclasses.asdict(self)
+
+
+def presets() -> dict[str, EngineConfig]:
+    """The named configurations; each is generated and simulated in CI."""
+    return {
+        "tiny": EngineConfig(
+            name="tiny", channels=2, dies=2, planes=2, blocks=16, pages=8, page_bytes=4096, spare_bytes=256,
+            stripe_buffers=64, dram_bytes=16 << 20, max_sequences=8, max_layers=32, max_kv_heads=16,
+            max_caches=4, max_policies=4, max_windows=8, max_superblocks_per_sequence=16, io_queues=2,
+            queue_entries_max=64, max_context=8192, timeout_us=1000,
+            timing=NandTiming(tR=3_000, tPROG=10_000, tBERS=20_000, tRCBSY=500, tPCBSY=500, tRST=500),
+        ),
+        "product": EngineConfig(name="product"),
+    }
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value: TOML's own syntax where it parses, the bare word otherwise."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def load(*, preset: str = "product", config_file: str | Path | None = None,
+         overrides: Mapping[str, Any] | None = None) -> EngineConfig:
+    """A preset, changed by a TOML file, changed by ``name=value`` overrides.
+
+    Names of timing values are written ``timing.tR``; in TOML they stand in a ``[timing]`` table.
+
+    Raises:
+        ConfigError: unknown preset or name, or a value outside its limit.
+    """
+    known = presets()
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        path = Path(config_file)
+        require(path.is_file(), "config", str(path), "an existing TOML file", "Check the path.")
+        try:
+            values.update(tomllib.loads(path.read_text(encoding="utf-8")))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError("config", str(path), f"valid TOML ({error})", "Correct the file.") from error
+        preset = values.pop("preset", preset)
+    require(preset in known, "preset", preset, f"one of {', '.join(sorted(known))}",
+            "Use --config for your own configuration.")
+    timing = dict(values.pop("timing", {}))
+    for name, value in (overrides or {}).items():
+        if name.startswith("timing."):
+            timing[name.removeprefix("timing.")] = value
+        else:
+            values[name] = value
+    base = known[preset]
+    _known_names("configuration name", values, EngineConfig)
+    _known_names("timing name", timing, NandTiming)
+    if timing:
+        values["timing"] = dataclasses.replace(base.timing, **timing)
+    return dataclasses.replace(base, **values)
+
+
+def _known_names(what: str, values: Mapping[str, Any], cls: type) -> None:
+    names = sorted(field.name for field in dataclasses.fields(cls))
+    for name in values:
+        require(name in names, what, name, f"one of {', '.join(names)}",
+                "`instinfer config show` lists them.")
