@@ -78,7 +78,7 @@ def slot_beat(config: EngineConfig) -> data.StructLayout:
     The fields beside ``data`` are constant over a slot. A slot of ``rows`` valid rows has ``rows`` *
     (32 if ``wide`` else 16) beats, the last marked ``last``; a slot with ``rows`` = 0 has one beat without
     meaning. ``kind`` 0 key, 1 value. A value slot always follows its key slot. ``head_slot`` is the slot
-    of this pass, ``base_slot`` that of pass 0; ``stripe_end`` marks the last slot of the last pass of a stripe.
+    of this pass, ``base_slot`` that of pass 0; ``stripe_end`` marks a stripe's last slot in its last pass.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "head_slot": range(config.head_slots), "base_slot": range(config.head_slots),
@@ -92,7 +92,7 @@ def stripe_finish(config: EngineConfig) -> wiring.Signature:
 
 
 def query_beat(config: EngineConfig) -> data.StructLayout:
-    """Four fp16 dims of a query row, dims in order; rows of one head slot in order, ``last`` on each row's end.
+    """Four fp16 dims of a query row, dims in order, ``last`` on each row's end.
 
     ``group`` counts beats within the row (zero beats pad a row to 16 or 32 beats).
     """

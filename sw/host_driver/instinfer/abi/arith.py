@@ -195,7 +195,7 @@ def update(state: Partial, scores: I64, v: F16, rows: NDArray[np.bool_] | None =
         rows = np.ones(scores.shape, np.bool_)
     whole = scores >> SCORE_FRACTION
     lowest = -(1 << (MAX_BITS - 1))
-    any_row = np.asarray(rows.any(axis=-1))
+    any_row = rows.any(axis=-1)
     slot_max = np.where(rows, whole, lowest).max(axis=-1)
     maximum = np.where(state.valid & any_row, np.maximum(state.maximum, slot_max),
                        np.where(any_row, slot_max, state.maximum))
@@ -205,7 +205,7 @@ def update(state: Partial, scores: I64, v: F16, rows: NDArray[np.bool_] | None =
     weight = (mantissa << (SUM_FRACTION - WEIGHT_FRACTION)) >> exponent
     total = (state.total >> delta) + weight.sum(axis=-1)
     acc = (state.acc >> delta[..., None]) + contribution(mantissa, exponent, v).sum(axis=-2)
-    return Partial(np.asarray(state.valid | any_row), maximum, total, acc)
+    return Partial(state.valid | any_row, maximum, total, acc)
 
 
 def merge(parts: Partial) -> Partial:
@@ -215,7 +215,7 @@ def merge(parts: Partial) -> Partial:
     right = np.where(parts.valid, np.minimum(maximum - parts.maximum, 63), 63)
     total = np.where(parts.valid, parts.total >> right, 0).sum(axis=0)
     acc = np.where(parts.valid[..., None], parts.acc >> right[..., None], 0).sum(axis=0)
-    valid = parts.valid.any(axis=0)
+    valid: NDArray[np.bool_] = np.logical_or.reduce(parts.valid, axis=0)
     return Partial(valid, np.where(valid, maximum, 0), total, acc)
 
 

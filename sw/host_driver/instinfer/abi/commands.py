@@ -110,8 +110,9 @@ ADMIN_SQE: Mapping[str, Field] = {
 
 CREATE_SQ / CREATE_CQ: cdw10 = {entries - 1 31:16, queue id 15:0}, prp1 = base; CREATE_SQ: cdw11 31:16 =
 completion queue id, which must equal the queue id. KV_CONFIG: index = cache handle, cdw10 = {kv_heads
-31:16, layers 15:0}, cdw11 = {head_dim 31:16, queries per KV head 15:0}, cdw12 = max tokens, cdw13 = dtype. SEQ_CREATE: index =
-sequence, generation, cdw10 = cache handle, prp1 = map base (byte offset in device DRAM, 32 B aligned).
+31:16, layers 15:0}, cdw11 = {head_dim 31:16, queries per KV head 15:0}, cdw12 = max tokens, cdw13 =
+dtype. SEQ_CREATE: index = sequence, generation, cdw10 = cache handle, prp1 = map base (byte offset in
+device DRAM, 32 B aligned).
 POLICY_SET: index = descriptor number, cdw10 = kind. WINDOW_SET: index, prp1 = bus address, prp2 = bytes (0
 removes it; both multiples of 4096), cdw10 bit 0 = device may read, bit 1 = device may write. FORMAT: drops
 every sequence and frees all flash; cdw10 bit 0 = all blocks are known to be erased. TABLE_READ /
