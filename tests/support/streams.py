@@ -5,6 +5,7 @@ Payloads are integers, as wide as the port (``layout.const({...}).as_bits()`` pa
 object wakes up once per cycle while it has something to do, and not at all while it has not.
 """
 
+import random
 from collections import deque
 from itertools import pairwise
 from typing import Any
@@ -50,14 +51,15 @@ class StreamSource:
         self._valid = getattr(dut, f"{name}__valid")
         self._ready = getattr(dut, f"{name}__ready")
         self._payload = getattr(dut, f"{name}__payload", None)  # a stream without content has no payload port
-        self._generator = rng(f"source {name}")
-        self._idle = _Chances(idle, self._generator)
+        self._width = 0 if self._payload is None else len(self._payload)
+        generator = rng(f"source {name}")
+        self._noise = random.Random(int(generator.integers(1 << 32)))
+        self._idle = _Chances(idle, generator)
         self._queue: deque[int] = deque()
         self._wanted = Event()
         self._empty = Event()
         self._empty.set()
-        self._valid.value = 0
-        self._show(None)
+        self._idle_state()
         cocotb.start_soon(self._run())
 
     def send(self, *payloads: int) -> None:
@@ -71,17 +73,19 @@ class StreamSource:
         """Wait until all queued payloads have been transferred."""
         await self._empty.wait()
 
-    def _show(self, payload: int | None) -> None:
+    def _show(self, payload: int) -> None:
         if self._payload is not None:
-            noise = int.from_bytes(self._generator.bytes(len(self._payload) // 8 + 1), "little")
-            self._payload.value = noise % (1 << len(self._payload)) if payload is None else payload
+            self._payload.value = payload
+
+    def _idle_state(self) -> None:
+        self._valid.value = 0
+        self._show(self._noise.getrandbits(self._width))
 
     async def _run(self) -> None:
         while True:
             if not self._queue or self._idle.next():
                 if self._valid.value:
-                    self._valid.value = 0
-                    self._show(None)
+                    self._idle_state()
                 if not self._queue:
                     self._empty.set()
                     self._wanted.clear()
