@@ -16,7 +16,8 @@ from instinfer.abi.errors import require
 class Faults(Protocol):
     """What tests may break in a simulated device; each transport offers it as ``.faults``."""
 
-    def flip_bit(self, *, channel: int, die: int, plane: int, block: int, page: int, byte: int, bit: int) -> None:
+    def flip_bit(self, *, channel: int, die: int, plane: int, block: int, page: int, byte: int,
+                 bit: int) -> None:
         """Invert one stored bit of a programmed page (``byte`` in bus order, spare area included)."""
 
     def fail_program(self, *, channel: int, die: int, count: int) -> None:
@@ -35,7 +36,8 @@ class Faults(Protocol):
         """Switch the protection tuple check (simulation only)."""
 
 
-def resolve_config(argument: str, *, config: EngineConfig | None = None, config_file: str | Path | None = None,
+def resolve_config(argument: str, *, config: EngineConfig | None = None,
+                   config_file: str | Path | None = None,
                    overrides: Mapping[str, Any] | None = None) -> EngineConfig:
     """The configuration that ``kind:argument`` and its options name.
 
@@ -44,7 +46,8 @@ def resolve_config(argument: str, *, config: EngineConfig | None = None, config_
     """
     if config is None:
         return load(preset=argument, config_file=config_file, overrides=overrides)
-    require(isinstance(config, EngineConfig), "config", config, "an EngineConfig", "Use instinfer.abi.config.load.")
+    require(isinstance(config, EngineConfig), "config", config, "an EngineConfig",
+            "Make one with instinfer.abi.config.load.")
     require(config_file is None and not overrides, "overrides", overrides or config_file,
             "absent beside a complete config", "Change the config itself with dataclasses.replace.")
     return config

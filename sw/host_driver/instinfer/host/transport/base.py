@@ -60,7 +60,7 @@ class Transport(Protocol):
 
     @property
     def config(self) -> EngineConfig:
-        """The configuration the device is said to have; the driver checks it against the identity registers."""
+        """What the device is said to be; the driver checks it against the identity registers."""
 
     def bar_read32(self, offset: int) -> int:
         """A 32-bit register (offset a multiple of 4)."""
@@ -82,10 +82,10 @@ class Transport(Protocol):
     def wait(self, until: Callable[[], bool], timeout_us: float) -> bool:
         """Let the device run until ``until()`` is true.
 
-        ``until`` is called at once, then after each store of the device into a watched buffer, and now and then;
-        it must be cheap and without side effects on the device. Time is the device's: simulated time where
-        there is a clock, wall-clock time otherwise. A model without time gives up as soon as nothing is left
-        to do.
+        ``until`` is called at once, then after each store of the device into a watched buffer, and now and
+        then; it must be cheap and without side effects on the device. Time is the device's: simulated time
+        where there is a clock, wall-clock time otherwise. A model without time gives up as soon as nothing
+        is left to do.
 
         Returns:
             False when ``timeout_us`` passed first.
@@ -101,9 +101,12 @@ class Transport(Protocol):
         """
 
     def save_state(self, folder: Path, tables: Tables) -> None:
-        """Write NAND and DRAM images and the tables; raises TransportError where that is impossible (a board).
+        """Write NAND and DRAM images and the tables, for :meth:`saved_tables` to find.
 
         The driver calls it with no command outstanding and every program ended.
+
+        Raises:
+            TransportError: the device cannot do that (a board).
         """
 
     def close(self) -> None:
@@ -125,7 +128,7 @@ def open_transport(name: str, **options: Any) -> Transport:
         raise TransportError(f"device {name!r} is not of the form kind:argument, such as model:product; "
                              f"known kinds: {known}")
     if kind not in found:
-        absent = " A PCIe transport is not part of this version: use model: or sim:." if kind == "pcie" else ""
+        absent = " There is no PCIe transport in this version: use model: or sim:." if kind == "pcie" else ""
         raise TransportError(f"no transport of kind {kind!r} is installed (device {name!r}); known kinds: "
                              f"{known}.{absent}")
     transport: Transport = found[kind].load()(argument, **options)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A drive at rest as a folder: NAND pages, DRAM pages and tables, for every simulated device.
+
+========== ======================================================================================
+state.json format version, the configuration, the tables (``instinfer.host.tables``)
+nand.npz   ``keys`` (n, 5) int32: channel, die, plane, block, page; ``data`` (n, page + spare) uint8:
+           programmed pages alone, bytes never programmed are FFh
+dram.npz   ``index`` (m,) int64: number of the 4 KiB page; ``data`` (m, 4096) uint8: pages not all zero
+========== ======================================================================================
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi.commands import Table
+from instinfer.abi.config import EngineConfig, NandTiming
+from instinfer.abi.layout import MAP_ENTRY_BYTES, MapEntry, RowShape, map_index
+
+FORMAT = 1
+DRAM_PAGE = 4096
+
+
+class StateError(ValueError):
+    """A saved state is missing, damaged or belongs to another device."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DriveState:
+    """See the module's docstring; ``nand_keys`` and ``dram_index`` are sorted."""
+
+    config: EngineConfig
+    nand_keys: NDArray[np.int32]
+    nand_data: NDArray[np.uint8]
+    dram_index: NDArray[np.int64]
+    dram_data: NDArray[np.uint8]
+    tables: Mapping[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write the folder (made when absent); ``state.json`` comes last, so that a torn save is seen."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "state.json").unlink(missing_ok=True)
+        np.savez(folder / "nand.npz", keys=self.nand_keys, data=self.nand_data)
+        np.savez(folder / "dram.npz", index=self.dram_index, data=self.dram_data)
+        document = {"format": FORMAT, "config": self.config.to_dict(), "tables": dict(self.tables)}
+        (folder / "state.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, config: EngineConfig | None = None) -> "DriveState":
+        """Open a folder; with ``config``, only a state of a device with the same flash, DRAM and tables."""
+        folder = Path(folder)
+        path = folder / "state.json"
+        if not path.is_file():
+            raise StateError(f"{folder} holds no saved drive (state.json is missing): save one with Csd.save")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("format") != FORMAT:
+            raise StateError(f"{path} has format {document.get('format')!r}, this version reads {FORMAT}: "
+                             "save the drive again with this version")
+        values = document["config"]
+        saved = EngineConfig(**{**values, "timing": NandTiming(**values["timing"])})
+        if config is not None:
+            for name in GEOMETRY:
+                was, now = getattr(saved, name), getattr(config, name)
+                if was != now:
+                    raise StateError(f"{folder} was saved with {name} = {was}, the device has {now}: open it "
+                                     "with the configuration it was saved with")
+        with np.load(folder / "nand.npz") as nand, np.load(folder / "dram.npz") as dram:
+            return cls(config=saved, nand_keys=nand["keys"], nand_data=nand["data"], dram_index=dram["index"],
+                       dram_data=dram["data"], tables=document["tables"])
+
+    def dram(self, address: int, size: int) -> NDArray[np.uint8]:
+        """Bytes of the DRAM image, zeros where nothing was stored."""
+        first, last = address // DRAM_PAGE, -(-(address + size) // DRAM_PAGE)
+        image = np.zeros((last - first, DRAM_PAGE), np.uint8)
+        low, high = np.searchsorted(self.dram_index, (first, last))
+        image[self.dram_index[low:high] - first] = self.dram_data[low:high]
+        start = address - first * DRAM_PAGE
+        return image.reshape(-1)[start:start + size]
+
+    def table(self, table: Table) -> dict[int, int]:
+        return {int(index): int(value) for index, value in self.tables.get(table.name, ())}
+
+    def differences(self, other: "DriveState") -> list[str]:
+        """What tells two drives apart, as sentences (empty: none).
+
+        NAND pages and tables must be equal; DRAM is compared through the map, because which stripe buffer
+        holds a stripe depends on when programs end: same flash place, same tokens, same rows.
+        """
+        found = []
+        mine = {tuple(key): row for key, row in zip(self.nand_keys.tolist(), self.nand_data, strict=True)}
+        theirs = {tuple(key): row for key, row in zip(other.nand_keys.tolist(), other.nand_data, strict=True)}
+        for key in sorted(mine.keys() | theirs.keys()):
+            if key not in mine or key not in theirs:
+                place = "first" if key in mine else "second"
+                found.append(f"NAND page {key} is programmed in the {place} only")
+            elif not np.array_equal(mine[key], theirs[key]):
+                byte = int(np.flatnonzero(mine[key] != theirs[key])[0])
+                found.append(f"NAND page {key} differs from byte {byte} on")
+        for table in EXACT_TABLES:
+            one, two = self.table(table), other.table(table)
+            for index in sorted(one.keys() | two.keys()):
+                if one.get(index) != two.get(index):
+                    found.append(f"table {table.name}[{index}]: {one.get(index)} and {two.get(index)}")
+        if not found:
+            found.extend(f"DRAM: {text}" for text in self._dram_differences(other))
+        return found
+
+    def _dram_differences(self, other: "DriveState") -> Iterator[str]:
+        size = self.config.stripe_data_bytes
+        for where, base, tokens, shape in self._stripes():
+            one, two = (MapEntry.unpack(int(state.dram(base, MAP_ENTRY_BYTES).view("<u8")[0]))
+                        for state in (self, other))
+            placed = [dataclasses.replace(entry, buffer=0) for entry in (one, two)]
+            if placed[0] != placed[1]:
+                yield f"map entry of {where}: {one} and {two}"
+            elif one.in_dram:
+                rows = [state.dram(entry.buffer * size, size)
+                        .reshape(-1, 2, shape.rows_per_slot * shape.row_bytes).swapaxes(0, 1)
+                        .reshape(2, -1)[:, :tokens * shape.row_bytes]
+                        for state, entry in ((self, one), (other, two))]
+                if not np.array_equal(*rows):
+                    yield f"buffered rows of {where}"
+
+    def _stripes(self) -> Iterator[tuple[str, int, int, RowShape]]:
+        """(name, address of the map entry, tokens, shape) of every stripe with resident tokens."""
+        caches, resident = self.table(Table.CACHE), self.table(Table.RESIDENT)
+        for sequence, word in self.table(Table.SEQUENCE).items():
+            cache = caches[word >> 16 & 63]
+            layers, kv_heads = cache & 0x1FF, cache >> 9 & 0xFF
+            shape = RowShape(cache >> 21 & 0xFF)
+            per_stripe = shape.tokens_per_stripe(self.config)
+            stripes_max = shape.stripes(self.config, cache >> 29 & 0x3FFFF)
+            for layer in range(layers):
+                total = resident.get(sequence * self.config.max_layers + layer, 0)
+                for head in range(kv_heads):
+                    for stripe in range(shape.stripes(self.config, total)):
+                        index = map_index(layer, head, stripe, kv_heads=kv_heads, stripes_max=stripes_max)
+                        yield (f"sequence {sequence} layer {layer} head {head} stripe {stripe}",
+                               (word >> 22 & (1 << 36) - 1) + index * MAP_ENTRY_BYTES,
+                               min(per_stripe, total - stripe * per_stripe), shape)
+
+
+GEOMETRY = ("channels", "dies", "planes", "blocks", "pages", "page_bytes", "spare_bytes", "stripe_buffers",
+            "dram_bytes", "max_layers", "max_sequences", "max_caches", "max_superblocks_per_sequence")
+"""Configuration values that a state depends on."""
+
+EXACT_TABLES = (Table.CACHE, Table.SEQUENCE, Table.RESIDENT, Table.SUPERBLOCK_LIST, Table.ROW_COUNT,
+                Table.SUPERBLOCK_FREE, Table.SUPERBLOCK_ERASED)
+"""Tables that agree between model and RTL whenever frees were waited for; buffers do not."""
