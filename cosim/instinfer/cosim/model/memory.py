@@ -32,7 +32,8 @@ class HostMemory:
 
     def allocate(self, size: int, align: int) -> Buffer:
         if size < 1 or align < 1 or align & (align - 1):
-            raise ValueError(f"host memory of {size} B aligned to {align}: give a positive size and a power of two")
+            raise ValueError(f"host memory of {size} B aligned to {align}: give a positive size and a power "
+                             "of two")
         address = -(-self._next // align) * align
         self._next = address + -(-size // DRAM_PAGE + 1) * DRAM_PAGE
         buffer = Buffer(address, np.zeros(size, np.uint8))
@@ -65,7 +66,7 @@ class HostMemory:
 
 
 class Dram:
-    """Device DRAM of up to 64 GiB: pages exist once written. ``read`` returns a live view, do not store through it."""
+    """Device DRAM of up to 64 GiB: pages exist once written. What ``read`` returns is not to be stored to."""
 
     def __init__(self, size: int) -> None:
         self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)

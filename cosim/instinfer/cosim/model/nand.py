@@ -84,7 +84,8 @@ class Nand:
         planes = self._config.planes
         keys = sorted((row.channel, row.die, plane, row.block, row.page)
                       for row in self._stored for plane in range(planes))
-        data = [self._stored[Row(channel, die, block, page)][plane] for channel, die, plane, block, page in keys]
+        data = [self._stored[Row(channel, die, block, page)][plane]
+                for channel, die, plane, block, page in keys]
         return (np.array(keys, np.int32).reshape(-1, 5),
                 np.array(data, np.uint8).reshape(-1, self._page_bytes))
 

@@ -113,8 +113,9 @@ def quantise_query(q: F16, scale2: np.float32) -> tuple[I64, I64]:
     return qi.astype(np.int64), exponent
 
 
-_SPLIT = 20
-_HI_LIMIT = 1 << (63 - _SPLIT - 1)
+SPLIT = 20
+"""Bit at which K is halved for exact float64 products."""
+_HI_LIMIT = 1 << (63 - SPLIT - 1)
 
 
 def score(qi: I64, exponent: I64, k: F16) -> I64:
@@ -128,21 +129,26 @@ def score(qi: I64, exponent: I64, k: F16) -> I64:
     """
     mantissa, shift = fp16_fields(k)
     value = mantissa << shift
-    low = value & ((1 << _SPLIT) - 1)
-    high = value >> _SPLIT
+    low = value & ((1 << SPLIT) - 1)
+    high = value >> SPLIT
     q_float = qi.astype(np.float64)
     # Each half is below 2**22, a dot of 128 stays below 2**47: float64 matrix products are exact.
     dot_low = np.matmul(q_float, np.swapaxes(low, -1, -2).astype(np.float64)).astype(np.int64)
     dot_high = np.matmul(q_float, np.swapaxes(high, -1, -2).astype(np.float64)).astype(np.int64)
-    dot_high += dot_low >> _SPLIT
-    dot_low &= (1 << _SPLIT) - 1
+    return score_of_halves(dot_high, dot_low, exponent)
+
+
+def score_of_halves(dot_high: I64, dot_low: I64, exponent: I64) -> I64:
+    """Scores from dot = dot_high * 2**20 + dot_low (..., queries, rows), exponent (..., queries)."""
+    dot_high = dot_high + (dot_low >> SPLIT)
+    dot_low = dot_low & ((1 << SPLIT) - 1)
     right = np.broadcast_to((SCORE_SHIFT_BASE - exponent)[..., None], dot_high.shape)
-    coarse = dot_high >> np.clip(right - _SPLIT, 0, 63)
+    coarse = dot_high >> np.clip(right - SPLIT, 0, 63)
     inside = np.abs(dot_high) < _HI_LIMIT
-    joined = (np.where(inside, dot_high, 0) << _SPLIT) | dot_low
+    joined = (np.where(inside, dot_high, 0) << SPLIT) | dot_low
     fine = np.where(inside, joined >> np.clip(right, 0, 63), np.sign(dot_high) << 62)
     limit = 1 << (SCORE_BITS - 1)
-    return np.clip(np.where(right >= _SPLIT, coarse, fine), -limit, limit - 1)
+    return np.clip(np.where(right >= SPLIT, coarse, fine), -limit, limit - 1)
 
 
 def exp2_mantissa(fraction: I64) -> I64:

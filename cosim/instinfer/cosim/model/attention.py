@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense attention of one command, bit for bit as ``abi.arith`` defines it, over all heads at once.
+
+Stripes of one (head, core, die) form a *chain* that one softmax partial consumes in order. All chains
+advance together: the Python loops run over the stripes of the longest chain and the slot pairs of a
+stripe, everything else is vectorised over chains, queries, rows and dims.
+
+Products of weights and V are rounded in float64, exactly: a product has at most 28 significant bits, so that
+``floor(x + 0.5)`` is the integer that shifts give, and the sum over a pair stays below 2**53 (tests/cosim/model
+holds it against ``arith.contribution``).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi import arith
+from instinfer.abi.arith import F16, I64, Partial
+from instinfer.abi.layout import RowShape
+
+_LOWEST = -(1 << (arith.MAX_BITS - 1))
+_SCORE_BLOCK = 8192
+"""Tokens whose K is widened to float64 at a time: bounds the memory, not the result."""
+_WEIGHT_SHIFT = arith.ACC_FRACTION - arith.WEIGHT_FRACTION
+
+
+def scores(qi: I64, exponent: I64, k: F16, tokens: int) -> I64:
+    """``arith.score`` of the first ``tokens`` rows: qi (H, Q, d), k (H, T, d) -> (H, Q, tokens)."""
+    out = np.empty((*qi.shape[:2], tokens), np.int64)
+    q_float = qi.astype(np.float64)
+    for start in range(0, tokens, _SCORE_BLOCK):
+        stop = min(tokens, start + _SCORE_BLOCK)
+        value = np.multiply(k[:, start:stop], 2.0 ** arith.FP16_UNIT, dtype=np.float64)
+        high = np.floor(value * 2.0 ** -arith.SPLIT)
+        value -= high * 2.0 ** arith.SPLIT
+        dot_low = np.matmul(q_float, value.swapaxes(1, 2)).astype(np.int64)
+        dot_high = np.matmul(q_float, high.swapaxes(1, 2)).astype(np.int64)
+        out[:, :, start:stop] = arith.score_of_halves(dot_high, dot_low, exponent)
+    return out
+
+
+class _Chains:
+    """Stripes grouped by (head, partial), longest chain first."""
+
+    def __init__(self, partials: NDArray[np.int64]) -> None:
+        heads, self._stripes = partials.shape
+        key = (np.arange(heads)[:, None] * (int(partials.max()) + 1) + partials).reshape(-1)
+        self._order = np.argsort(key, kind="stable")
+        _, start, length = np.unique(key[self._order], return_index=True, return_counts=True)
+        by_length = np.argsort(-length, kind="stable")
+        self._start, self._length = start[by_length], length[by_length]
+        self.heads = self._order[self._start] // self._stripes
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    @property
+    def longest(self) -> int:
+        return int(self._length[0])
+
+    def step(self, ordinal: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(head, stripe) of the chains that have a stripe of this ordinal: the first ones."""
+        active = int(np.count_nonzero(self._length > ordinal))
+        return np.divmod(self._order[self._start[:active] + ordinal], self._stripes)
+
+
+def attend(shape: RowShape, stripe_tokens: int, q: F16, scale2: np.float32, k: F16, v: F16,
+           partials: NDArray[np.int64], context: int) -> F16:
+    """Output of one command.
+
+    Args:
+        q: (H, Q, d); k, v: (H, T, d) with T a multiple of ``stripe_tokens``, T >= context.
+        partials: (H, stripes of the context), which softmax partial takes each stripe.
+    Returns:
+        (H, Q, d)
+    """
+    heads, queries, dims = q.shape
+    stripes = partials.shape[1]
+    rows = shape.rows_per_slot
+    pairs = stripe_tokens // rows
+    qi, exponent = arith.quantise_query(q, scale2)
+    all_scores = np.zeros((heads, queries, stripes * stripe_tokens), np.int64)
+    all_scores[:, :, :context] = scores(qi, exponent, k, context)
+    by_stripe = all_scores.reshape(heads, queries, stripes, pairs, rows)
+    v_stripe = v[:, :stripes * stripe_tokens].reshape(heads, stripes, pairs, rows, dims)
+    chains = _Chains(partials)
+    count = len(chains)
+    maximum = np.full((count, queries), _LOWEST, np.int64)
+    total = np.zeros((count, queries), np.int64)
+    acc = np.zeros((count, queries, dims), np.int64)
+    for ordinal in range(chains.longest):
+        head, stripe = chains.step(ordinal)
+        active = len(head)
+        part = by_stripe[head, :, stripe]
+        whole = part >> arith.SCORE_FRACTION
+        mantissa = arith.exp2_mantissa(part & ((1 << arith.SCORE_FRACTION) - 1))
+        if (stripe == stripes - 1).any() and context < stripes * stripe_tokens:
+            token = stripe[:, None] * stripe_tokens + np.arange(stripe_tokens)
+            absent = (token >= context).reshape(active, 1, pairs, rows)
+            whole = np.where(absent, _LOWEST, whole)
+            mantissa = np.where(absent, 0, mantissa)
+        before = maximum[:active]
+        running = np.maximum.accumulate(
+            np.concatenate([before[..., None], whole.max(axis=-1)], axis=-1), axis=-1)
+        delta = np.minimum(np.diff(running, axis=-1), 63)
+        moved = delta.any(axis=(0, 1))
+        behind = np.clip(running[..., 1:, None] - whole, 0, arith.WEIGHT_EXPONENT_MAX)
+        weight = ((mantissa << (arith.SUM_FRACTION - arith.WEIGHT_FRACTION)) >> behind).sum(axis=-1)
+        factor = np.ldexp(mantissa.astype(np.float64), _WEIGHT_SHIFT - behind)
+        values = v_stripe[head, stripe].astype(np.float64)
+        sums, accs = total[:active], acc[:active]
+        for pair in range(pairs):
+            if moved[pair]:
+                sums >>= delta[..., pair]
+                accs >>= delta[..., pair, None]
+            sums += weight[..., pair]
+            product = factor[:, :, pair, :, None] * values[:, None, pair]
+            product += 0.5
+            np.floor(product, out=product)
+            accs += product.sum(axis=2).astype(np.int64)
+        maximum[:active] = running[..., -1]
+    return _join(heads, chains.heads, Partial(np.ones((count, queries), np.bool_), maximum, total, acc))
+
+
+def _join(heads: int, chain_heads: NDArray[np.int64], parts: Partial) -> F16:
+    joined = [arith.merge(Partial(*(field[chain_heads == head] for field in parts))) for head in range(heads)]
+    return arith.normalise(Partial(*(np.stack(fields) for fields in zip(*joined, strict=True))))
