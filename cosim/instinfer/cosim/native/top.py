@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulation's top module: the design under plain port names, NAND packages on its flash buses.
+
+It is written for each design because the number of flash buses and of event ports is the design's. What the
+C++ harness relies on is fixed here: ``clk``, ``rst``, ``irq``, AXI4 ``host_*`` and ``dram_*``, AXI4-Lite
+``bar_*``, one ``event_*`` port for each event source.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+ADDRESS = {"addr": 64, "len": 8, "valid": 1, "ready": -1}
+AXI = {
+    **{f"ar{name}": width for name, width in ADDRESS.items()},
+    "rdata": -256,
+    "rresp": -2,
+    "rlast": -1,
+    "rvalid": -1,
+    "rready": 1,
+    **{f"aw{name}": width for name, width in ADDRESS.items()},
+    "wdata": 256,
+    "wstrb": 32,
+    "wlast": 1,
+    "wvalid": 1,
+    "wready": -1,
+    "bresp": -2,
+    "bvalid": -1,
+    "bready": 1,
+}
+"""Width of each signal of an AXI4 manager that the harness sees; negative: into the manager."""
+AXI_LITE = {
+    "awaddr": -32,
+    "awvalid": -1,
+    "awready": 1,
+    "wdata": -32,
+    "wstrb": -4,
+    "wvalid": -1,
+    "wready": 1,
+    "bresp": 2,
+    "bvalid": 1,
+    "bready": -1,
+    "araddr": -32,
+    "arvalid": -1,
+    "arready": 1,
+    "rdata": 32,
+    "rresp": 2,
+    "rvalid": 1,
+    "rready": -1,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A module that hangs on ports of the design: a NAND package on a flash bus.
+
+    ``ports`` maps its ports to (port of the design, width, True when the design drives it).
+    """
+
+    module: str
+    instance: str
+    parameters: Mapping[str, str]
+    ports: Mapping[str, tuple[str, int, bool]]
+
+
+def simulation_top(
+    design: str, *, parts: Sequence[Part] = (), events: Mapping[str, int] | None = None
+) -> str:
+    """SystemVerilog of module ``top``.
+
+    Args:
+        design: module name of the design; it has ports ``host``, ``dram`` (AxiBus), ``bar`` (AxiLiteBus),
+            ``interrupt``.
+        parts: what hangs on its other ports.
+        events: width of each event port of the design, by the name of the port (at most 64 bits).
+    """
+    ports = ["input wire clk", "input wire rst", "output wire irq"]
+    pins = [".clk(clk)", ".rst(rst)", ".interrupt(irq)"]
+    wires: list[str] = []
+    checks: list[str] = []
+
+    def expose(prefix: str, signals: Mapping[str, int]) -> None:
+        for name, width in signals.items():
+            ports.append(f"{'output' if width > 0 else 'input'} wire [{abs(width) - 1}:0] {prefix}_{name}")
+            pins.append(f".{prefix}__{name}({prefix}_{name})")
+
+    for prefix in ("host", "dram"):
+        expose(prefix, AXI)
+        pins += [f".{prefix}__rid(1'b0)", f".{prefix}__bid(1'b0)"]
+        for channel in ("ar", "aw"):
+            name = f"{prefix}_{channel}"
+            for signal, width in (("id", 1), ("size", 3), ("burst", 2), ("cache", 4), ("prot", 3)):
+                wires.append(f"wire [{width - 1}:0] {name}{signal};")
+                pins.append(f".{prefix}__{channel}{signal}({name}{signal})")
+            checks += [
+                *_held(f"{name}valid", f"{name}ready", f"{{{name}addr, {name}len}}", 72),
+                f"if (!rst && {name}valid && ({name}size != 3'd5 || {name}burst != 2'd1))",
+                f'  $error("{name}: only INCR bursts of 32-byte beats are served");',
+            ]
+        checks += _held(f"{prefix}_wvalid", f"{prefix}_wready", f"{{{prefix}_wstrb, {prefix}_wlast}}", 33)
+    expose("bar", AXI_LITE)
+    pins += [".bar__awprot(3'b0)", ".bar__arprot(3'b0)"]
+    for name, width in (events or {}).items():
+        if not 1 <= width <= 64:
+            raise ValueError(f"event port {name} has {width} bits: the harness records up to 64; split it")
+        ports.append(f"output wire [{width - 1}:0] event_{name}")
+        pins.append(f".{name}(event_{name})")
+    bodies = []
+    for part in parts:
+        connections = [".clk(clk)", ".rst(rst)"]
+        for port, (name, width, _) in part.ports.items():
+            net = name.replace("__", "_")
+            wires.append(f"wire [{width - 1}:0] {net};")
+            pins.append(f".{name}({net})")
+            connections.append(f".{port}({net})")
+        parameters = ", ".join(f".{name}({value})" for name, value in part.parameters.items())
+        bodies.append(f"  {part.module} #({parameters}) {part.instance} ({', '.join(connections)});")
+    registers = [line.removeprefix("reg:") for line in checks if line.startswith("reg:")]
+    clocked = [line for line in checks if not line.startswith("reg:")]
+    lines = [
+        "// SPDX-License-Identifier: Apache-2.0",
+        "module top (",
+        ",\n".join(f"  {port}" for port in ports),
+        ");",
+        *(f"  {wire}" for wire in wires),
+        *(f"  {register}" for register in registers),
+        f"  {design} dut (",
+        ",\n".join(f"    {pin}" for pin in pins),
+        "  );",
+        *bodies,
+        "  // AXI: what is offered stays until it is taken.",
+        "  always @(posedge clk) begin",
+        *(f"    {line}" for line in clocked),
+        "  end",
+        "endmodule",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _held(valid: str, ready: str, payload: str, width: int) -> list[str]:
+    held = f"{valid}_held"
+    return [
+        f"reg:reg {held} = 1'b0; reg [{width - 1}:0] {held}_payload;",
+        f"{held} <= !rst && {valid} && !{ready};",
+        f"{held}_payload <= {payload};",
+        f"if (!rst && {held} && (!{valid} || {held}_payload != {payload}))",
+        f'  $error("{valid} or its payload changed before {ready}");',
+    ]
+
+
+def simulation_header(events: Mapping[str, int] | None = None) -> str:
+    """``simulation.hpp``: the event ports for the harness, in the order of their source numbers."""
+    uses = " ".join(f"X(event_{name})" for name in events or {})
+    return (
+        f"// SPDX-License-Identifier: Apache-2.0\n#pragma once\n#define INSTINFER_EVENT_SOURCES(X) {uses}\n"
+    )

