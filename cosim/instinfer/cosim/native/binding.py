@@ -116,7 +116,8 @@ EVENT = np.dtype([("cycle", np.uint64), ("value", np.uint64), ("source", np.uint
 
 _POINTER, _U64, _U32, _INT = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
 _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
-    "sim_open": (_POINTER, [_U64, ctypes.POINTER(_Timing), ctypes.POINTER(_Timing)]),
+    "sim_open": (_POINTER, [_U64, ctypes.POINTER(_Timing), ctypes.POINTER(_Timing), ctypes.POINTER(_U32)]),
+    "sim_nand": (_POINTER, [_POINTER]),
     "sim_close": (None, [_POINTER]),
     "sim_message": (ctypes.c_char_p, [_POINTER]),
     "sim_reset": (_INT, [_POINTER, _U32]),
@@ -154,7 +155,7 @@ def build(
         top="top",
         verilog=[Text("top.sv", simulation_top(design, parts=parts, events=events)), *verilog],
         cxx=[HERE / "harness.cpp", *cxx],
-        headers=[*own, Text("simulation.hpp", simulation_header(events)), *headers],
+        headers=[*own, Text("simulation.hpp", simulation_header(events=events, nand=bool(parts))), *headers],
         cxx_flags=["-include", "../sources/messages.hpp"],
         trace=trace,
     )
@@ -166,12 +167,22 @@ class Simulation:
     Args:
         library: from `build`.
         dram_bytes: size of the device DRAM (sparse).
+        geometry: channels, dies, planes, blocks, pages, page bytes, spare bytes of the NAND (if any).
     """
 
-    def __init__(self, library: Path, *, dram_bytes: int, host: MemoryTiming, dram: MemoryTiming):
+    def __init__(
+        self,
+        library: Path,
+        *,
+        dram_bytes: int,
+        host: MemoryTiming,
+        dram: MemoryTiming,
+        geometry: Sequence[int] = (0,) * 7,
+    ):
         self.library = _load(library)
         timings = [_Timing(*(int(value) for value in dataclasses.astuple(each))) for each in (host, dram)]
-        self._handle = self.library.sim_open(dram_bytes, *(ctypes.byref(each) for each in timings))
+        places = (_U32 * 7)(*geometry)
+        self._handle = self.library.sim_open(dram_bytes, *(ctypes.byref(each) for each in timings), places)
         if not self._handle:
             raise SimulationError("the simulation could not be opened; its reason is on standard error")
         self._windows: dict[int, NDArray[np.uint8]] = {}

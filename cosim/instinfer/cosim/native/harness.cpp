@@ -11,10 +11,13 @@
 #include <memory>
 
 #include "Vtop.h"
-#include "simulation.hpp"  // generated: INSTINFER_EVENT_SOURCES(X), one X(port) for each event port of the top
+#include "simulation.hpp"  // generated: INSTINFER_EVENT_SOURCES(X), one X(port) per event port; INSTINFER_NAND
 #include "verilated.h"
 #if VM_TRACE_FST
 #include "verilated_fst_c.h"
+#endif
+#if INSTINFER_NAND
+#include "nand_store.h"
 #endif
 
 namespace {
@@ -154,7 +157,8 @@ constexpr unsigned kSources = 0 INSTINFER_EVENT_SOURCES(INSTINFER_COUNT);
 }  // namespace
 
 struct Simulation {
-    Simulation(uint64_t bytes, const MemoryTiming& host_timing, const MemoryTiming& dram_timing)
+    Simulation(uint64_t bytes, const MemoryTiming& host_timing, const MemoryTiming& dram_timing,
+               const uint32_t* geometry)
         : top(&context, "top"), host("host", HostPins{top}, host_observer, host_timing),
           dram("dram", DramPins{top}, dram_observer, dram_timing), bar(top), dram_bytes(bytes) {
         context.fatalOnError(false);
@@ -163,6 +167,7 @@ struct Simulation {
         dram_observer.base = static_cast<uint8_t*>(memory);
         dram_observer.touched.assign((bytes + kTouchedGranule - 1) / kTouchedGranule, 0);
         dram.map.add({0, bytes, dram_observer.base, false});
+        open_nand(geometry);
         top.rst = 1;
         top.bar_bready = top.bar_rready = 1;
         top.bar_wstrb = 0xF;
@@ -171,6 +176,7 @@ struct Simulation {
         printed = &text;
         close_waves();
         top.final();
+        close_nand();
         munmap(dram_observer.base, dram_bytes);
     }
 
@@ -202,10 +208,15 @@ struct Simulation {
             step();
             if (host_observer.watched) {
                 host_observer.watched = false;
+                check_nand();
                 return instinfer::kWatchedStore;
             }
-            if (stop_on_interrupt && top.irq) return instinfer::kInterrupt;
+            if (stop_on_interrupt && top.irq) {
+                check_nand();
+                return instinfer::kInterrupt;
+            }
         }
+        check_nand();
         return instinfer::kCyclesDone;
     }
 
@@ -248,6 +259,24 @@ struct Simulation {
         events.start(capacity);
         for (uint64_t& value : last_events) value = 0;
     }
+
+#if INSTINFER_NAND
+    void open_nand(const uint32_t* g) { nand = nand_store_create(g[0], g[1], g[2], g[3], g[4], g[5], g[6]); }
+    void close_nand() { nand_store_destroy(nand); }
+    void attach_nand() { nand_store_attach(nand); }
+    void check_nand() {
+        if (nand_store_errors(nand) != 0) {
+            throw std::runtime_error(std::string("the NAND was used against its rules: ") + nand_store_message(nand, 0));
+        }
+    }
+    nand_store* nand = nullptr;
+#else
+    void open_nand(const uint32_t*) {}
+    void close_nand() {}
+    void attach_nand() {}
+    void check_nand() {}
+    void* nand = nullptr;
+#endif
 
 #if VM_TRACE_FST
     void dump() {
@@ -297,6 +326,7 @@ template <class Call>
 int guarded(Simulation* s, Call call) {
     if (s->failed) return -1;
     printed = &s->text;
+    s->attach_nand();
     try {
         return call();
     } catch (const std::exception& error) {
@@ -322,9 +352,10 @@ int instinfer_print(const char* format, ...) {
     return size;
 }
 
-Simulation* sim_open(uint64_t dram_bytes, const MemoryTiming* host, const MemoryTiming* dram) {
+Simulation* sim_open(uint64_t dram_bytes, const MemoryTiming* host, const MemoryTiming* dram,
+                     const uint32_t geometry[7]) {
     try {
-        return new Simulation(dram_bytes, *host, *dram);
+        return new Simulation(dram_bytes, *host, *dram, geometry);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "%s\n", error.what());
         return nullptr;
@@ -381,6 +412,8 @@ int sim_poison(Simulation* s, const uint64_t* bases, const uint64_t* bytes, cons
 uint8_t* sim_dram(Simulation* s) { return s->dram_observer.base; }
 
 uint8_t* sim_dram_touched(Simulation* s) { return s->dram_observer.touched.data(); }
+
+void* sim_nand(Simulation* s) { return s->nand; }
 
 void sim_counts(const Simulation* s, int dram, MemoryCounts* counts) {
     *counts = dram != 0 ? s->dram.counts() : s->host.counts();

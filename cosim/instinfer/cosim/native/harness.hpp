@@ -27,7 +27,9 @@ extern "C" {
 
 struct Simulation;
 
-Simulation* sim_open(uint64_t dram_bytes, const instinfer::MemoryTiming* host, const instinfer::MemoryTiming* dram);
+// `geometry`: channels, dies, planes, blocks, pages, page bytes, spare bytes of the NAND; unused without NAND.
+Simulation* sim_open(uint64_t dram_bytes, const instinfer::MemoryTiming* host, const instinfer::MemoryTiming* dram,
+                     const uint32_t geometry[7]);
 void sim_close(Simulation*);
 const char* sim_message(const Simulation*);
 int sim_reset(Simulation*, uint32_t cycles);
@@ -44,6 +46,7 @@ int sim_poison(Simulation*, const uint64_t* bases, const uint64_t* bytes, const 
 
 uint8_t* sim_dram(Simulation*);
 uint8_t* sim_dram_touched(Simulation*);  // a byte per 64 KiB
+void* sim_nand(Simulation*);  // the nand_store (nand_store.h), null without NAND
 void sim_counts(const Simulation*, int dram, instinfer::MemoryCounts*);
 
 int sim_events_start(Simulation*, uint64_t capacity);

@@ -53,13 +53,14 @@ AXI_LITE = {
 class Part:
     """A module that hangs on ports of the design: a NAND package on a flash bus.
 
-    ``ports`` maps its ports to (port of the design, width, True when the design drives it).
+    ``ports`` maps its ports to (port of the design, width); ``constants`` maps inputs to literals.
     """
 
     module: str
     instance: str
     parameters: Mapping[str, str]
-    ports: Mapping[str, tuple[str, int, bool]]
+    ports: Mapping[str, tuple[str, int]]
+    constants: Mapping[str, str]
 
 
 def simulation_top(
@@ -107,7 +108,8 @@ def simulation_top(
     bodies = []
     for part in parts:
         connections = [".clk(clk)", ".rst(rst)"]
-        for port, (name, width, _) in part.ports.items():
+        connections += [f".{port}({value})" for port, value in part.constants.items()]
+        for port, (name, width) in part.ports.items():
             net = name.replace("__", "_")
             wires.append(f"wire [{width - 1}:0] {net};")
             pins.append(f".{name}({net})")
@@ -147,9 +149,10 @@ def _held(valid: str, ready: str, payload: str, width: int) -> list[str]:
     ]
 
 
-def simulation_header(events: Mapping[str, int] | None = None) -> str:
-    """``simulation.hpp``: the event ports for the harness, in the order of their source numbers."""
+def simulation_header(*, events: Mapping[str, int] | None = None, nand: bool = False) -> str:
+    """``simulation.hpp``: the event ports in the order of their source numbers; whether there is NAND."""
     uses = " ".join(f"X(event_{name})" for name in events or {})
     return (
-        f"// SPDX-License-Identifier: Apache-2.0\n#pragma once\n#define INSTINFER_EVENT_SOURCES(X) {uses}\n"
+        "// SPDX-License-Identifier: Apache-2.0\n#pragma once\n"
+        f"#define INSTINFER_EVENT_SOURCES(X) {uses}\n#define INSTINFER_NAND {int(nand)}\n"
     )

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl import Value
+from amaranth.hdl._ir import PortDirection  # convert() needs it, amaranth does not export it
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
 
 from instinfer.abi import layout, registers
 from instinfer.abi.config import EngineConfig
 
-from .shared import SharedModule, port_name
+from .shared import SharedModule, flat_ports
 
 MANIFEST = "manifest.json"
 LINT_WAIVERS: Mapping[str, str] = {
@@ -37,13 +36,22 @@ def top_name(config: EngineConfig) -> str:
     return f"instinfer_{config.name}"
 
 
+def to_verilog(component: wiring.Component, *, name: str) -> str:
+    """One component as one Verilog module and its submodules, free of source locations."""
+    ports = {
+        port: (value, PortDirection.Input if into else PortDirection.Output)
+        for port, into, value in flat_ports(component)
+    }
+    return str(verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True))
+
+
 def render_component(
     component: wiring.Component, *, name: str, shared: Iterable[SharedModule] = ()
 ) -> dict[str, str]:
     """Verilog of a component and of the modules it shares: file name -> text."""
     files = {}
     for module in (*shared, SharedModule(component, name=name)):
-        text = verilog.convert(module.component, name=module.name, emit_src=False, strip_internal_attrs=True)
+        text = to_verilog(module.component, name=module.name)
         file_name = f"{module.name}.v"
         if file_name in files:
             raise ValueError(f"two modules are called {module.name!r}: give each shared module its own name")
@@ -54,9 +62,8 @@ def render_component(
 def ports(component: wiring.Component) -> list[dict[str, Any]]:
     """The Verilog ports of a component, clock and reset first."""
     result = [{"name": name, "direction": "input", "width": 1} for name in ("clk", "rst")]
-    for path, member, value in component.signature.flatten(component):
-        direction = "input" if member.flow == In else "output"
-        result.append({"name": port_name(path), "direction": direction, "width": len(Value.cast(value))})
+    for name, into, value in flat_ports(component):
+        result.append({"name": name, "direction": "input" if into else "output", "width": len(value)})
     return result
 
 

@@ -7,8 +7,9 @@ its own; its instances are plain Verilog instances with the same ports and the s
 """
 
 import re
+from collections.abc import Iterator
 
-from amaranth.hdl import ClockSignal, Instance, ResetSignal
+from amaranth.hdl import ClockSignal, Const, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -19,6 +20,13 @@ PORT_SEPARATOR = "__"
 def port_name(path: tuple[str | int, ...]) -> str:
     """The Verilog port of a member."""
     return PORT_SEPARATOR.join(map(str, path))
+
+
+def flat_ports(component: wiring.Component) -> Iterator[tuple[str, bool, Value]]:
+    """(name, into the component, value) of every Verilog port (``always_ready`` gives none)."""
+    for path, member, value in component.signature.flatten(component):
+        if not isinstance(value, Const):
+            yield port_name(path), member.flow == In, Value.cast(value)
 
 
 class SharedModule:
@@ -52,7 +60,5 @@ class SharedInstance(wiring.Component):
         super().__init__(shared.component.signature)
 
     def elaborate(self, platform: object) -> Instance:
-        ports = {}
-        for path, member, value in self.signature.flatten(self):
-            ports[("i_" if member.flow == In else "o_") + port_name(path)] = value
+        ports = {("i_" if into else "o_") + name: value for name, into, value in flat_ports(self)}
         return Instance(self.module.name, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
