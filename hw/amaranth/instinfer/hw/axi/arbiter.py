@@ -88,9 +88,9 @@ class WriteArbiter(wiring.Component):
 
     Latency: 1 cycle for requests, 2 more before the first data, 0 for data and responses. Throughput: one
     request and one beat per cycle. Back-pressure: data are taken and responses given in the order of the
-    requests, so **a port that asks and then delays its data, or does not take its response, holds up the ports
-    behind it**: ask when the data can follow without waiting for anyone. Data need ``last`` at the end of
-    each request.
+    requests, so **a port that asks and then delays its data, or does not take its response, holds up the
+    ports behind it**: ask when the data can follow without waiting for anyone. Data need ``last`` at the end
+    of each request.
     """
 
     def __init__(self, *, ports: int, in_flight: int = 32):

@@ -20,8 +20,8 @@ def check_memory_parameters(*, burst_beats: int, outstanding: int, timeout_cycle
     if burst_beats not in BURST_BEATS:
         raise ValueError(f"burst_beats = {burst_beats}: give one of {BURST_BEATS}")
     if not 8 <= outstanding <= 64:
-        raise ValueError(f"outstanding = {outstanding}: give 8 to 64 bursts; fewer cannot hide the latency of a "
-                         "bus, more cost block RAM")
+        raise ValueError(f"outstanding = {outstanding}: give 8 to 64 bursts; fewer cannot hide the latency "
+                         "of a bus, more cost block RAM")
     if not 16 <= timeout_cycles < 1 << 32:
         raise ValueError(f"timeout_cycles = {timeout_cycles}: give 16 to 2**32 - 1, such as "
                          "config.cycles(1000 * config.timeout_us)")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bus signatures with the standard signal names, so that a port ``host`` becomes ``host__araddr`` and so on.
 
-Only what the engine uses is present: INCR bursts of full-width beats, one ID (all answers in order), no locks,
-no regions, no quality of service, no user signals; a subordinate takes the standard's defaults for those.
+Only what the engine uses is present: INCR bursts of full-width beats, one ID (all answers in order), no
+locks, no regions, no quality of service, no user signals; a subordinate takes the standard's defaults for
+those.
 """
 
 from amaranth.lib import enum, wiring

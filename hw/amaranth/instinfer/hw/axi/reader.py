@@ -31,9 +31,9 @@ class MemoryReader(wiring.Component):
     timed_out : high for one cycle when the bus is given up
     bytes : bytes received in this cycle
 
-    Latency: 3 cycles from request to ARVALID, 2 from R to ``memory.data``. Throughput: one beat per cycle; one
-    burst per cycle. Back-pressure: room for a burst is reserved before it is asked for, so R is taken as it
-    comes even if ``memory.data`` stands still.
+    Latency: 3 cycles from request to ARVALID, 2 from R to ``memory.data``. Throughput: one beat per cycle;
+    one burst per cycle. Back-pressure: room for a burst is reserved before it is asked for, so R is taken as
+    it comes even if ``memory.data`` stands still.
 
     Time-out and ``clear``: AXI cannot cancel a burst. Beats that are still owed are dropped when they come;
     meanwhile every request, old and new, is answered with error beats, and once the bus owes nothing it is

@@ -41,10 +41,10 @@ class MemoryWriter(wiring.Component):
     timed_out : high for one cycle when the bus is given up
     bytes : bytes (strobes set) sent in this cycle
 
-    Latency: a burst is asked for when its last beat is inside (2 cycles after it), so the bus never waits for
-    data and never sees half a burst; 2 cycles from B to the response. Throughput: one beat per cycle; one burst
-    per cycle. Back-pressure: two bursts of data are held; responses keep their room from the start, so B is
-    taken as it comes.
+    Latency: a burst is asked for when its last beat is inside (2 cycles after it), so the bus never waits
+    for data and never sees half a burst; 2 cycles from B to the response. Throughput: one beat per cycle;
+    one burst per cycle. Back-pressure: two bursts of data are held; responses keep their room from the
+    start, so B is taken as it comes.
 
     Time-out and ``clear``: AXI cannot cancel a burst. What has been asked for is sent to its end; meanwhile
     every request, old and new, is answered with an error and its data dropped, and once the bus owes nothing
