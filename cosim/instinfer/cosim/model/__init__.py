@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bit-exact functional model of the device: the queues, tables, NAND contents and results of the RTL, no time."""
+"""Bit-exact functional model of the device: queues, tables, NAND contents and results of the RTL, no time."""

@@ -5,9 +5,9 @@ Stripes of one (head, core, die) form a *chain* that one softmax partial consume
 advance together: the Python loops run over the stripes of the longest chain and the slot pairs of a
 stripe, everything else is vectorised over chains, queries, rows and dims.
 
-Products of weights and V are rounded in float64, exactly: a product has at most 28 significant bits, so that
-``floor(x + 0.5)`` is the integer that shifts give, and the sum over a pair stays below 2**53 (tests/cosim/model
-holds it against ``arith.contribution``).
+Products of weights and V are rounded in float64, exactly: a product has at most 28 significant bits, so
+that ``floor(x + 0.5)`` is the integer that shifts give, and the sum over a pair stays below 2**53
+(tests/cosim/model holds it against ``arith.contribution``).
 """
 
 import numpy as np
@@ -102,7 +102,7 @@ def attend(shape: RowShape, stripe_tokens: int, q: F16, scale2: np.float32, k: F
         running = np.maximum.accumulate(
             np.concatenate([before[..., None], whole.max(axis=-1)], axis=-1), axis=-1)
         delta = np.minimum(np.diff(running, axis=-1), 63)
-        moved = delta.any(axis=(0, 1))
+        moved = np.any(delta, axis=(0, 1)).tolist()
         behind = np.clip(running[..., 1:, None] - whole, 0, arith.WEIGHT_EXPONENT_MAX)
         weight = ((mantissa << (arith.SUM_FRACTION - arith.WEIGHT_FRACTION)) >> behind).sum(axis=-1)
         factor = np.ldexp(mantissa.astype(np.float64), _WEIGHT_SHIFT - behind)

@@ -3,6 +3,7 @@
 
 import bisect
 import mmap
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from instinfer.host.transport.base import Buffer
 BUS_BASE = 0x20_0000_0000
 """First bus address handed out; far from zero, so that a forgotten address is caught."""
 DRAM_PAGE = 4096
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+"""Take address space alone for pages that were never written (mmap names it from Python 3.13 on)."""
 
 
 class BusError(RuntimeError):
@@ -69,7 +72,7 @@ class Dram:
     """Device DRAM of up to 64 GiB: pages exist once written. What ``read`` returns is not to be stored to."""
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         self._data = np.frombuffer(self._map, np.uint8)
         self._written = np.zeros(-(-size // DRAM_PAGE), np.bool_)
 

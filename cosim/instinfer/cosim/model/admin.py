@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Admin commands: queues, caches, sequences, policies, windows, format, tables."""
+
+import functools
+from collections.abc import Callable
+from typing import Protocol
+
+from instinfer.abi.commands import ADDRESS_ALIGN, ADMIN_SQE, AdminOpcode, Dtype, PolicyKind, Status
+from instinfer.abi.layout import map_bytes
+
+from .executor import WINDOW_READ, WINDOW_WRITE
+from .store import KvStore
+from .tables import Cache, CommandError, Sequence, check
+
+MAP_ALIGN = 32
+_USED_BITS = functools.reduce(int.__or__, (((1 << f.width) - 1) << f.low for f in ADMIN_SQE.values()))
+
+
+class Queues(Protocol):
+    """What the admin commands need of the queue engine."""
+
+    def create_completion_queue(self, number: int, entries: int, base: int) -> None: ...
+
+    def create_submission_queue(self, number: int, entries: int, base: int) -> None: ...
+
+
+class Admin:
+    """Admin commands over a :class:`KvStore` and the queues."""
+
+    def __init__(self, store: KvStore, queues: Queues) -> None:
+        self._store = store
+        self._queues = queues
+        self._config = store.config
+        self._handlers: dict[int, Callable[[dict[str, int]], int]] = {
+            AdminOpcode.CREATE_SQ: self._create_sq, AdminOpcode.CREATE_CQ: self._create_cq,
+            AdminOpcode.KV_CONFIG: self._kv_config, AdminOpcode.SEQ_CREATE: self._seq_create,
+            AdminOpcode.POLICY_SET: self._policy_set, AdminOpcode.WINDOW_SET: self._window_set,
+            AdminOpcode.FORMAT: self._format, AdminOpcode.TABLE_READ: self._table_read,
+            AdminOpcode.TABLE_WRITE: self._table_write,
+        }
+
+    def execute(self, entry: int) -> int:
+        """{DW1, DW0} of a command that succeeded; CommandError otherwise."""
+        fields = {name: field.get(entry) for name, field in ADMIN_SQE.items()}
+        handler = self._handlers.get(fields["opcode"])
+        if handler is None:
+            raise CommandError(Status.BAD_OPCODE)
+        check(not entry & ~_USED_BITS, Status.BAD_FIELD)
+        return handler(fields)
+
+    def _queue(self, f: dict[str, int]) -> tuple[int, int]:
+        number, entries = f["cdw10"] & 0xFFFF, (f["cdw10"] >> 16) + 1
+        check(1 <= number <= self._config.io_queues, Status.QUEUE_ID)
+        check(2 <= entries <= self._config.queue_entries_max, Status.QUEUE_SIZE)
+        check(f["prp1"] % ADDRESS_ALIGN == 0, Status.PRP_OFFSET)
+        return number, entries
+
+    def _create_cq(self, f: dict[str, int]) -> int:
+        number, entries = self._queue(f)
+        self._queues.create_completion_queue(number, entries, f["prp1"])
+        return 0
+
+    def _create_sq(self, f: dict[str, int]) -> int:
+        number, entries = self._queue(f)
+        check(f["cdw11"] >> 16 == number, Status.QUEUE_ID)
+        self._queues.create_submission_queue(number, entries, f["prp1"])
+        return 0
+
+    def _kv_config(self, f: dict[str, int]) -> int:
+        handle = f["index"]
+        cache = Cache(layers=f["cdw10"] & 0xFFFF, kv_heads=f["cdw10"] >> 16, queries=f["cdw11"] & 0xFFFF,
+                      head_dim=f["cdw11"] >> 16, max_tokens=f["cdw12"])
+        check(handle < self._config.max_caches, Status.BAD_FIELD)
+        check(f["cdw13"] == Dtype.FP16, Status.DTYPE)
+        check(cache.valid(self._config), Status.BAD_FIELD)
+        used = {sequence.cache for sequence in self._store.tables.sequences.values()}
+        check(handle not in used, Status.BUSY)
+        self._store.tables.caches[handle] = cache
+        return 0
+
+    def _seq_create(self, f: dict[str, int]) -> int:
+        number, handle, base = f["index"], f["cdw10"], f["prp1"]
+        tables = self._store.tables
+        check(number < self._config.max_sequences and handle in tables.caches, Status.BAD_FIELD)
+        cache = tables.caches[handle]
+        size = map_bytes(cache.layers, cache.kv_heads, cache.shape.stripes(self._config, cache.max_tokens))
+        check(base % MAP_ALIGN == 0 and base + size <= self._config.dram_bytes, Status.BAD_FIELD)
+        check(number not in tables.sequences, Status.BUSY)
+        self._store.clear(number)
+        tables.sequences[number] = Sequence(generation=f["generation"], cache=handle, base=base)
+        return 0
+
+    def _policy_set(self, f: dict[str, int]) -> int:
+        check(f["index"] < self._config.max_policies and f["cdw10"] == PolicyKind.DENSE, Status.BAD_FIELD)
+        self._store.tables.policies[f["index"]] = f["cdw10"]
+        return 0
+
+    def _window_set(self, f: dict[str, int]) -> int:
+        check(f["index"] < self._config.max_windows and f["cdw10"] < 4 and f["prp1"] % 4096 == 0
+              and f["prp2"] % 4096 == 0 and f["prp2"] < 1 << 62, Status.BAD_FIELD)
+        rights = (WINDOW_READ if f["cdw10"] & 1 else 0) | (WINDOW_WRITE if f["cdw10"] & 2 else 0)
+        self._store.tables.windows[f["index"]] = (f["prp1"], f["prp2"] | rights)
+        return 0
+
+    def _format(self, f: dict[str, int]) -> int:
+        check(f["cdw10"] < 2, Status.BAD_FIELD)
+        self._store.tables.format(erased=bool(f["cdw10"]))
+        self._store.forget_rows()
+        return 0
+
+    def _table_read(self, f: dict[str, int]) -> int:
+        return self._store.tables.read(f["cdw10"], f["cdw11"])
+
+    def _table_write(self, f: dict[str, int]) -> int:
+        self._store.tables.write(f["cdw10"], f["cdw11"], f["cdw12"] | f["cdw13"] << 32)
+        self._store.forget_rows()
+        return 0

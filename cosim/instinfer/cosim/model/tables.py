@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On-chip tables of the device (docs/architecture.md "Tables") and the words that move in and out of them."""
+
+import dataclasses
+from collections import deque
+from typing import TypeVar
+
+import numpy as np
+
+from instinfer.abi.commands import Status, Table
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import HEAD_DIMS, RowShape
+
+T = TypeVar("T")
+
+QUERIES_MAX = 8
+"""Query heads per KV head that a cache may have."""
+
+
+class CommandError(Exception):
+    """A command ends with this status; ``result`` is the completion's {DW1, DW0}."""
+
+    def __init__(self, status: Status, result: int = 0):
+        self.status = status
+        self.result = result
+        super().__init__(status.name)
+
+
+def check(ok: bool, status: Status) -> None:
+    if not ok:
+        raise CommandError(status)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Shape of the sequences made in a cache."""
+
+    layers: int
+    kv_heads: int
+    queries: int
+    head_dim: int
+    max_tokens: int
+
+    @property
+    def shape(self) -> RowShape:
+        return RowShape(self.head_dim)
+
+    def valid(self, config: EngineConfig) -> bool:
+        return (1 <= self.layers <= config.max_layers and 1 <= self.kv_heads <= config.max_kv_heads
+                and 1 <= self.queries <= min(QUERIES_MAX, config.queries * config.head_slots)
+                and self.head_dim in HEAD_DIMS and self.head_dim <= config.head_dim_max
+                and 1 <= self.max_tokens <= config.max_context)
+
+    def pack(self) -> int:
+        return (self.layers | self.kv_heads << 9 | self.queries << 17 | self.head_dim << 21
+                | self.max_tokens << 29 | 1 << 63)
+
+    @classmethod
+    def unpack(cls, word: int) -> "Cache":
+        return cls(layers=word & 0x1FF, kv_heads=word >> 9 & 0xFF, queries=word >> 17 & 15,
+                   head_dim=word >> 21 & 0xFF, max_tokens=word >> 29 & 0x3FFFF)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Sequence:
+    generation: int
+    cache: int
+    base: int
+    fault: bool = False
+
+    def pack(self) -> int:
+        return self.generation | self.cache << 16 | self.base << 22 | int(self.fault) << 62 | 1 << 63
+
+    @classmethod
+    def unpack(cls, word: int) -> "Sequence":
+        return cls(generation=word & 0xFFFF, cache=word >> 16 & 63, base=word >> 22 & (1 << 36) - 1,
+                   fault=bool(word >> 62 & 1))
+
+
+class Tables:
+    """All tables, in their state after reset."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self.caches: dict[int, Cache] = {}
+        self.policies: dict[int, int] = {}
+        self.windows: dict[int, tuple[int, int]] = {}
+        """Base address; bytes 61:0, read 62, write 63."""
+        self.format(erased=False)
+
+    def format(self, *, erased: bool) -> None:
+        """Forget all sequences; every superblock and buffer is free."""
+        config = self._config
+        self.sequences: dict[int, Sequence] = {}
+        self.resident = np.zeros((config.max_sequences, config.max_layers), np.int64)
+        self.superblocks: list[list[int]] = [[] for _ in range(config.max_sequences)]
+        self.row_count = np.zeros((config.max_sequences, config.dies_total), np.int64)
+        self.superblock_free = deque(range(config.blocks))
+        self.erased = np.full(config.blocks, erased)
+        self.buffer_free = deque(range(config.stripe_buffers))
+
+    def read(self, table: int, index: int) -> int:
+        """Raises CommandError BAD_FIELD outside a table."""
+        config = self._config
+        match table:
+            case Table.CACHE:
+                self._within(index, config.max_caches)
+                return self.caches[index].pack() if index in self.caches else 0
+            case Table.SEQUENCE:
+                self._within(index, config.max_sequences)
+                return self.sequences[index].pack() if index in self.sequences else 0
+            case Table.RESIDENT:
+                self._within(index, self.resident.size)
+                return int(self.resident.flat[index])
+            case Table.SUPERBLOCK_LIST:
+                self._within(index, config.max_sequences * config.max_superblocks_per_sequence)
+                sequence, n = divmod(index, config.max_superblocks_per_sequence)
+                blocks = self.superblocks[sequence]
+                return blocks[n] if n < len(blocks) else 0
+            case Table.ROW_COUNT:
+                self._within(index, self.row_count.size)
+                return int(self.row_count.flat[index])
+            case Table.SUPERBLOCK_FREE:
+                self._within(index, len(self.superblock_free))
+                return self.superblock_free[index]
+            case Table.SUPERBLOCK_ERASED:
+                self._within(index, config.blocks)
+                return int(self.erased[index])
+            case Table.BUFFER_FREE:
+                self._within(index, len(self.buffer_free))
+                return self.buffer_free[index]
+            case Table.COUNTS:
+                self._within(index, 2 + config.max_sequences)
+                return len((self.superblock_free, self.buffer_free, *self.superblocks)[index])
+            case Table.POLICY:
+                self._within(index, config.max_policies)
+                return self.policies[index] | 1 << 63 if index in self.policies else 0
+            case Table.WINDOW:
+                self._within(index, 2 * config.max_windows)
+                return self.windows.get(index // 2, (0, 0))[index & 1]
+        raise CommandError(Status.BAD_FIELD)
+
+    def write(self, table: int, index: int, value: int) -> None:
+        """The opposite of :meth:`read`; pushes onto the FIFOs."""
+        config = self._config
+        if table == Table.SUPERBLOCK_FREE:
+            check(value < config.blocks and len(self.superblock_free) < config.blocks, Status.BAD_FIELD)
+            self.superblock_free.append(value)
+            return
+        if table == Table.BUFFER_FREE:
+            check(value < config.stripe_buffers and len(self.buffer_free) < config.stripe_buffers,
+                  Status.BAD_FIELD)
+            self.buffer_free.append(value)
+            return
+        if table != Table.SUPERBLOCK_LIST:
+            self.read(table, index)
+        valid = bool(value >> 63)
+        match table:
+            case Table.CACHE:
+                _store(self.caches, index, Cache.unpack(value) if valid else None)
+            case Table.SEQUENCE:
+                _store(self.sequences, index, Sequence.unpack(value) if valid else None)
+            case Table.RESIDENT:
+                self.resident.flat[index] = value
+            case Table.SUPERBLOCK_LIST:
+                sequence, n = divmod(index, config.max_superblocks_per_sequence)
+                check(sequence < config.max_sequences and value < config.blocks, Status.BAD_FIELD)
+                blocks = self.superblocks[sequence]
+                blocks.extend([0] * (n + 1 - len(blocks)))
+                blocks[n] = value
+            case Table.ROW_COUNT:
+                self.row_count.flat[index] = value
+            case Table.SUPERBLOCK_ERASED:
+                self.erased[index] = bool(value & 1)
+            case Table.COUNTS:
+                self._write_count(index, value)
+            case Table.POLICY:
+                _store(self.policies, index, value & 0xFF if valid else None)
+            case Table.WINDOW:
+                base, size = self.windows.get(index // 2, (0, 0))
+                self.windows[index // 2] = (base, value) if index & 1 else (value, size)
+
+    def _write_count(self, index: int, value: int) -> None:
+        if index < 2:
+            check(value == 0, Status.BAD_FIELD)
+            (self.superblock_free, self.buffer_free)[index].clear()
+            return
+        check(value <= self._config.max_superblocks_per_sequence, Status.BAD_FIELD)
+        blocks = self.superblocks[index - 2]
+        blocks.extend([0] * (value - len(blocks)))
+        del blocks[value:]
+
+    @staticmethod
+    def _within(index: int, size: int) -> None:
+        check(index < size, Status.BAD_FIELD)
+
+
+def _store(table: dict[int, T], index: int, value: T | None) -> None:
+    if value is None:
+        table.pop(index, None)
+    else:
+        table[index] = value
