@@ -68,6 +68,7 @@ def run_cocotb(
     only: str | None = None,
     verilog_sources: Sequence[Source] = (),
     cxx_sources: Sequence[Source] = (),
+    headers: Sequence[Source] = (),
     flags: Sequence[str] = (),
     public: str = "ports",
     trace: bool = False,
@@ -88,7 +89,7 @@ def run_cocotb(
     if component is not None:
         sources.append(Text(f"{name}.v", to_verilog(component, name=name)))
     executable = build_cocotb(
-        top=name, verilog=sources, cxx=cxx_sources, flags=flags, public=public, trace=trace
+        top=name, verilog=sources, cxx=cxx_sources, headers=headers, flags=flags, public=public, trace=trace
     )
     folder = _run_folder(name)
     results = folder / "results.xml"

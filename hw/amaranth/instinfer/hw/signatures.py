@@ -177,7 +177,7 @@ class PhyPort(wiring.Signature):
         super().__init__({
             "request": Out(stream.Signature(BUS_REQUEST)),
             "write": Out(stream.Signature(BEAT_BITS)),
-            "read": In(stream.Signature(BEAT_BITS, always_ready=True)),
+            "read": In(wiring.Signature({"valid": Out(1), "payload": Out(BEAT_BITS)})),
             "ready": In(dies),
             "busy": In(1),
         })

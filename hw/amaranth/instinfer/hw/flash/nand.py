@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated NAND package as a component, for harnesses and tests (never for synthesis)."""
+
+from pathlib import Path
+
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+
+from ..signatures import PhyPort
+
+
+def nand_sources(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """(SystemVerilog, C++, headers) of the model below the repository's root."""
+    folder = root / "hw" / "rtl" / "sim"
+    return [folder / "nand_package.sv"], [folder / "nand_store.cpp"], [folder / "nand_store.h"]
+
+
+def nand_parameters(config: EngineConfig) -> dict[str, int]:
+    """Parameters of the SystemVerilog module ``nand_package``."""
+    times = {f"T_{name.removeprefix('t')}": config.cycles(getattr(config.timing, name)) for name in (
+        "tR", "tPROG", "tBERS", "tRCBSY", "tPCBSY", "tDBSY", "tCCS", "tWB", "tRST", "tFEAT")}
+    return {
+        "DIES": config.dies, "PLANES": config.planes, "BLOCKS": config.blocks, "PAGES": config.pages,
+        "PAGE_BYTES": config.page_bytes, "SPARE_BYTES": config.spare_bytes, "CLOCK_MHZ": config.clock_mhz,
+        "COMMAND_CYCLES": config.command_cycles, "BEAT_CYCLES_X1000": config.beat_cycles_x1000, **times,
+    }
+
+
+class NandPackage(wiring.Component):
+    """PHY and NAND of one channel: hw/rtl/sim/nand_package.sv (docs/blocks/nand_model.md).
+
+    Parameters
+    ----------
+    config : geometry and times
+
+    Members
+    -------
+    channel : number under which the storage knows this package; constant
+    phy : the channel's side connects here
+    errors : rules broken so far
+    """
+
+    def __init__(self, config: EngineConfig):
+        self._config = config
+        super().__init__({"channel": In(8), "phy": In(PhyPort(config.dies)), "errors": Out(32)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        phy = self.phy
+        m.submodules.package = Instance(
+            "nand_package", **{f"p_{name}": value for name, value in nand_parameters(self._config).items()},
+            i_clk=ClockSignal(), i_rst=ResetSignal(), i_channel=self.channel,
+            i_request_valid=phy.request.valid, i_request_payload=Value.cast(phy.request.payload),
+            o_request_ready=phy.request.ready, i_write_valid=phy.write.valid,
+            i_write_payload=phy.write.payload, o_write_ready=phy.write.ready, o_read_valid=phy.read.valid,
+            o_read_payload=phy.read.payload, o_ready=phy.ready, o_busy=phy.busy, o_errors=self.errors)
+        return m

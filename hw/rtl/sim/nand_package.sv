@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: Apache-2.0
+// One channel's NAND package behind a wide PHY: DIES dies (one CE_n each) of PLANES planes.
+//
+// The ports are `PhyPort` of hw/amaranth/instinfer/hw/signatures.py, flattened: `request_payload` = {count 12,
+// byte 8, die 3, op 2}. All times are counted in cycles of `clk`; there are no delays. Sequences, address layout,
+// rules and faults: docs/blocks/nand_model.md. A broken rule is reported to the store (text: channel, die, cycle,
+// rule, command), counted in `errors`, and stops the simulation when STOP_ON_ERROR is set.
+module nand_package #(
+    parameter int DIES = 2,
+    parameter int PLANES = 2,
+    parameter int BLOCKS = 16,
+    parameter int PAGES = 8,
+    parameter int PAGE_BYTES = 4096,
+    parameter int SPARE_BYTES = 256,
+    parameter int CLOCK_MHZ = 200,
+    parameter int COMMAND_CYCLES = 5,
+    parameter int BEAT_CYCLES_X1000 = 1000,
+    parameter int T_R = 600,
+    parameter int T_PROG = 2000,
+    parameter int T_BERS = 4000,
+    parameter int T_RCBSY = 100,
+    parameter int T_PCBSY = 100,
+    parameter int T_DBSY = 100,
+    parameter int T_CCS = 100,
+    parameter int T_WB = 20,
+    parameter int T_RST = 100,
+    parameter int T_FEAT = 200,
+    parameter bit STOP_ON_ERROR = 0
+) (
+    input  logic            clk,
+    input  logic            rst,
+    input  logic [7:0]      channel,
+    input  logic            request_valid,
+    input  logic [24:0]     request_payload,
+    output logic            request_ready,
+    input  logic            write_valid,
+    input  logic [63:0]     write_payload,
+    output logic            write_ready,
+    output logic            read_valid,
+    output logic [63:0]     read_payload,
+    output logic [DIES-1:0] ready,
+    output logic            busy,
+    output logic [31:0]     errors
+);
+  import "DPI-C" function int nand_open(int channel, int dies, int planes, int blocks, int pages,
+                                        int page_bytes, int spare_bytes);
+  import "DPI-C" function void nand_report(int channel, int die, longint cycle, string text);
+  import "DPI-C" function longint nand_read_beat(int channel, int die, int plane, int block, int page, int column);
+  import "DPI-C" function void nand_load_start(int channel, int die, int plane);
+  import "DPI-C" function void nand_load_beat(int channel, int die, int plane, int column, longint beat);
+  import "DPI-C" function int nand_program(int channel, int die, int plane, int block, int page);
+  import "DPI-C" function int nand_erase(int channel, int die, int plane, int block);
+  import "DPI-C" function void nand_interrupt(int channel, int die, int plane, int block, int page, int erase);
+  import "DPI-C" function int nand_stuck(int channel, int die);
+  import "DPI-C" function longint nand_parameter_beat(int offset, int t_prog, int t_bers, int t_r, int t_ccs);
+
+  localparam int TOTAL = PAGE_BYTES + SPARE_BYTES;
+  localparam int PAGE_BITS = $clog2(PAGES);
+  localparam int PLANE_BITS = $clog2(PLANES);
+  localparam longint NEVER = 64'h7FFF_FFFF_FFFF_FFFF;
+  localparam logic [1:0] OP_COMMAND = 0, OP_ADDRESS = 1, OP_DATA_OUT = 2, OP_DATA_IN = 3;
+
+  // -- PHY front end: one request at a time ---------------------------------------------------
+  logic        active;
+  logic [1:0]  op;
+  logic [2:0]  die;
+  logic [7:0]  value;
+  logic [11:0] left;
+  int          spent;  // cycles of a command; thousandths of a beat of a data request
+  wire is_data = op[1];
+  wire beat_time = spent + 1000 >= BEAT_CYCLES_X1000;
+  wire step = active && (is_data ? beat_time && (op == OP_DATA_OUT || write_valid) : spent == COMMAND_CYCLES - 1);
+  wire last_step = step && (!is_data || left == 1);
+
+  assign busy = active;
+  assign request_ready = !active || last_step;
+  assign write_ready = active && op == OP_DATA_IN && beat_time;
+
+  always_ff @(posedge clk) begin
+    if (active) begin
+      if (is_data) begin
+        // A beat that waits for write data keeps no credit: the next one is a whole beat time later.
+        spent <= step ? spent + 1000 - BEAT_CYCLES_X1000 : beat_time ? spent : spent + 1000;
+        if (step) left <= left - 1;
+      end else begin
+        spent <= spent + 1;
+      end
+      if (last_step) active <= 0;
+    end
+    if (request_valid && request_ready) begin
+      active <= 1;
+      {left, value, die, op} <= request_payload;
+      spent <= 0;
+    end
+    if (rst) active <= 0;
+  end
+
+  // -- state of the dies ----------------------------------------------------------------------
+  typedef enum logic [2:0] {OUT_NONE, OUT_DATA, OUT_STATUS, OUT_ID, OUT_PARAMETERS, OUT_FEATURE} out_t;
+  typedef enum logic [1:0] {ARRAY_NONE, ARRAY_READ, ARRAY_PROGRAM, ARRAY_ERASE} array_t;
+
+  longint     now = 0;
+  longint     last_beat_x1000 = 0;
+  bit         known [DIES];          // FFh was seen since power-on
+  longint     low_from [DIES];       // R/B_n falls up to tWB after the command
+  longint     busy_until [DIES];
+  longint     array_until [DIES];    // busy behind the cache register (ARDY)
+  array_t     array_job [DIES];
+  logic [7:0] command [DIES];        // first command of an open sequence, FFh when none is open
+  int         wanted [DIES];         // address cycles still to come
+  int         got [DIES];
+  logic [7:0] cycles_in [DIES][5];
+  int         row_page [DIES], row_block [DIES], row_plane [DIES], column [DIES];
+  longint     column_ok [DIES];      // data may move from then on (tCCS; tADL counts as tCCS)
+  out_t       out [DIES];
+  longint     status_ok [DIES];
+  int         out_plane [DIES], out_column [DIES], in_column [DIES];
+  logic [7:0] status_plane [DIES];   // planes whose FAIL bits the status shows
+  bit         loading [DIES];        // data input of 80h is open
+  bit         cache_valid [DIES][PLANES], page_valid [DIES][PLANES];
+  int         cache_page [DIES][PLANES], cache_block [DIES][PLANES];
+  int         page_page [DIES][PLANES], page_block [DIES][PLANES];
+  logic [7:0] queued [DIES];         // planes collected by 32h, 11h, D1h
+  logic [7:0] queued_by [DIES];      // that command, 0 when none
+  int         queued_page [DIES];
+  int         queued_block [DIES][PLANES];
+  bit         fail [DIES][PLANES], fail_cache [DIES][PLANES];
+  logic [7:0] last_planes [DIES];    // planes of the running program or erase
+  logic [31:0] feature [DIES][256];
+  logic [7:0] feature_at [DIES];
+  int         id_at [DIES], id_from [DIES];
+
+  initial begin
+    errors = 0;
+    if (DIES > 8 || PLANES > 4 || PAGE_BITS + PLANE_BITS + $clog2(BLOCKS) > 24)
+      $fatal(1, "nand_package: DIES at most 8, PLANES at most 4, row address at most 24 bits");
+    power_on();
+  end
+
+  task automatic power_on();
+    for (int d = 0; d < DIES; d++) begin
+      known[d] = 0;
+      interrupt(d);
+      quiet(d);
+      for (int f = 0; f < 256; f++) feature[d][f] = 0;
+    end
+  endtask
+
+  task automatic quiet(input int d);
+    low_from[d] = 0;
+    busy_until[d] = 0;
+    array_until[d] = 0;
+    array_job[d] = ARRAY_NONE;
+    command[d] = 8'hFF;
+    wanted[d] = 0;
+    out[d] = OUT_NONE;
+    out_plane[d] = 0;
+    out_column[d] = 0;
+    loading[d] = 0;
+    queued[d] = 0;
+    queued_by[d] = 0;
+    last_planes[d] = 0;
+    status_plane[d] = '1;
+    column_ok[d] = 0;
+    for (int p = 0; p < PLANES; p++) begin
+      cache_valid[d][p] = 0;
+      page_valid[d][p] = 0;
+      fail[d][p] = 0;
+      fail_cache[d][p] = 0;
+    end
+  endtask
+
+  // A reset or power-on during a program or erase leaves half a page, or a block to be erased again.
+  task automatic interrupt(input int d);
+    if (now < array_until[d] && (array_job[d] == ARRAY_PROGRAM || array_job[d] == ARRAY_ERASE))
+      for (int p = 0; p < PLANES; p++)
+        if (last_planes[d][p])
+          nand_interrupt(int'(channel), d, p, queued_block[d][p], queued_page[d],
+                         array_job[d] == ARRAY_ERASE ? 1 : 0);
+  endtask
+
+  task automatic broken(input int d, input logic [7:0] code, input string rule);
+    string kind = "data";
+    if (op == OP_COMMAND) kind = "command";
+    if (op == OP_ADDRESS) kind = "address";
+    errors <= errors + 1;
+    nand_report(int'(channel), d, now, $sformatf("%s (%s %02xh, open sequence %02xh)", rule, kind, code,
+                                                 command[d]));
+    if (STOP_ON_ERROR) $error("nand_package: channel %0d die %0d cycle %0d: %s", channel, d, now, rule);
+  endtask
+
+  // R/B_n low: from at most tWB after the command until `until`.
+  task automatic occupy(input int d, input longint until_, input longint array, input array_t job);
+    low_from[d] = now + T_WB - 1;
+    busy_until[d] = until_;
+    array_until[d] = array;
+    array_job[d] = job;
+    if (nand_stuck(int'(channel), d) != 0) begin
+      busy_until[d] = NEVER;
+      array_until[d] = NEVER;
+    end
+  endtask
+
+  function automatic longint later(input longint a, input longint b);
+    return a > b ? a : b;
+  endfunction
+
+  // -- commands -------------------------------------------------------------------------------
+  task automatic open_sequence(input int d, input logic [7:0] code, input int address_cycles);
+    if (wanted[d] != 0) broken(d, code, "a command came before all address cycles");
+    command[d] = code;
+    wanted[d] = address_cycles;
+    got[d] = 0;
+  endtask
+
+  task automatic take_command(input int d, input logic [7:0] code);
+    longint from;
+    if (!known[d] && code != 8'hFF) broken(d, code, "the first command after power-on must be FFh");
+    if (now < busy_until[d] && !(code inside {8'hFF, 8'h70, 8'h78})) broken(d, code, "command while busy");
+    if (now < array_until[d] && now >= busy_until[d]) begin
+      if (array_job[d] == ARRAY_READ && code inside {8'h30, 8'h60, 8'h80, 8'h90, 8'hEC, 8'hEE, 8'hEF})
+        broken(d, code, "the array still senses for a cache read");
+      if (array_job[d] == ARRAY_PROGRAM && !(code inside {8'h80, 8'h10, 8'h11, 8'h15, 8'h70, 8'h78, 8'hFF}))
+        broken(d, code, "the array still programs for a cache program");
+    end
+    if (queued_by[d] == 8'h32 && code inside {8'h80, 8'h60, 8'h3F} ||
+        queued_by[d] == 8'h11 && code inside {8'h00, 8'h05, 8'h06, 8'h60, 8'h31, 8'h3F} ||
+        queued_by[d] == 8'hD1 && code inside {8'h00, 8'h05, 8'h06, 8'h80, 8'h31, 8'h3F})
+      broken(d, code, "a multi-plane sequence is open");
+    case (code)
+      8'h00: begin
+        out[d] = OUT_DATA;  // after a status: back to data; with an address: a read follows
+        open_sequence(d, code, 0);
+      end
+      8'h05: open_sequence(d, code, 2);
+      8'h06: open_sequence(d, code, 5);
+      8'h60, 8'h78: open_sequence(d, code, 3);
+      8'h90, 8'hEC, 8'hEE, 8'hEF: open_sequence(d, code, 1);
+      8'h80: open_sequence(d, code, 5);
+      8'h30, 8'h31, 8'h32: read(d, code);
+      8'h3F: begin
+        if (array_job[d] != ARRAY_READ || command[d] != 8'hFF)
+          broken(d, code, "3Fh without a cache read");
+        from = later(now + T_WB, array_until[d]);
+        page_to_cache(d);
+        for (int p = 0; p < PLANES; p++) page_valid[d][p] = 0;
+        occupy(d, from + T_RCBSY, from + T_RCBSY, ARRAY_NONE);
+      end
+      8'hE0: begin
+        if (!(command[d] inside {8'h05, 8'h06}) || got[d] != (command[d] == 8'h05 ? 2 : 5))
+          broken(d, code, "E0h without 05h A2 or 06h A5");
+        if (command[d] == 8'h06) begin
+          if (!cache_valid[d][row_plane[d]] || cache_page[d][row_plane[d]] != row_page[d] ||
+              cache_block[d][row_plane[d]] != row_block[d])
+            broken(d, code, "06h names a row that is not in the cache register");
+          out_plane[d] = row_plane[d];
+        end
+        out_column[d] = column[d];
+        out[d] = OUT_DATA;
+        column_ok[d] = now + T_CCS;
+        command[d] = 8'hFF;
+      end
+      8'h10, 8'h11, 8'h15: program_(d, code);
+      8'hD0, 8'hD1: erase(d, code);
+      8'h70: begin
+        out[d] = OUT_STATUS;
+        status_plane[d] = '1;
+        status_ok[d] = now + T_WB;
+      end
+      8'hFF: begin
+        known[d] = 1;
+        interrupt(d);
+        quiet(d);
+        occupy(d, now + T_WB + T_RST, now, ARRAY_NONE);
+      end
+      default: broken(d, code, "unknown command");
+    endcase
+  endtask
+
+  task automatic page_to_cache(input int d);
+    for (int p = 0; p < PLANES; p++) begin
+      cache_valid[d][p] = page_valid[d][p];
+      cache_page[d][p] = page_page[d][p];
+      cache_block[d][p] = page_block[d][p];
+    end
+  endtask
+
+  task automatic collect(input int d, input logic [7:0] code, input logic [7:0] by, input bit same_page);
+    if (queued[d][row_plane[d]]) broken(d, code, "a plane twice in a multi-plane sequence");
+    if (same_page && queued_by[d] != 0 && queued_page[d] != row_page[d])
+      broken(d, code, "pages of a multi-plane sequence differ");
+    queued[d][row_plane[d]] = 1;
+    queued_by[d] = by;
+    queued_page[d] = row_page[d];
+    queued_block[d][row_plane[d]] = row_block[d];
+  endtask
+
+  task automatic busy_between_planes(input int d);
+    longint until_ = now + later(T_DBSY, T_WB + 1);
+    occupy(d, until_, later(until_, array_until[d]), array_job[d]);
+    command[d] = 8'hFF;
+  endtask
+
+  task automatic read(input int d, input logic [7:0] code);
+    longint from;
+    if (command[d] != 8'h00 || got[d] != 5) broken(d, code, "30h, 31h or 32h without 00h A5");
+    collect(d, code, 8'h32, 1);
+    if (code == 8'h32) begin
+      busy_between_planes(d);
+    end else begin
+      if (code == 8'h31) begin
+        bit any = 0;
+        for (int p = 0; p < PLANES; p++) any |= page_valid[d][p];
+        if (!any) broken(d, code, "31h without a sensed page");
+        from = later(now + T_WB, array_until[d]);
+        page_to_cache(d);
+        occupy(d, from + T_RCBSY, from + T_RCBSY + T_R, ARRAY_READ);
+      end else begin
+        occupy(d, now + T_WB + T_R, now + T_WB + T_R, ARRAY_NONE);
+      end
+      for (int p = 0; p < PLANES; p++) begin
+        page_valid[d][p] = queued[d][p];
+        page_page[d][p] = queued_page[d];
+        page_block[d][p] = queued_block[d][p];
+      end
+      if (code == 8'h30) begin
+        page_to_cache(d);
+        out[d] = OUT_DATA;
+        out_plane[d] = row_plane[d];
+        out_column[d] = column[d];
+        column_ok[d] = now;
+      end else begin
+        out[d] = OUT_NONE;
+      end
+      queued[d] = 0;
+      queued_by[d] = 0;
+      command[d] = 8'hFF;
+    end
+  endtask
+
+  task automatic program_(input int d, input logic [7:0] code);
+    longint from;
+    if (command[d] != 8'h80 || !loading[d]) broken(d, code, "10h, 11h or 15h without 80h A5 and data");
+    loading[d] = 0;
+    collect(d, code, 8'h11, 1);
+    if (code == 8'h11) begin
+      busy_between_planes(d);
+    end else begin
+      for (int p = 0; p < PLANES; p++) begin
+        fail_cache[d][p] = fail[d][p];
+        fail[d][p] = 0;
+        if (queued[d][p]) begin
+          case (nand_program(int'(channel), d, p, queued_block[d][p], queued_page[d]))
+            0: ;
+            1: fail[d][p] = 1;
+            2: broken(d, code, "page programmed twice or out of order since the erase");
+            default: broken(d, code, "program of a block whose erase failed or was cut short");
+          endcase
+        end
+      end
+      from = later(now + T_WB, array_until[d]);
+      if (code == 8'h15) occupy(d, from + T_PCBSY, from + T_PCBSY + T_PROG, ARRAY_PROGRAM);
+      else occupy(d, from + T_PROG, from + T_PROG, ARRAY_PROGRAM);
+      last_planes[d] = queued[d];
+      queued[d] = 0;
+      queued_by[d] = 0;
+      command[d] = 8'hFF;
+    end
+  endtask
+
+  task automatic erase(input int d, input logic [7:0] code);
+    if (command[d] != 8'h60 || got[d] != 3) broken(d, code, "D0h or D1h without 60h A3");
+    collect(d, code, 8'hD1, 0);
+    if (code == 8'hD1) begin
+      busy_between_planes(d);
+    end else begin
+      for (int p = 0; p < PLANES; p++) begin
+        fail_cache[d][p] = 0;
+        fail[d][p] = queued[d][p] && nand_erase(int'(channel), d, p, queued_block[d][p]) != 0;
+        cache_valid[d][p] = 0;
+        page_valid[d][p] = 0;
+      end
+      occupy(d, now + T_WB + T_BERS, now + T_WB + T_BERS, ARRAY_ERASE);
+      last_planes[d] = queued[d];
+      queued[d] = 0;
+      queued_by[d] = 0;
+      command[d] = 8'hFF;
+    end
+  endtask
+
+  // -- address cycles -------------------------------------------------------------------------
+  task automatic take_address(input int d, input logic [7:0] code);
+    if (command[d] == 8'h00 && wanted[d] == 0 && got[d] == 0) wanted[d] = 5;
+    if (wanted[d] == 0) begin
+      broken(d, code, "an address cycle that no command asked for");
+    end else begin
+      cycles_in[d][got[d]] = code;
+      got[d]++;
+      wanted[d]--;
+      if (wanted[d] == 0) address_complete(d, code);
+    end
+  endtask
+
+  task automatic address_complete(input int d, input logic [7:0] code);
+    logic [23:0] row;
+    if (command[d] inside {8'h00, 8'h05, 8'h06, 8'h80}) begin
+      column[d] = int'({cycles_in[d][1], cycles_in[d][0]});
+      if (column[d] + 8 > TOTAL) broken(d, code, "column behind the end of the page");
+    end
+    if (command[d] inside {8'h00, 8'h06, 8'h80, 8'h60, 8'h78}) begin
+      row = got[d] == 5 ? {cycles_in[d][4], cycles_in[d][3], cycles_in[d][2]}
+                        : {cycles_in[d][2], cycles_in[d][1], cycles_in[d][0]};
+      row_page[d] = int'(row) & ((1 << PAGE_BITS) - 1);
+      row_plane[d] = int'(row >> PAGE_BITS) & ((1 << PLANE_BITS) - 1);
+      row_block[d] = int'(row >> (PAGE_BITS + PLANE_BITS));
+      if (row_page[d] >= PAGES || row_block[d] >= BLOCKS) begin
+        broken(d, code, "row address outside the array");
+        row_page[d] = 0;
+        row_block[d] = 0;
+      end
+    end
+    case (command[d])
+      8'h80: begin
+        // The cache registers serve as program buffer: what a read left in them is gone.
+        for (int p = 0; p < PLANES; p++) begin
+          cache_valid[d][p] = 0;
+          page_valid[d][p] = 0;
+        end
+        nand_load_start(int'(channel), d, row_plane[d]);
+        in_column[d] = column[d];
+        loading[d] = 1;
+        column_ok[d] = now + T_CCS;
+      end
+      8'h78: begin
+        out[d] = OUT_STATUS;
+        status_plane[d] = 8'd1 << row_plane[d];
+        status_ok[d] = now + T_WB;
+        command[d] = 8'hFF;
+      end
+      8'h90: begin
+        out[d] = OUT_ID;
+        id_from[d] = int'(code);
+        id_at[d] = 0;
+        status_ok[d] = now + T_WB;
+        command[d] = 8'hFF;
+      end
+      8'hEC: begin
+        if (code != 0) broken(d, code, "ECh wants the address 00h");
+        out[d] = OUT_PARAMETERS;
+        id_at[d] = 0;
+        command[d] = 8'hFF;
+        occupy(d, now + T_WB + T_R, now, ARRAY_NONE);
+      end
+      8'hEE: begin
+        out[d] = OUT_FEATURE;
+        feature_at[d] = code;
+        command[d] = 8'hFF;
+        occupy(d, now + T_WB + T_FEAT, now, ARRAY_NONE);
+      end
+      8'hEF: begin
+        feature_at[d] = code;
+        column_ok[d] = now + T_CCS;
+      end
+      default: ;
+    endcase
+  endtask
+
+  // -- data -----------------------------------------------------------------------------------
+  function automatic logic [7:0] status(input int d);
+    bit failed = 0, failed_cache = 0;
+    for (int p = 0; p < PLANES; p++)
+      if (status_plane[d][p]) begin
+        failed |= fail[d][p];
+        failed_cache |= fail_cache[d][p];
+      end
+    return {1'b1, now >= busy_until[d], now >= later(busy_until[d], array_until[d]), 3'b0, failed_cache, failed};
+  endfunction
+
+  task automatic data_out(input int d);
+    longint beat = -1;
+    if (now < busy_until[d] && out[d] != OUT_STATUS) broken(d, 0, "data out while busy");
+    case (out[d])
+      OUT_DATA: begin
+        if (now < column_ok[d]) broken(d, 0, "data out before tCCS");
+        if (out_column[d] + 8 > TOTAL) broken(d, 0, "data out behind the end of the page");
+        else if (!cache_valid[d][out_plane[d]]) broken(d, 0, "data out of an empty cache register");
+        else beat = nand_read_beat(int'(channel), d, out_plane[d], cache_block[d][out_plane[d]],
+                                   cache_page[d][out_plane[d]], out_column[d]);
+        out_column[d] += 8;
+      end
+      OUT_STATUS: begin
+        if (now < status_ok[d]) broken(d, 0, "status before tWB");
+        beat = longint'({8{status(d)}});
+      end
+      OUT_ID: begin
+        if (now < status_ok[d]) broken(d, 0, "data out before tWB");
+        beat = id_at[d] != 0 ? 0 : id_from[d] == 8'h20 ? 64'h49_46_4E_4F : 64'h00_00_00_00_00_4D_53_49;
+        id_at[d]++;
+      end
+      OUT_PARAMETERS: begin
+        beat = nand_parameter_beat(id_at[d], T_PROG / CLOCK_MHZ, T_BERS / CLOCK_MHZ, T_R / CLOCK_MHZ,
+                                   T_CCS * 1000 / CLOCK_MHZ);
+        id_at[d] += 8;
+      end
+      OUT_FEATURE: beat = longint'(feature[d][feature_at[d]]);
+      default: broken(d, 0, "data out without anything to read");
+    endcase
+    read_payload <= beat;
+  endtask
+
+  task automatic data_in(input int d);
+    if (now < busy_until[d]) broken(d, 0, "data in while busy");
+    if (command[d] == 8'hEF && got[d] == 1) begin
+      if (now < column_ok[d]) broken(d, 0, "data in before tADL");
+      feature[d][feature_at[d]] = write_payload[31:0];
+      command[d] = 8'hFF;
+      occupy(d, now + T_WB + T_FEAT, now, ARRAY_NONE);
+    end else if (loading[d]) begin
+      if (now < column_ok[d]) broken(d, 0, "data in before tADL");
+      if (in_column[d] + 8 > TOTAL) broken(d, 0, "data in behind the end of the page");
+      else nand_load_beat(int'(channel), d, row_plane[d], in_column[d], longint'(write_payload));
+      in_column[d] += 8;
+    end else begin
+      broken(d, 0, "data in without 80h A5 or EFh A1");
+    end
+  endtask
+
+  // -- one step per cycle at most -------------------------------------------------------------
+  bit opened = 0;
+  always @(posedge clk) begin
+    now = now + 1;
+    read_valid <= 0;
+    if (!opened) begin
+      opened = 1;
+      if (nand_open(int'(channel), DIES, PLANES, BLOCKS, PAGES, PAGE_BYTES, SPARE_BYTES) == 0)
+        $fatal(1, "nand_package: the attached store has another geometry than channel %0d", channel);
+    end
+    if (rst) begin
+      power_on();
+    end else if (step) begin
+      if (int'(die) >= DIES) begin
+        broken(int'(die), value, "no such die");
+      end else begin
+        case (op)
+          OP_COMMAND: take_command(int'(die), value);
+          OP_ADDRESS: take_address(int'(die), value);
+          OP_DATA_OUT: begin
+            data_out(int'(die));
+            read_valid <= 1;
+          end
+          default: data_in(int'(die));
+        endcase
+        if (is_data) begin
+          if (now * 1000 < last_beat_x1000) broken(int'(die), 0, "beats faster than the bus");
+          last_beat_x1000 = later(last_beat_x1000, now * 1000 - 999) + BEAT_CYCLES_X1000;
+        end
+      end
+    end
+    for (int d = 0; d < DIES; d++) ready[d] <= now < low_from[d] || now >= busy_until[d];
+  end
+endmodule
