@@ -50,6 +50,7 @@ struct nand_store {
     std::unordered_map<Key, uint32_t> next_page;  // of a plane-block that holds programmed pages
     std::unordered_set<Key> unclean;              // plane-blocks whose erase failed or was interrupted
     std::unordered_set<Key> program_faults, erase_faults, bad_blocks, stuck;
+    std::unordered_map<Key, uint32_t> program_failures, erase_failures;  // plane operations of a die still to fail
     std::unordered_map<Key, Bytes> staging;  // register that a program is loaded into, by plane
     std::vector<std::string> messages;
     uint64_t errors = 0;
@@ -63,6 +64,13 @@ struct nand_store {
     uint32_t total() const { return page_bytes + spare_bytes; }
     bool inside(const Place &p) const {
         return p.channel < channels && p.die < dies && p.plane < planes && p.block < blocks && p.page < pages;
+    }
+    static bool fails(std::unordered_map<Key, uint32_t> &counts, const Place &p) {
+        if (counts.empty()) return false;
+        auto left = counts.find(p.die_key());
+        if (left == counts.end()) return false;
+        if (--left->second == 0) counts.erase(left);
+        return true;
     }
     void forget() { std::fill(recent.begin(), recent.end(), Recent{}); }
 
@@ -266,6 +274,23 @@ int nand_store_stick(nand_store *store, uint32_t channel, uint32_t die) {
     return 0;
 }
 
+int nand_store_unstick(nand_store *store, uint32_t channel, uint32_t die) {
+    Place p{channel, die, 0, 0, 0};
+    if (!store->inside(p)) return -1;
+    store->stuck.erase(p.die_key());
+    return 0;
+}
+
+int nand_store_fail_next(nand_store *store, uint32_t channel, uint32_t die, uint32_t programs, uint32_t erases) {
+    Place p{channel, die, 0, 0, 0};
+    if (!store->inside(p)) return -1;
+    store->program_failures.erase(p.die_key());
+    store->erase_failures.erase(p.die_key());
+    if (programs > 0) store->program_failures[p.die_key()] = programs;
+    if (erases > 0) store->erase_failures[p.die_key()] = erases;
+    return 0;
+}
+
 int nand_store_inject(nand_store *store, uint64_t seed, uint32_t flips, uint32_t program_failures,
                       uint32_t erase_failures, uint32_t bad_blocks) {
     std::mt19937_64 random(seed);
@@ -291,6 +316,8 @@ void nand_store_clear_faults(nand_store *store) {
     store->erase_faults.clear();
     store->bad_blocks.clear();
     store->stuck.clear();
+    store->program_failures.clear();
+    store->erase_failures.clear();
 }
 
 uint64_t nand_store_errors(nand_store *store) { return store->errors; }
@@ -354,6 +381,7 @@ int nand_program(int channel, int die, int plane, int block, int page) {
     if (next != current->next_page.end() && p.page < next->second) return kOrder;
     if (current->unclean.count(p.block_key())) return kUnclean;
     if (current->bad_blocks.count(p.block_key())) return kFailed;
+    if (nand_store::fails(current->program_failures, p)) return kFailed;
     const Bytes &loaded = current->staging[Place{p.channel, p.die, p.plane, 0, 0}.key()];
     Bytes &stored = current->make(p);
     std::copy(loaded.begin(), loaded.end(), stored.begin());
@@ -366,6 +394,7 @@ int nand_erase(int channel, int die, int plane, int block) {
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane),
                   static_cast<uint32_t>(block), 0};
     if (current->bad_blocks.count(p.block_key())) return kFailed;
+    if (nand_store::fails(current->erase_failures, p)) return kFailed;
     if (current->erase_faults.count(p.block_key())) {
         current->unclean.insert(p.block_key());
         return kFailed;

@@ -47,7 +47,10 @@ int nand_store_fail_program(nand_store *store, uint32_t channel, uint32_t die, u
                             uint32_t page);
 int nand_store_fail_erase(nand_store *store, uint32_t channel, uint32_t die, uint32_t plane, uint32_t block);
 int nand_store_bad_block(nand_store *store, uint32_t channel, uint32_t die, uint32_t plane, uint32_t block);
+// The next plane operations of a die fail and change nothing; a count of 0 ends that.
+int nand_store_fail_next(nand_store *store, uint32_t channel, uint32_t die, uint32_t programs, uint32_t erases);
 int nand_store_stick(nand_store *store, uint32_t channel, uint32_t die);  // R/B_n stays low from its next busy time on
+int nand_store_unstick(nand_store *store, uint32_t channel, uint32_t die);
 int nand_store_inject(nand_store *store, uint64_t seed, uint32_t flips, uint32_t program_failures,
                       uint32_t erase_failures, uint32_t bad_blocks);
 void nand_store_clear_faults(nand_store *store);
