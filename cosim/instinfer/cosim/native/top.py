@@ -103,8 +103,8 @@ def simulation_top(
     for name, width in (events or {}).items():
         if not 1 <= width <= 64:
             raise ValueError(f"event port {name} has {width} bits: the harness records up to 64; split it")
-        ports.append(f"output wire [{width - 1}:0] event_{name}")
-        pins.append(f".{name}(event_{name})")
+        ports.append(f"output wire [{width - 1}:0] {name}")
+        pins.append(f".{name}({name})")
     bodies = []
     for part in parts:
         connections = [".clk(clk)", ".rst(rst)"]
@@ -151,7 +151,7 @@ def _held(valid: str, ready: str, payload: str, width: int) -> list[str]:
 
 def simulation_header(*, events: Mapping[str, int] | None = None, nand: bool = False) -> str:
     """``simulation.hpp``: the event ports in the order of their source numbers; whether there is NAND."""
-    uses = " ".join(f"X(event_{name})" for name in events or {})
+    uses = " ".join(f"X({name})" for name in events or {})
     return (
         "// SPDX-License-Identifier: Apache-2.0\n#pragma once\n"
         f"#define INSTINFER_EVENT_SOURCES(X) {uses}\n#define INSTINFER_NAND {int(nand)}\n"

