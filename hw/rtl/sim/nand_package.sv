@@ -556,6 +556,12 @@ module nand_package #(
         end
       end
     end
-    for (int d = 0; d < DIES; d++) ready[d] <= now < low_from[d] || now >= busy_until[d];
+    for (int d = 0; d < DIES; d++) begin
+      if (busy_until[d] == NEVER && nand_stuck(int'(channel), d) == 0) begin  // a stuck die was let go
+        busy_until[d] = now;
+        array_until[d] = now;
+      end
+      ready[d] <= now < low_from[d] || now >= busy_until[d];
+    end
   end
 endmodule
