@@ -47,7 +47,7 @@ bench: ## cycles of dense attention against the bounds, measured on the RTL
 	@echo "bench: instinfer bench dense --preset $(PRESET) $(ARGS)"
 	@$(RUN) instinfer bench dense --preset $(PRESET) $(ARGS)
 
-clean: ## everything made here but the downloads: builds, reports, generated Verilog, test caches
-	@echo "clean: removing builds, reports, generated Verilog and test caches (.venv and the model file stay)"
-	@rm -rf .cache/build build reports hw/rtl/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove builds, runs, reports, generated Verilog and test caches (.venv and the model file stay)
+	@echo "clean: removing builds, runs, reports, generated Verilog and test caches"
+	@rm -rf .cache/build .cache/runs .cache/ccache build reports hw/rtl/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find cosim hw sw tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
