@@ -92,6 +92,8 @@ class EngineConfig:
     io_queues: int = 4
     queue_entries_max: int = 1024
     timeout_us: int = 20_000
+    check_tuples: bool = True
+    """False lets damaged slots into the softmax: only for tests that prove where the data come from."""
 
     def __post_init__(self) -> None:
         def within(name: str, low: int, high: int, cure: str) -> None:
@@ -145,6 +147,8 @@ class EngineConfig:
         within("io_queues", 1, 16, "One GPU rarely needs more than 4.")
         power_of_two("queue_entries_max", 2, 4096)
         within("timeout_us", 10, 1_000_000, "Longer than tBERS, shorter than the host's time-out.")
+        require(isinstance(self.check_tuples, bool), "check_tuples", self.check_tuples, "true or false",
+                "Leave it true.")
         require(isinstance(self.timing, NandTiming), "timing", self.timing, "a NandTiming", "See NandTiming.")
         require(self.timeout_us * 1000 > self.timing.tBERS, "timeout_us", self.timeout_us,
                 f"longer than tBERS = {self.timing.tBERS} ns", "Raise timeout_us.")
