@@ -124,7 +124,7 @@ class DriveState:
                         .reshape(-1, 2, shape.rows_per_slot * shape.row_bytes).swapaxes(0, 1)
                         .reshape(2, -1)[:, :tokens * shape.row_bytes]
                         for state, entry in ((self, one), (other, two))]
-                if not np.array_equal(*rows):
+                if not np.array_equal(rows[0], rows[1]):
                     yield f"buffered rows of {where}"
 
     def _stripes(self) -> Iterator[tuple[str, int, int, RowShape]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modelled device as its bus sees it: registers, doorbells, queues. There is no time: a step is a command."""
+"""The modelled device as its bus sees it: registers, doorbells, queues. No time: a step is a command."""
 
 import dataclasses
 
@@ -50,7 +50,6 @@ class ModelDevice:
         self.dram = Dram(config.dram_bytes)
         self.nand = Nand(config)
         self.hang = False
-        self.check_tuples = True
         self._registers: dict[int, int] = {}
         self._reset()
 
@@ -147,10 +146,9 @@ class ModelDevice:
         self._submissions[number] = _Ring(base=base, entries=entries)
 
     def step(self) -> bool:
-        """Fetch, execute and complete one command; False when none is there or its completion finds no room."""
+        """Fetch, execute and complete one command; False when there is none or no room to complete it."""
         if not self._enabled or self._fault is not Fault.NONE or self.hang:
             return False
-        self.store.check_tuples = self.check_tuples
         queues = sorted(self._submissions)
         for offset in range(len(queues)):
             number = queues[(self._turn + offset) % len(queues)]

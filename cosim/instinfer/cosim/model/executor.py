@@ -187,7 +187,7 @@ class Executor:
 
     def _partials(self, head: int, heads: int, flash: NDArray[np.bool_],
                   words: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Which softmax partial takes each stripe: channel by placement, die by the map; the tail core is last."""
+        """The softmax partial of each stripe: channel by placement, die by the map; last the tail core."""
         config = self._config
         channel = (np.arange(flash.shape[1]) + np.arange(head, head + heads)[:, None]) % config.channels
         die = (words[..., 0] >> 25 & 7).astype(np.int64)

@@ -38,7 +38,7 @@ class HostMemory:
             raise ValueError(f"host memory of {size} B aligned to {align}: give a positive size and a power "
                              "of two")
         address = -(-self._next // align) * align
-        self._next = address + -(-size // DRAM_PAGE + 1) * DRAM_PAGE
+        self._next = address + (-(-size // DRAM_PAGE) + 1) * DRAM_PAGE
         buffer = Buffer(address, np.zeros(size, np.uint8))
         self._starts.append(address)
         self._buffers.append(buffer)

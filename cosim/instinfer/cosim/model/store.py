@@ -47,7 +47,6 @@ class KvStore:
         self.dram = dram
         self.nand = nand
         self.tables = Tables(config)
-        self.check_tuples = True
         self._counters = counters
         self._rows: dict[tuple[int, int], LayerRows] = {}
 
@@ -126,7 +125,7 @@ class KvStore:
             moved = self.slots_moved(at.shape, tokens - stripe * rows.stripe_tokens)
             slots = self.nand.read(row)
             wrong = check_slots(slots, moved, generation=at.sequence.generation, layer=at.layer,
-                                head=head + each, stripe=stripe) if self.check_tuples else (0, 0)
+                                head=head + each, stripe=stripe) if self.config.check_tuples else (0, 0)
             guard, tag = guard + wrong[0], tag + wrong[1]
             data = stripe_data(slots)
             if not any(wrong) and not np.isfinite(data.view(np.float16)).all():

@@ -32,9 +32,6 @@ class Faults(Protocol):
     def fail_host_memory(self, *, address: int, size: int) -> None:
         """Accesses of the device to these bus addresses are answered with an error (size 0: none is)."""
 
-    def check_tuples(self, enabled: bool) -> None:
-        """Switch the protection tuple check (simulation only)."""
-
 
 def resolve_config(argument: str, *, config: EngineConfig | None = None,
                    config_file: str | Path | None = None,

@@ -44,9 +44,6 @@ class ModelFaults:
     def fail_host_memory(self, *, address: int, size: int) -> None:
         self._device.memory.fail(address, size)
 
-    def check_tuples(self, enabled: bool) -> None:
-        self._device.check_tuples = enabled
-
     def hang(self, hanging: bool = True) -> None:
         """Take no more commands (only the model can do this)."""
         self._device.hang = hanging

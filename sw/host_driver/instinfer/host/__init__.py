@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host driver: open a device, make a KV cache, write, append, attend (docs/driver.md)."""
+
+from .device import Csd, open_csd
+from .errors import (
+    BusyError,
+    CapacityError,
+    CommandTimeout,
+    DeviceError,
+    DeviceFault,
+    DeviceReset,
+    DmaError,
+    DriverError,
+    InternalError,
+    MalformedCommandError,
+    MediaError,
+    NotFiniteError,
+    PositionError,
+    ResourceError,
+    SequenceError,
+)
+from .kv_cache import CacheShape, KvCache
+from .pending import Pending
+from .policy import Dense
+from .sequence import Sequence
+from .transport.base import TransportError
+
+__all__ = [
+    "BusyError", "CacheShape", "CapacityError", "CommandTimeout", "Csd", "Dense", "DeviceError",
+    "DeviceFault", "DeviceReset", "DmaError", "DriverError", "InternalError", "KvCache",
+    "MalformedCommandError", "MediaError", "NotFiniteError", "Pending", "PositionError", "ResourceError",
+    "Sequence", "SequenceError", "TransportError", "open_csd",
+]

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device's tables as a JSON-safe dictionary: {table name: [[index, value], ...]}, for saved drives.
+
+Windows and policies are not part of it: they belong to a session. FIFOs are listed from their head.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from instinfer.abi.commands import Table
+from instinfer.abi.config import EngineConfig
+
+from .transport.base import Tables
+
+Read = Callable[[Table, list[int]], list[int]]
+"""Values at the indices of a table."""
+Write = Callable[[Table, list[tuple[int, int]]], None]
+"""Store (index, value) pairs in order."""
+
+VALID = 1 << 63
+SUPERBLOCK_COUNT, BUFFER_COUNT, SEQUENCE_COUNT = 0, 1, 2
+"""Indices of Table.COUNTS."""
+CACHE_LAYERS = 0x1FF
+"""Mask of the number of layers in a CACHE word."""
+
+
+def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
+    """Everything that lasts; entries that are zero or invalid are left out."""
+    found: dict[str, Any] = {}
+
+    def take(table: Table, indices: list[int]) -> dict[int, int]:
+        values = dict(zip(indices, read(table, indices), strict=True))
+        kept = {index: value for index, value in values.items() if value}
+        found.setdefault(table.name, []).extend([index, value] for index, value in kept.items())
+        return kept
+
+    caches = take(Table.CACHE, list(range(config.max_caches)))
+    sequences = take(Table.SEQUENCE, list(range(config.max_sequences)))
+    take(Table.SUPERBLOCK_ERASED, list(range(config.blocks)))
+    counts = read(Table.COUNTS, [SUPERBLOCK_COUNT, BUFFER_COUNT])
+    for table, count in zip((Table.SUPERBLOCK_FREE, Table.BUFFER_FREE), counts, strict=True):
+        positions = list(range(count))
+        found[table.name] = [[index, value] for index, value in
+                             zip(positions, read(table, positions), strict=True)]
+    for number, word in sequences.items():
+        layers = caches[word >> 16 & 63] & CACHE_LAYERS
+        take(Table.RESIDENT, [number * config.max_layers + layer for layer in range(layers)])
+        take(Table.ROW_COUNT, [number * config.dies_total + die for die in range(config.dies_total)])
+        owned = read(Table.COUNTS, [SEQUENCE_COUNT + number])[0]
+        first = number * config.max_superblocks_per_sequence
+        blocks = read(Table.SUPERBLOCK_LIST, [first + n for n in range(owned)])
+        found.setdefault(Table.SUPERBLOCK_LIST.name, []).extend(
+            [first + n, block] for n, block in enumerate(blocks))
+        found.setdefault(Table.COUNTS.name, []).append([SEQUENCE_COUNT + number, owned])
+    return found
+
+
+def write_tables(tables: Tables, write: Write) -> None:
+    """The opposite of :func:`read_tables`, onto a device that has just been reset; sequences come last."""
+
+    def pairs(table: Table) -> Iterator[tuple[int, int]]:
+        return ((int(index), int(value)) for index, value in tables.get(table.name, ()))
+
+    write(Table.COUNTS, [(SUPERBLOCK_COUNT, 0), (BUFFER_COUNT, 0), *pairs(Table.COUNTS)])
+    for table in (Table.SUPERBLOCK_FREE, Table.BUFFER_FREE, Table.SUPERBLOCK_ERASED, Table.SUPERBLOCK_LIST,
+                  Table.ROW_COUNT, Table.RESIDENT, Table.CACHE, Table.SEQUENCE):
+        write(table, list(pairs(table)))
