@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K, V and q for tests of whole devices, and what their attention must be."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi import arith
+from instinfer.abi.arith import F16, Partial
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import RowShape, flash_stripes, placement
+
+
+def random_half(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0) -> F16:
+    """Normally distributed fp16."""
+    return (rng.standard_normal(shape) * scale).astype(np.float16)
+
+
+def exact_attention(config: EngineConfig, q: F16, k: F16, v: F16, *, resident: int | None = None,
+                    scale: float | None = None) -> F16:
+    """What the device must return, bit by bit, straight from ``abi.arith``: one slot pair after the other.
+
+    Args:
+        q: (query_heads, head_dim); k, v: (context, kv_heads, head_dim).
+        resident: tokens stored, the context when None.
+    """
+    context, heads, dims = k.shape
+    shape = RowShape(dims)
+    per_stripe, rows = shape.tokens_per_stripe(config), shape.rows_per_slot
+    settled = flash_stripes(config, shape, resident or context, context)
+    scale2 = arith.scale2_of(dims ** -0.5 if scale is None else scale)
+    grouped = q.reshape(heads, -1, dims)
+    out = np.empty_like(grouped)
+    for head in range(heads):
+        qi, exponent = arith.quantise_query(grouped[head], scale2)
+        partials: dict[tuple[int, int], Partial] = {}
+        for stripe in range(shape.stripes(config, context)):
+            core = placement(config, head, stripe) if stripe < settled else (config.channels, 0)
+            state = partials.setdefault(core, Partial.empty((len(qi),), dims))
+            for start in range(stripe * per_stripe, min((stripe + 1) * per_stripe, context), rows):
+                pair = slice(start, min(start + rows, context))
+                values = np.broadcast_to(v[pair, head], (len(qi), pair.stop - start, dims))
+                state = arith.update(state, arith.score(qi, exponent, k[pair, head]), values)
+            partials[core] = state
+        parts = Partial(*(np.stack(field) for field in zip(*partials.values(), strict=True)))
+        out[head] = arith.normalise(arith.merge(parts))
+    return out.reshape(q.shape)
+
+
+def float_attention(q: F16, k: F16, v: F16, *, scale: float | None = None) -> NDArray[np.float64]:
+    """The same in float64, never rounded."""
+    _, heads, dims = k.shape
+    grouped = q.astype(np.float64).reshape(heads, -1, dims)
+    keys, values = (array.astype(np.float64).swapaxes(0, 1) for array in (k, v))
+    logits = grouped @ keys.swapaxes(1, 2) * (dims ** -0.5 if scale is None else scale)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (weights @ values / weights.sum(axis=-1, keepdims=True)).reshape(q.shape)
+
+
+def assert_same_bits(found: F16, expected: F16) -> None:
+    """Equal in every bit, and something was compared."""
+    assert found.size and found.dtype == np.float16
+    np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
