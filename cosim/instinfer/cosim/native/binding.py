@@ -19,6 +19,12 @@ from instinfer.cosim.build import Source, Text, build_library
 from .top import Part, simulation_header, simulation_top
 
 HERE = Path(__file__).parent
+PRINT_FLAG = (
+    "'-DVL_PRINTF(...)=([](const char*format,auto...rest)"
+    "{int instinfer_print(const char*,...);return instinfer_print(format,rest...);})(__VA_ARGS__)'"
+)
+"""What the design prints goes to the harness: standard output belongs to the program. Verilator's run-time
+sources have no hook for a declaration, so the macro brings its own."""
 TOUCHED_GRANULE = 1 << 16
 """The harness notes per 64 KiB whether device DRAM was written."""
 
@@ -150,13 +156,13 @@ def build(
     trace: bool = False,
 ) -> Path:
     """The library of a design (module ``design``, see `simulation_top`), from the cache when it is there."""
-    own = [HERE / "axi.hpp", HERE / "harness.hpp", HERE / "messages.hpp"]
+    own = [HERE / "axi.hpp", HERE / "harness.hpp"]
     return build_library(
         top="top",
         verilog=[Text("top.sv", simulation_top(design, parts=parts, events=events)), *verilog],
         cxx=[HERE / "harness.cpp", *cxx],
         headers=[*own, Text("simulation.hpp", simulation_header(events=events, nand=bool(parts))), *headers],
-        cxx_flags=["-include", "../sources/messages.hpp"],
+        cxx_flags=[PRINT_FLAG],
         trace=trace,
     )
 

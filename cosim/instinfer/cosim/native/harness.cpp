@@ -339,8 +339,7 @@ int guarded(Simulation* s, Call call) {
 
 }  // namespace
 
-extern "C" {
-
+// Verilator's VL_PRINTF (see binding.py).
 int instinfer_print(const char* format, ...) {
     char buffer[2048];
     va_list arguments;
@@ -351,6 +350,8 @@ int instinfer_print(const char* format, ...) {
     std::fputs(buffer, stderr);
     return size;
 }
+
+extern "C" {
 
 Simulation* sim_open(uint64_t dram_bytes, const MemoryTiming* host, const MemoryTiming* dram,
                      const uint32_t geometry[7]) {
