@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+
 from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
 from instinfer.cosim.bench.attention import dense
