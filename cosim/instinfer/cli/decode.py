@@ -2,6 +2,7 @@
 """``instinfer decode``: a real model's text with every layer's attention on a device."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,8 +76,8 @@ def encode_prompt(tokenizer: "Tokenizer", text: str, *, raw: bool) -> list[int]:
     return tokenizer.encode(text) if raw else tokenizer.chat([{"role": "user", "content": text}])
 
 
-def run(network: Any, tokenizer: "Tokenizer", prompt: list[int], tokens: int,
-        **options: Any) -> "DecodeResult":
+def run(network: Any, tokenizer: "Tokenizer", prompt: list[int], tokens: int, *,
+        on_layer: Callable[[int], None] | None = None, **options: Any) -> "DecodeResult":
     """`instinfer.cosim.decode.decode` with a progress bar over layers."""
     from instinfer.cosim.decode import decode as run_decode
 
@@ -84,7 +85,13 @@ def run(network: Any, tokenizer: "Tokenizer", prompt: list[int], tokens: int,
     with progress() as bar:
         writes = layers if len(prompt) > 1 else 0
         task = bar.add_task(f"{options['device']}: layers", total=writes + layers * tokens)
-        return run_decode(network, tokenizer, prompt, tokens, on_layer=lambda _: bar.advance(task), **options)
+
+        def advance(layer: int) -> None:
+            bar.advance(task)
+            if on_layer is not None:
+                on_layer(layer)
+
+        return run_decode(network, tokenizer, prompt, tokens, on_layer=advance, **options)
 
 
 def show(result: "DecodeResult", json_target: str | None) -> None:

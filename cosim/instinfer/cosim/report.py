@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's report: a picture of what the channels did, and one HTML page around it."""
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instinfer.abi.config import EngineConfig
+
+from .timeline import Interval, utilisation, write_perfetto
+
+if TYPE_CHECKING:
+    from .decode import DecodeResult
+
+COLOURS = {
+    "data": "#2b7bba", "command": "#8ec1e8", "array wait": "#f0c27b", "buffer wait": "#d98880",
+    "busy": "#5b9f5b", "stall": "#c0c0c0", "merge": "#8e5ea2",
+}
+"""Of interval names; commands of the host are drawn in grey."""
+
+
+def draw_timeline(path: Path, config: EngineConfig, found: list[Interval], *, title: str) -> None:
+    """A PNG: one line per bus, die, core and command lane; time in microseconds of the device.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not found:
+        raise ValueError("the timeline has no interval: record events while commands run")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import Patch
+
+    start = min(each.start for each in found)
+    tracks = list(dict.fromkeys((each.group, each.track) for each in found))
+    figure, axes = pyplot.subplots(figsize=(14, 0.22 * len(tracks) + 1.6), dpi=110)
+    rows = {track: len(tracks) - 1 - index for index, track in enumerate(tracks)}
+    for each in found:
+        begin = (each.start - start) / config.clock_mhz
+        colour = COLOURS.get(each.name, "#555555") if each.group != "commands" else "#777777"
+        axes.broken_barh([(begin, (each.end - each.start) / config.clock_mhz)],
+                         (rows[each.group, each.track] - 0.4, 0.8), facecolors=colour, linewidth=0)
+    axes.set_yticks(list(rows.values()), [f"{group}: {track}" for group, track in rows], fontsize=6)
+    axes.set_ylim(-1, len(tracks))
+    axes.set_xlabel("microseconds (simulated clock)")
+    axes.set_title(title, fontsize=10)
+    names = [name for name in COLOURS if any(each.name == name for each in found)]
+    axes.legend(handles=[Patch(color=COLOURS[name], label=name) for name in names], ncols=len(names),
+                loc="upper center", bbox_to_anchor=(0.5, -0.06), fontsize=8, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def bus_shares(config: EngineConfig, found: list[Interval]) -> dict[str, float]:
+    """Share of the pictured time in which each channel's bus moved data."""
+    start, end = min(each.start for each in found), max(each.end for each in found)
+    return {f"channel {index}": utilisation(found, group=f"channel {index}", track="bus", name="data",
+                                            start=start, end=end)
+            for index in range(config.channels)}
+
+
+def write_report(folder: Path, result: "DecodeResult", found: list[Interval], *, what: str) -> Path:
+    """``report.html``, ``timeline.png``, ``timeline.json`` (Perfetto) and ``result.json`` in ``folder``.
+
+    Args:
+        what: which commands the timeline shows.
+    Returns:
+        The page's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result.document(), indent=2) + "\n", encoding="utf-8")
+    write_perfetto(folder / "timeline.json", result.config, found)
+    draw_timeline(folder / "timeline.png", result.config, found, title=what)
+    picture = base64.b64encode((folder / "timeline.png").read_bytes()).decode()
+    exact = {None: "not compared", True: "yes", False: "NO"}[result.bit_exact]
+    facts = {
+        "text of the device": result.text, "text of the float reference": result.reference_text,
+        "bit-exact with the model": exact, "values compared": f"{result.values_compared:,}",
+        "largest error against float64": f"{result.max_error:.3g}",
+        "prefill": f"{result.prompt_tokens} tokens, {result.prefill_cycles:,} cycles",
+    }
+    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+                   for name, value in facts.items())
+    steps = "".join(
+        f"<tr><td>{number}</td><td>{step.cycles:,}</td>"
+        f"<td>{100 * (step.utilisation(result.config.channels) or 0):.1f} %</td>"
+        f"<td>{step.counters['stripes_sensed']}</td>"
+        f"<td>{step.counters['slots_moved'] * result.config.slot_bytes:,}</td></tr>"
+        for number, step in enumerate(result.steps))
+    page = folder / "report.html"
+    page.write_text(
+        "<!doctype html><meta charset='utf-8'><title>InstInfer demo</title>"
+        "<style>body{font:15px sans-serif;max-width:1500px;margin:2em auto}table{border-collapse:collapse}"
+        "td,th{border:1px solid #bbb;padding:3px 8px;text-align:left}img{max-width:100%}</style>"
+        f"<h1>SmolLM2-135M, attention on {html.escape(result.device)}</h1><table>{rows}</table>"
+        f"<h2>{html.escape(what)}</h2><img alt='timeline' src='data:image/png;base64,{picture}'>"
+        "<p>timeline.json opens at ui.perfetto.dev. Cycles are measured in the RTL; they do not depend on "
+        "the machine that simulates.</p><h2>Decode steps</h2><table><tr><th>step</th><th>cycles, all layers"
+        f"</th><th>channel utilisation</th><th>stripes sensed</th><th>bytes from flash</th></tr>{steps}"
+        "</table>", encoding="utf-8")
+    return page
