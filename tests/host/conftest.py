@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from instinfer.host import Csd, open_csd
 
 KINDS = os.environ.get("INSTINFER_DEVICES", "model:tiny").split(",")

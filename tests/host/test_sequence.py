@@ -3,9 +3,9 @@
 
 import numpy as np
 import pytest
+
 from instinfer.abi.layout import RowShape
 from instinfer.host import Csd, Dense, open_csd
-
 from support import rng
 from support.kv import assert_same_bits, exact_attention, float_attention, random_half
 

@@ -58,5 +58,6 @@ def float_attention(q: F16, k: F16, v: F16, *, scale: float | None = None) -> ND
 
 def assert_same_bits(found: F16, expected: F16) -> None:
     """Equal in every bit, and something was compared."""
-    assert found.size and found.dtype == np.float16
+    assert found.size
+    assert found.dtype == np.float16
     np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))

@@ -12,7 +12,7 @@ from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Reg
 from .errors import DeviceReset, DriverError, ResourceError
 from .kv_cache import CacheShape, KvCache, check_shape
 from .memory import DmaMemory, RangeAllocator
-from .policy import Policy
+from .policy import Dense, Policy
 from .queue_pair import Command, QueuePair
 from .tables import read_tables, write_tables
 from .transport.base import Transport, TransportError, open_transport
@@ -116,6 +116,7 @@ class Csd:
         self.memory.register()
         count, size = self._queue_shape
         self.queues = [self._create_queue(number + 1, size) for number in range(count)]
+        self.policy_number(Dense())
 
     def _await_ready(self, ready: int) -> None:
         if not self.transport.wait(lambda: self.transport.bar_read32(Register.CSTS) & 1 == ready,
