@@ -109,7 +109,7 @@ class KvStore:
         rows = self.rows(at)
         stripes = flash.shape[1]
         source = rows.source[head:head + heads, :stripes]
-        stale = flash & (source != words[..., 0])
+        stale = flash & ((source != words[..., 0]) | (words[..., 0] >> 31 == 0))
         if self.nand.changed or self.nand.stuck:
             stale |= flash
         guard = tag = 0
@@ -131,8 +131,8 @@ class KvStore:
             if not any(wrong) and not np.isfinite(data.view(np.float16)).all():
                 raise CommandError(Status.NOT_FINITE)
             rows.store(head + each, stripe, data)
-            if moved == self.config.slots_per_stripe and not any(wrong):
-                source[each, stripe] = words[each, stripe, 0]
+            proven = moved == self.config.slots_per_stripe and not any(wrong)
+            source[each, stripe] = words[each, stripe, 0] if proven else 0
         if guard or tag:
             self.count(Counter.TUPLE_ERRORS, guard + tag)
             raise CommandError(Status.GUARD if guard else Status.REFERENCE_TAG)
