@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fair choice: the bare round robin, and streams joined by it."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,7 +41,7 @@ class RoundRobin(wiring.Component):
             with m.If(chosen[port]):
                 m.d.comb += self.grant.eq(port)
         with m.If(self.advance & self.any):
-            m.d.sync += above.eq(Cat(self.grant < port for port in range(self.ports)))
+            m.d.sync += above.eq(Cat(C(0, 1), *(self.grant < port for port in range(1, self.ports))))
         return m
 
 
