@@ -18,24 +18,29 @@ from instinfer.abi.arith import F16, I64, Partial
 from instinfer.abi.layout import RowShape
 
 _LOWEST = -(1 << (arith.MAX_BITS - 1))
-_SCORE_BLOCK = 8192
-"""Tokens whose K is widened to float64 at a time: bounds the memory, not the result."""
+_SCORE_BLOCK = 256
+"""Tokens whose K is widened to float64 at a time, so that the copies stay in the processor's cache."""
+_HIGH_UNIT = 2.0 ** (arith.SPLIT - arith.FP16_UNIT)
+_ROUND_TO_HIGH = 1.5 * 2.0 ** 52 * _HIGH_UNIT
+"""Added and taken away again, it rounds a float64 to a multiple of _HIGH_UNIT."""
 _WEIGHT_SHIFT = arith.ACC_FRACTION - arith.WEIGHT_FRACTION
 
 
 def scores(qi: I64, exponent: I64, k: F16, tokens: int) -> I64:
     """``arith.score`` of the first ``tokens`` rows: qi (H, Q, d), k (H, T, d) -> (H, Q, tokens)."""
-    out = np.empty((*qi.shape[:2], tokens), np.int64)
-    q_float = qi.astype(np.float64)
+    dot_high = np.empty((*qi.shape[:2], tokens))
+    dot_low = dot_high.copy()
+    q_high = qi.astype(np.float64) / _HIGH_UNIT
+    q_low = qi.astype(np.float64) * 2.0 ** arith.FP16_UNIT
     for start in range(0, tokens, _SCORE_BLOCK):
-        stop = min(tokens, start + _SCORE_BLOCK)
-        value = np.multiply(k[:, start:stop], 2.0 ** arith.FP16_UNIT, dtype=np.float64)
-        high = np.floor(value * 2.0 ** -arith.SPLIT)
-        value -= high * 2.0 ** arith.SPLIT
-        dot_low = np.matmul(q_float, value.swapaxes(1, 2)).astype(np.int64)
-        dot_high = np.matmul(q_float, high.swapaxes(1, 2)).astype(np.int64)
-        out[:, :, start:stop] = arith.score_of_halves(dot_high, dot_low, exponent)
-    return out
+        block = slice(start, min(tokens, start + _SCORE_BLOCK))
+        low = k[:, block].astype(np.float64)
+        high = low + _ROUND_TO_HIGH
+        high -= _ROUND_TO_HIGH
+        low -= high
+        dot_high[:, :, block] = np.matmul(q_high, high.swapaxes(1, 2))
+        dot_low[:, :, block] = np.matmul(q_low, low.swapaxes(1, 2))
+    return arith.score_of_halves(dot_high.astype(np.int64), dot_low.astype(np.int64), exponent)
 
 
 class _Chains:
