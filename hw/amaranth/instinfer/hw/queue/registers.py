@@ -34,7 +34,7 @@ class RegisterFile(wiring.Component):
     RDY rises, when EN is set. Queues, counters (latched ones too), interrupt mask, FAULT and CSTS.CFS are
     cleared by it; AQA, ASQ, ACQ stay.
 
-    Interrupt: ``interrupt`` is high while ``unread`` is, RDY is set, and INTMS bit 0 (the only vector) is
+    Interrupt: ``irq`` is high while ``unread`` is, RDY is set, and INTMS bit 0 (the only vector) is
     clear. So it falls when the last unread completion of an interrupting queue is passed by its head
     doorbell.
 
@@ -51,7 +51,7 @@ class RegisterFile(wiring.Component):
     doorbell : doorbell writes in order; writes while RDY is 0 are dropped
     fault : the first one is kept in FAULT, and sets CSTS.CFS
     unread : a completion queue whose interrupt is enabled has unread entries
-    interrupt : level, to the host
+    irq : interrupt, level, to the host
     counters : increments in this cycle
 
     Latency: write response 2 cycles after address and data, read data 2 after the address; an increment
@@ -69,7 +69,7 @@ class RegisterFile(wiring.Component):
             "doorbell": Out(stream.Signature(DOORBELL)),
             "fault": In(FaultReport()),
             "unread": In(1),
-            "interrupt": Out(1),
+            "irq": Out(1),
             "counters": In(COUNTER_INCREMENTS),
         })
 
@@ -107,7 +107,7 @@ class RegisterFile(wiring.Component):
 
         with m.If(self.fault.valid & (cause == Fault.NONE)):
             m.d.sync += cause.eq(self.fault.cause)
-        m.d.sync += self.interrupt.eq(self.unread & ready & ~mask & ~self.engine_reset)
+        m.d.sync += self.irq.eq(self.unread & ready & ~mask & ~self.engine_reset)
         with m.If(self.engine_reset):
             m.d.sync += [cause.eq(Fault.NONE), mask.eq(0)]
         latched = self._count(m, latch)
