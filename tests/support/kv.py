@@ -16,17 +16,19 @@ def random_half(rng: np.random.Generator, shape: tuple[int, ...], scale: float =
 
 
 def exact_attention(config: EngineConfig, q: F16, k: F16, v: F16, *, resident: int | None = None,
-                    scale: float | None = None) -> F16:
+                    scale: float | None = None, in_flash: int | None = None) -> F16:
     """What the device must return, bit by bit, straight from ``abi.arith``: one slot pair after the other.
 
     Args:
         q: (query_heads, head_dim); k, v: (context, kv_heads, head_dim).
         resident: tokens stored, the context when None.
+        in_flash: stripes that flash had room for, all when None.
     """
     context, heads, dims = k.shape
     shape = RowShape(dims)
     per_stripe, rows = shape.tokens_per_stripe(config), shape.rows_per_slot
     settled = flash_stripes(config, shape, resident or context, context)
+    settled = settled if in_flash is None else min(settled, in_flash)
     scale2 = arith.scale2_of(dims ** -0.5 if scale is None else scale)
     grouped = q.reshape(heads, -1, dims)
     out = np.empty_like(grouped)

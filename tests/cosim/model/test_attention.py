@@ -77,7 +77,7 @@ def test_geometries(channels: int, dies: int) -> None:
     assert_same_bits(modelled(config, q, k, v), exact_attention(config, q, k, v))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_scores(seed: int) -> None:
     random = np.random.default_rng(seed)

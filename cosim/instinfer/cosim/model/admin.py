@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Protocol
 
-from instinfer.abi.commands import ADDRESS_ALIGN, ADMIN_SQE, AdminOpcode, Dtype, PolicyKind, Status
+from instinfer.abi.commands import ADMIN_SQE, AdminOpcode, Dtype, PolicyKind, Status
 from instinfer.abi.layout import map_bytes
 
 from .executor import WINDOW_READ, WINDOW_WRITE
@@ -13,15 +13,19 @@ from .store import KvStore
 from .tables import Cache, CommandError, Sequence, check
 
 MAP_ALIGN = 32
+QUEUE_ALIGN = 4096
+UNUSED_BY_QUEUES = ("index", "generation", "prp2", "cdw12", "cdw13")
+CONTIGUOUS, INTERRUPT = 1, 2
+"""Bits of cdw11 that NVMe knows for queues; accepted and without effect here."""
 _USED_BITS = functools.reduce(int.__or__, (((1 << f.width) - 1) << f.low for f in ADMIN_SQE.values()))
 
 
 class Queues(Protocol):
     """What the admin commands need of the queue engine."""
 
-    def create_completion_queue(self, number: int, entries: int, base: int) -> None: ...
+    def has_queue(self, number: int, *, completion: bool) -> bool: ...
 
-    def create_submission_queue(self, number: int, entries: int, base: int) -> None: ...
+    def create_queue(self, number: int, entries: int, base: int, *, completion: bool) -> None: ...
 
 
 class Admin:
@@ -48,22 +52,26 @@ class Admin:
         check(not entry & ~_USED_BITS, Status.BAD_FIELD)
         return handler(fields)
 
-    def _queue(self, f: dict[str, int]) -> tuple[int, int]:
-        number, entries = f["cdw10"] & 0xFFFF, (f["cdw10"] >> 16) + 1
-        check(1 <= number <= self._config.io_queues, Status.QUEUE_ID)
-        check(2 <= entries <= self._config.queue_entries_max, Status.QUEUE_SIZE)
-        check(f["prp1"] % ADDRESS_ALIGN == 0, Status.PRP_OFFSET)
-        return number, entries
-
     def _create_cq(self, f: dict[str, int]) -> int:
-        number, entries = self._queue(f)
-        self._queues.create_completion_queue(number, entries, f["prp1"])
-        return 0
+        check(not any(f[name] for name in UNUSED_BY_QUEUES) and f["cdw11"] & ~(CONTIGUOUS | INTERRUPT) == 0,
+              Status.BAD_FIELD)
+        return self._create_queue(f, completion=True)
 
     def _create_sq(self, f: dict[str, int]) -> int:
-        number, entries = self._queue(f)
-        check(f["cdw11"] >> 16 == number, Status.QUEUE_ID)
-        self._queues.create_submission_queue(number, entries, f["prp1"])
+        number = f["cdw10"] & 0xFFFF
+        check(not any(f[name] for name in UNUSED_BY_QUEUES) and f["cdw11"] & 0xFFFF & ~CONTIGUOUS == 0,
+              Status.BAD_FIELD)
+        check(f["cdw11"] >> 16 == number and self._queues.has_queue(number, completion=True), Status.QUEUE_ID)
+        return self._create_queue(f, completion=False)
+
+    def _create_queue(self, f: dict[str, int], *, completion: bool) -> int:
+        """The checks that both queues share, then the queue."""
+        number, entries = f["cdw10"] & 0xFFFF, (f["cdw10"] >> 16) + 1
+        check(1 <= number <= self._config.io_queues
+              and not self._queues.has_queue(number, completion=completion), Status.QUEUE_ID)
+        check(2 <= entries <= self._config.queue_entries_max, Status.QUEUE_SIZE)
+        check(f["prp1"] % QUEUE_ALIGN == 0, Status.PRP_OFFSET)
+        self._queues.create_queue(number, entries, f["prp1"], completion=completion)
         return 0
 
     def _kv_config(self, f: dict[str, int]) -> int:

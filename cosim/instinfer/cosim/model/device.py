@@ -21,7 +21,7 @@ from .executor import Executor
 from .memory import BusError, Dram, HostMemory
 from .nand import Nand
 from .store import KvStore
-from .tables import CommandError, check
+from .tables import CommandError
 
 _READY, _FATAL = 1, 2
 
@@ -137,13 +137,11 @@ class ModelDevice:
             self._fault = fault
 
     # -- queues ----------------------------------------------------------------------------------
-    def create_completion_queue(self, number: int, entries: int, base: int) -> None:
-        check(number not in self._completions, Status.QUEUE_ID)
-        self._completions[number] = _Ring(base=base, entries=entries)
+    def has_queue(self, number: int, *, completion: bool) -> bool:
+        return number in (self._completions if completion else self._submissions)
 
-    def create_submission_queue(self, number: int, entries: int, base: int) -> None:
-        check(number in self._completions and number not in self._submissions, Status.QUEUE_ID)
-        self._submissions[number] = _Ring(base=base, entries=entries)
+    def create_queue(self, number: int, entries: int, base: int, *, completion: bool) -> None:
+        (self._completions if completion else self._submissions)[number] = _Ring(base=base, entries=entries)
 
     def step(self) -> bool:
         """Fetch, execute and complete one command; False when there is none or no room to complete it."""

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations: presets, derived values, overrides, and what is refused with value, limit and cure."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instinfer.abi.config import EngineConfig, NandTiming, load, parse_value, presets
+from instinfer.abi.errors import ConfigError
+from instinfer.abi.registers import IDENTITY_WORDS, identity_words
+
+
+def test_product_is_what_the_contract_says() -> None:
+    product = presets()["product"]
+    assert (product.channels, product.dies, product.planes, product.queries) == (8, 4, 4, 4)
+    assert (product.slots_per_page, product.slot_bytes, product.slot_beats) == (16, 1160, 145)
+    assert product.stripe_data_bytes == 64 << 10
+    assert product.beat_cycles_x1000 == 1000
+    assert product.cycles(40_000) == 8000
+    assert product.command_cycles == 5
+    assert product.cores == 9
+    assert product.contexts == 16
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_name_themselves_and_survive_a_round_trip(name: str) -> None:
+    config = presets()[name]
+    assert config.name == name
+    assert load(preset=name) == config
+    values = config.to_dict()
+    assert EngineConfig(**{**values, "timing": NandTiming(**values["timing"])}) == config
+    assert len(identity_words(config)) == len(IDENTITY_WORDS)
+    assert all(0 <= word < 1 << 32 for word in identity_words(config))
+
+
+@pytest.mark.parametrize(("name", "value", "limit"), [
+    ("clock_mhz", 600, "25 to 500"), ("channels", 0, "1 to 16"), ("channels", 17, "1 to 16"),
+    ("channels", 2.0, "whole number"), ("channels", True, "whole number"), ("dies", 9, "1 to 8"),
+    ("planes", 3, "power of two"), ("blocks", 8192, "2 to 8191"), ("pages", 4097, "2 to 4096"),
+    ("page_bytes", 2048, "4096, 8192 or 16384"), ("spare_bytes", 16, "1068 B in each of the 16 slots"),
+    ("spare_bytes", 5000, "at most 4096"), ("mega_transfers", 1601, "1600 MT/s at 200 MHz"),
+    ("queries", 9, "1 to 8"), ("head_dim_max", 96, "64 or 128"), ("head_slots", 3, "power of two"),
+    ("slot_buffers", 2, "power of two"), ("max_context", 200_000, "1 to 131072"),
+    ("max_caches", 65, "1 to 64"), ("max_sequences", 0, "1 to 1024"), ("max_kv_heads", 129, "1 to 128"),
+    ("stripe_buffers", 100, "power of two"), ("stripe_buffers", 65536 * 2, "power of two"),
+    ("dram_bytes", 3 << 20, "power of two"), ("dram_bytes", 1 << 29, "at most half of dram_bytes"),
+    ("axi_bits", 128, "256"), ("io_queues", 17, "1 to 16"), ("queue_entries_max", 1, "power of two"),
+    ("timeout_us", 5000, "longer than tBERS"), ("check_tuples", 1, "true or false"),
+])
+def test_values_out_of_range(name: str, value: Any, limit: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        dataclasses.replace(presets()["product"], **{name: value})
+    assert limit in str(caught.value)
+    assert caught.value.cure
+    if name != "dram_bytes" or "power" in limit:
+        assert caught.value.name == name
+        assert repr(value) in str(caught.value)
+
+
+def test_timing_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"timing\.tR = 0 is not possible"):
+        NandTiming(tR=0)
+    with pytest.raises(ConfigError, match=r"timing\.tR = 1\.5"):
+        NandTiming(tR=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a NandTiming"):
+        EngineConfig(timing={"tR": 3000})  # type: ignore[arg-type]
+
+
+def test_a_file_then_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('preset = "tiny"\nchannels = 3\nname = "mine"\n[timing]\ntR = 4000\n')
+    config = load(preset="product", config_file=path, overrides={"dies": 1, "timing.tPROG": 9000})
+    assert (config.name, config.channels, config.dies, config.planes) == ("mine", 3, 1, 2)
+    assert (config.timing.tR, config.timing.tPROG, config.timing.tBERS) == (4000, 9000, 20_000)
+
+
+def test_names_and_files_that_do_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"configuration name = 'chanels' .*channels.*config show"):
+        load(overrides={"chanels": 4})
+    with pytest.raises(ConfigError, match=r"timing name = 'tX'"):
+        load(overrides={"timing.tX": 4})
+    with pytest.raises(ConfigError, match=r"preset = 'huge' is not possible: one of product, tiny"):
+        load(preset="huge")
+    with pytest.raises(ConfigError, match="an existing TOML file"):
+        load(config_file=tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("channels = = 3")
+    with pytest.raises(ConfigError, match="valid TOML"):
+        load(config_file=tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("4", 4), ("0x10", 16), ("true", True), ('"a"', "a"), ("word", "word"), ("1_000", 1000)])
+def test_command_line_values(text: str, value: Any) -> None:
+    assert parse_value(text) == value

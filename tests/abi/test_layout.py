@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slots, rows, placement, tuple and map entry, for every configuration."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instinfer.abi import layout
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
+from instinfer.abi.errors import ConfigError
+from instinfer.abi.layout import MapEntry, RowShape, SlotTuple
+from support import rng
+
+TINY, PRODUCT = presets()["tiny"], presets()["product"]
+SHAPES = st.sampled_from(layout.HEAD_DIMS).map(RowShape)
+CONFIGS = st.builds(
+    EngineConfig, channels=st.integers(1, 16), dies=st.integers(1, 8), planes=st.sampled_from([1, 2, 4]),
+    page_bytes=st.sampled_from([4096, 8192, 16384]), spare_bytes=st.just(2208))
+
+
+@pytest.mark.parametrize(("dims", "rows", "page", "stripe"),
+                         [(64, 8, 64, 256), (80, 4, 32, 128), (96, 4, 32, 128), (128, 4, 32, 128)])
+def test_product_shapes(dims: int, rows: int, page: int, stripe: int) -> None:
+    shape = RowShape(dims)
+    assert shape.rows_per_slot == rows
+    assert shape.tokens_per_page(PRODUCT) == page
+    assert shape.tokens_per_stripe(PRODUCT) == stripe
+    assert PRODUCT.slot_bytes == 1160
+    assert shape.row_beats * rows == layout.DATA_BEATS
+
+
+def test_head_dim_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"head_dim = 72 is not possible: one of \(64, 80, 96, 128\)"):
+        RowShape(72)
+
+
+@given(CONFIGS, SHAPES)
+def test_rows_tile_the_stripe(config: EngineConfig, shape: RowShape) -> None:
+    offsets = [shape.row_offset(token, kind) for token in range(shape.tokens_per_stripe(config))
+               for kind in (layout.KIND_KEY, layout.KIND_VALUE)]
+    assert sorted(offsets) == list(range(0, config.stripe_data_bytes, shape.row_bytes))
+    for token in range(shape.tokens_per_stripe(config)):
+        key = shape.row_offset(token, layout.KIND_KEY)
+        assert shape.row_offset(token, layout.KIND_VALUE) == key + SLOT_DATA_BYTES
+        assert key // SLOT_DATA_BYTES == (key + shape.row_bytes - 1) // SLOT_DATA_BYTES
+
+
+@given(CONFIGS, SHAPES, st.integers(0, 131_072), st.integers(0, 131_072))
+def test_a_stripe_moves_to_flash_when_a_page_follows_it(config: EngineConfig, shape: RowShape, one: int,
+                                                       two: int) -> None:
+    context, resident = sorted((one, two))
+    stripe, page = shape.tokens_per_stripe(config), shape.tokens_per_page(config)
+    count = layout.flash_stripes(config, shape, resident, context)
+    expected = sum(1 for index in range(shape.stripes(config, context))
+                   if (index + 1) * stripe + page <= resident)
+    assert count == expected
+    assert layout.flash_stripes(config, shape, resident + 1, context) >= count
+
+
+@given(CONFIGS, st.integers(0, 127), st.integers(0, 2000))
+def test_placement_uses_all_channels_and_dies_in_turn(config: EngineConfig, head: int, stripe: int) -> None:
+    around = [layout.placement(config, head, stripe + offset) for offset in range(config.dies_total)]
+    for start in range(0, config.dies_total - config.channels + 1, config.channels):
+        if stripe % config.channels == 0:
+            assert len({channel for channel, _ in around[start:start + config.channels]}) == config.channels
+    if stripe % config.dies_total == 0:
+        assert len(set(around)) == config.dies_total
+    assert all(channel < config.channels and die < config.dies for channel, die in around)
+
+
+@given(st.builds(MapEntry, block=st.integers(0, 0x1FFF), page=st.integers(0, 0xFFF), die=st.integers(0, 7),
+                 in_flash=st.booleans(), buffer=st.integers(0, 0xFFFF), in_dram=st.booleans(),
+                 pinned=st.booleans()))
+def test_map_entries_survive_packing(entry: MapEntry) -> None:
+    word = entry.pack()
+    assert 0 <= word < 1 << 64
+    assert MapEntry.unpack(word) == entry
+    assert word >> 31 & 1 == entry.in_flash
+    assert word >> 63 == entry.in_dram
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 40))
+def test_map_indices_are_dense(layers: int, heads: int, stripes: int) -> None:
+    found = [layout.map_index(layer, head, stripe, kv_heads=heads, stripes_max=stripes)
+             for layer in range(layers) for head in range(heads) for stripe in range(stripes)]
+    assert found == list(range(layers * heads * stripes))
+    assert layout.map_bytes(layers, heads, stripes) == len(found) * layout.MAP_ENTRY_BYTES
+
+
+def bitwise_crc(message: bytes) -> int:
+    """CRC-16/T10-DIF the slow way."""
+    value = 0
+    for byte in message:
+        value ^= byte << 8
+        for _ in range(8):
+            value = (value << 1 ^ layout.CRC_POLYNOMIAL if value & 0x8000 else value << 1) & 0xFFFF
+    return value
+
+
+def test_crc_is_that_of_t10() -> None:
+    assert bitwise_crc(b"123456789") == 0xD0DB
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_crc_covers_all_but_itself_and_parity(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    slot = random.integers(0, 256, PRODUCT.slot_bytes, dtype=np.uint8)
+    message = bytearray(slot[:layout.CHECKED_BEATS * 8].tobytes())
+    message[layout.TUPLE_OFFSET:layout.TUPLE_OFFSET + 2] = bytes(2)
+    message[layout.TUPLE_OFFSET + 12:] = bytes(len(message) - layout.TUPLE_OFFSET - 12)
+    assert layout.slot_crc(slot) == bitwise_crc(bytes(message))
+    position = int(random.integers(0, PRODUCT.slot_bytes))
+    changed = slot.copy()
+    changed[position] ^= 1 << random.integers(8)
+    inside = position < layout.TUPLE_OFFSET or layout.TUPLE_OFFSET + 2 <= position < layout.TUPLE_OFFSET + 12
+    assert (layout.slot_crc(changed) != layout.slot_crc(slot)) == inside
+
+
+@pytest.mark.parametrize("config", [TINY, PRODUCT], ids=["tiny", "product"])
+def test_encoded_stripes(config: EngineConfig) -> None:
+    random = rng(config.name)
+    data = random.integers(0, 256, config.stripe_data_bytes, dtype=np.uint8)
+    slots = layout.encode_stripe(config, data, generation=0xBEEF, layer=29, head=101, stripe=777)
+    assert slots.shape == (config.planes, config.slots_per_page, config.slot_bytes)
+    np.testing.assert_array_equal(slots[..., :SLOT_DATA_BYTES].reshape(-1), data)
+    assert not slots[..., SLOT_DATA_BYTES:layout.TUPLE_OFFSET].any()
+    assert not slots[..., layout.TUPLE_OFFSET + 12:].any()
+    for index, slot in enumerate(slots.reshape(-1, config.slot_bytes)):
+        fields = SlotTuple(generation=0xBEEF, layer=29, head=101, kind=index & 1,
+                           group=777 * (config.slots_per_stripe // 2) + index // 2)
+        crc = int(layout.slot_crc(slot))
+        assert slot[layout.TUPLE_OFFSET:layout.TUPLE_OFFSET + 12].tobytes() == fields.pack(crc)
+
+
+def test_one_row_of_a_stripe_lies_where_row_offset_says() -> None:
+    shape = RowShape(80)
+    data = np.zeros(TINY.stripe_data_bytes, np.uint8)
+    offset = shape.row_offset(9, layout.KIND_VALUE)
+    data[offset:offset + 160] = 7
+    slots = layout.encode_stripe(TINY, data, generation=1, layer=0, head=0, stripe=0)
+    plane, slot, byte = np.argwhere(slots == 7)[0]
+    assert (plane, slot, byte) == (1, 1, 256)
