@@ -3,6 +3,7 @@
 #include "nand_store.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -105,6 +106,16 @@ namespace {
 
 nand_store *current = nullptr;
 std::unique_ptr<nand_store> on_demand;
+std::array<uint32_t, 6> opened;  // geometry of the instances: dies, planes, blocks, pages, page and spare bytes
+
+// The current store; when the harness has none, or has taken it away under a running package, a new empty one.
+nand_store *active() {
+    if (!current) {
+        on_demand.reset(nand_store_create(16, opened[0], opened[1], opened[2], opened[3], opened[4], opened[5]));
+        current = on_demand.get();
+    }
+    return current;
+}
 
 template <typename T>
 bool put(FILE *file, const T &value) {
@@ -335,22 +346,20 @@ void nand_store_clear_errors(nand_store *store) {
 
 // 1: the current store has this geometry (it is created when there is none); 0: it has another.
 int nand_open(int channel, int dies, int planes, int blocks, int pages, int page_bytes, int spare_bytes) {
-    if (!current) {
-        on_demand.reset(nand_store_create(16, dies, planes, blocks, pages, page_bytes, spare_bytes));
-        current = on_demand.get();
-    }
-    auto same = [](uint32_t a, int b) { return a == static_cast<uint32_t>(b); };
-    return static_cast<uint32_t>(channel) < current->channels && same(current->dies, dies) &&
-           same(current->planes, planes) && same(current->blocks, blocks) && same(current->pages, pages) &&
-           same(current->page_bytes, page_bytes) && same(current->spare_bytes, spare_bytes);
+    const std::array<int, 6> geometry = {dies, planes, blocks, pages, page_bytes, spare_bytes};
+    std::transform(geometry.begin(), geometry.end(), opened.begin(), [](int v) { return static_cast<uint32_t>(v); });
+    const nand_store *store = active();
+    const std::array<uint32_t, 6> found = {store->dies,  store->planes,     store->blocks,
+                                           store->pages, store->page_bytes, store->spare_bytes};
+    return static_cast<uint32_t>(channel) < store->channels && found == opened;
 }
 
 void nand_report(int channel, int die, long long cycle, const char *text) {
     char line[256];
     snprintf(line, sizeof line, "channel %d die %d cycle %lld: %s", channel, die, cycle, text);
-    current->errors++;
-    if (current->messages.size() < kMessages) {
-        current->messages.emplace_back(line);
+    active()->errors++;
+    if (active()->messages.size() < kMessages) {
+        active()->messages.emplace_back(line);
         fprintf(stderr, "nand: %s\n", line);
     }
 }
@@ -359,33 +368,33 @@ long long nand_read_beat(int channel, int die, int plane, int block, int page, i
     uint64_t beat = ~uint64_t{0};
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane),
                   static_cast<uint32_t>(block), static_cast<uint32_t>(page)};
-    if (!current->bad_blocks.empty() && current->bad_blocks.count(p.block_key())) return 0;
-    if (const Bytes *data = current->find(p)) memcpy(&beat, data->data() + column, sizeof beat);
+    if (!active()->bad_blocks.empty() && active()->bad_blocks.count(p.block_key())) return 0;
+    if (const Bytes *data = active()->find(p)) memcpy(&beat, data->data() + column, sizeof beat);
     return static_cast<long long>(beat);
 }
 
 void nand_load_start(int channel, int die, int plane) {
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane), 0, 0};
-    current->staging[p.key()].assign(current->total(), 0xFF);
+    active()->staging[p.key()].assign(active()->total(), 0xFF);
 }
 
 void nand_load_beat(int channel, int die, int plane, int column, long long beat) {
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane), 0, 0};
-    memcpy(current->staging[p.key()].data() + column, &beat, sizeof beat);
+    memcpy(active()->staging[p.key()].data() + column, &beat, sizeof beat);
 }
 
 int nand_program(int channel, int die, int plane, int block, int page) {
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane),
                   static_cast<uint32_t>(block), static_cast<uint32_t>(page)};
-    auto next = current->next_page.find(p.block_key());
-    if (next != current->next_page.end() && p.page < next->second) return kOrder;
-    if (current->unclean.count(p.block_key())) return kUnclean;
-    if (current->bad_blocks.count(p.block_key())) return kFailed;
-    if (nand_store::fails(current->program_failures, p)) return kFailed;
-    const Bytes &loaded = current->staging[Place{p.channel, p.die, p.plane, 0, 0}.key()];
-    Bytes &stored = current->make(p);
+    auto next = active()->next_page.find(p.block_key());
+    if (next != active()->next_page.end() && p.page < next->second) return kOrder;
+    if (active()->unclean.count(p.block_key())) return kUnclean;
+    if (active()->bad_blocks.count(p.block_key())) return kFailed;
+    if (nand_store::fails(active()->program_failures, p)) return kFailed;
+    const Bytes &loaded = active()->staging[Place{p.channel, p.die, p.plane, 0, 0}.key()];
+    Bytes &stored = active()->make(p);
     std::copy(loaded.begin(), loaded.end(), stored.begin());
-    if (!current->program_faults.count(p.key())) return kProgrammed;
+    if (!active()->program_faults.count(p.key())) return kProgrammed;
     std::fill(stored.begin() + stored.size() / 2, stored.end(), uint8_t{0xFF});
     return kFailed;
 }
@@ -393,13 +402,13 @@ int nand_program(int channel, int die, int plane, int block, int page) {
 int nand_erase(int channel, int die, int plane, int block) {
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane),
                   static_cast<uint32_t>(block), 0};
-    if (current->bad_blocks.count(p.block_key())) return kFailed;
-    if (nand_store::fails(current->erase_failures, p)) return kFailed;
-    if (current->erase_faults.count(p.block_key())) {
-        current->unclean.insert(p.block_key());
+    if (active()->bad_blocks.count(p.block_key())) return kFailed;
+    if (nand_store::fails(active()->erase_failures, p)) return kFailed;
+    if (active()->erase_faults.count(p.block_key())) {
+        active()->unclean.insert(p.block_key());
         return kFailed;
     }
-    current->drop_block(p);
+    active()->drop_block(p);
     return kProgrammed;
 }
 
@@ -408,16 +417,16 @@ void nand_interrupt(int channel, int die, int plane, int block, int page, int er
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane),
                   static_cast<uint32_t>(block), static_cast<uint32_t>(page)};
     if (erase) {
-        current->unclean.insert(p.block_key());
+        active()->unclean.insert(p.block_key());
         return;
     }
-    Bytes &stored = current->make(p);
+    Bytes &stored = active()->make(p);
     std::fill(stored.begin() + stored.size() / 2, stored.end(), uint8_t{0xFF});
 }
 
 int nand_stuck(int channel, int die) {
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), 0, 0, 0};
-    return !current->stuck.empty() && current->stuck.count(p.die_key());
+    return !active()->stuck.empty() && active()->stuck.count(p.die_key());
 }
 
 // Beat of the ONFI parameter page (one copy of 256 bytes, repeated). Times: tPROG, tBERS, tR in us, tCCS in ns.
@@ -431,17 +440,17 @@ long long nand_parameter_beat(int offset, int t_prog, int t_bers, int t_r, int t
         memcpy(page + at, value, std::min<size_t>(bytes, strlen(value)));
     };
     uint32_t plane_bits = 0;
-    while (1U << plane_bits < current->planes) plane_bits++;
+    while (1U << plane_bits < active()->planes) plane_bits++;
     memcpy(page, "ONFI", 4);
     number(4, 2, 0x01FE);            // revisions up to 4.0
     number(6, 2, 0x0058);            // multi-plane program, erase and read
     number(8, 2, 0x001F);            // cache program, cache read, features, enhanced status
     text(32, 12, "INSTINFER");
     text(44, 20, "SIMULATED NAND");
-    number(80, 4, current->page_bytes);
-    number(84, 2, current->spare_bytes);
-    number(92, 4, current->pages);
-    number(96, 4, current->blocks * current->planes);
+    number(80, 4, active()->page_bytes);
+    number(84, 2, active()->spare_bytes);
+    number(92, 4, active()->pages);
+    number(96, 4, active()->blocks * active()->planes);
     page[100] = 1;                   // LUNs per target
     page[101] = 0x23;                // 2 column and 3 row address cycles
     page[102] = 1;

@@ -13,15 +13,17 @@ CHANNELS = 16
 
 
 class Store:
-    """A new store, attached: the packages of this simulation use it from now on."""
+    """A new store, attached: the packages of this simulation use it from now on. ``channel`` is that of
+    `read` and `write`."""
 
-    def __init__(self, config: EngineConfig):
+    def __init__(self, config: EngineConfig, *, channel: int = 0):
         library: Any = ctypes.CDLL(None)
         library.nand_store_create.restype = ctypes.c_void_p
         library.nand_store_message.restype = ctypes.c_char_p
         for name in ("count", "list", "errors"):
             getattr(library, f"nand_store_{name}").restype = ctypes.c_uint64
         self.config = config
+        self.channel = channel
         self._library = library
         self._handle = ctypes.c_void_p(library.nand_store_create(
             CHANNELS, config.dies, config.planes, config.blocks, config.pages, config.page_bytes,
@@ -34,15 +36,14 @@ class Store:
     def close(self) -> None:
         self.call("destroy")
 
-    def read(self, die: int, plane: int, block: int, page: int, *, channel: int = 0) -> NDArray[np.uint8]:
+    def read(self, die: int, plane: int, block: int, page: int) -> NDArray[np.uint8]:
         data = np.zeros(self.config.page_bytes + self.config.spare_bytes, np.uint8)
-        assert self.call("read", channel, die, plane, block, page, 0, data.size, _pointer(data)) == 0
+        assert self.call("read", self.channel, die, plane, block, page, 0, data.size, _pointer(data)) == 0
         return data
 
-    def write(self, die: int, plane: int, block: int, page: int, data: NDArray[np.uint8], *,
-              channel: int = 0) -> None:
+    def write(self, die: int, plane: int, block: int, page: int, data: NDArray[np.uint8]) -> None:
         data = np.ascontiguousarray(data).reshape(-1)
-        assert self.call("write", channel, die, plane, block, page, 0, data.size, _pointer(data)) == 0
+        assert self.call("write", self.channel, die, plane, block, page, 0, data.size, _pointer(data)) == 0
 
     def keys(self) -> list[int]:
         keys = np.zeros(self.call("count"), np.uint64)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from amaranth.hdl import Const
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
-from hw.flash.store import Store
-from support import rng, run_cocotb
-from support.benches import bench, cycle, start
 
+from hw.flash.store import Store
 from instinfer.abi.config import presets
 from instinfer.hw.flash.nand import NandPackage, nand_sources
 from instinfer.hw.flash.onfi import RowAddress
 from instinfer.hw.signatures import BUS_REQUEST, BusOp
+from support import rng, run_cocotb
+from support.benches import bench, cycle, start
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = presets()["tiny"]
@@ -125,7 +125,8 @@ class Bus:
 
 
 def row(plane: int, block: int, page: int) -> str:
-    return " ".join(f"a{byte:02X}" for byte in ROW.pack(plane=plane, block=block, page=page).to_bytes(3, "little"))
+    number = ROW.pack(plane=plane, block=block, page=page)
+    return " ".join(f"a{byte:02X}" for byte in number.to_bytes(3, "little"))
 
 
 def address(plane: int, block: int, page: int, column: int = 0) -> str:
@@ -465,8 +466,9 @@ async def storage(dut: Any) -> None:
     """Pages, keys, a file, injected faults and flipped bits through the C interface."""
     _, store = await begin(dut)
     a, b = (np.frombuffer(page, np.uint8) for page in random_pages("storage", 2))
-    store.write(1, 1, 15, 7, a, channel=1)
     store.write(0, 0, 0, 0, b)
+    store.channel = 1
+    store.write(1, 1, 15, 7, a)
     assert store.keys() == [0, 1 << 48 | 1 << 32 | 1 << 25 | 15 << 12 | 7]
     with tempfile.TemporaryDirectory() as folder:
         path = os.fsencode(f"{folder}/nand.bin")
@@ -475,12 +477,13 @@ async def storage(dut: Any) -> None:
         assert store.keys() == []
         assert store.call("load", path) == 0
         assert store.call("load", path + b".missing") == -2
-    assert (store.read(1, 1, 15, 7, channel=1) == a).all()
+    assert (store.read(1, 1, 15, 7) == a).all()
     assert store.call("flip", 1, 1, 1, 15, 7, 19) == 0
-    assert np.flatnonzero(store.read(1, 1, 15, 7, channel=1) ^ a).tolist() == [2]
+    assert np.flatnonzero(store.read(1, 1, 15, 7) ^ a).tolist() == [2]
     assert store.call("inject", rng("inject").integers(1 << 32).item(), 5, 1, 1, 1) == 0
-    changed = np.unpackbits(store.read(0, 0, 0, 0) ^ b).sum() + np.unpackbits(
-        store.read(1, 1, 15, 7, channel=1) ^ a).sum()
+    changed = np.unpackbits(store.read(1, 1, 15, 7) ^ a).sum()
+    store.channel = 0
+    changed += np.unpackbits(store.read(0, 0, 0, 0) ^ b).sum()
     assert 0 < changed <= 6
     assert store.call("flip", 0, CONFIG.dies, 0, 0, 0, 0) == -1
     assert store.call("erase", 0, 0, 0, 0) == 0

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stripe data from device DRAM become the slots that a program writes into the NAND."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
+from instinfer.abi.layout import DATA_BEATS, TUPLE_BEAT
+
+from ..signatures import AXI_BYTES, BEAT_BITS, OWNER, MemoryReadPort
+from .crc import CRC_BITS, crc_skip, crc_step
+
+SLOTS = 4
+"""Slots fetched ahead of the bus: they hide the DRAM's latency."""
+WORDS = SLOT_DATA_BYTES // AXI_BYTES
+WORD_BEATS = AXI_BYTES * 8 // BEAT_BITS
+
+
+class PageEncoder(wiring.Component):
+    """Fetches a stripe buffer slot by slot, appends zero scales, tuple, CRC and zero parity.
+
+    Parameters
+    ----------
+    config : geometry
+
+    Members
+    -------
+    start : begin with the stripe of ``buffer`` and ``owner``, only while not ``busy``
+    clear : drop everything; data that were asked for before are thrown away when they come
+    busy : from ``start`` until the last beat of the stripe has been taken
+    loaded : a whole slot that no ``take`` has claimed is here
+    take : its beats will be taken next
+    error : the DRAM reported an error in this stripe
+    program_data : memory port, one request of 1 KiB per slot
+    write : beats of the slots in order; valid without a pause within a slot, taken only by a DATA_IN
+
+    Latency: DRAM latency + 33 cycles to the first ``loaded``. Throughput: one beat per cycle. Back-pressure:
+    the memory's data are always taken at once, since requests wait until there is room.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self._config = config
+        super().__init__({
+            "start": In(1), "buffer": In(16), "owner": In(OWNER), "clear": In(1),
+            "busy": Out(1), "loaded": Out(1), "take": In(1), "error": Out(1),
+            "program_data": Out(MemoryReadPort()), "write": Out(stream.Signature(BEAT_BITS)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        slots = config.slots_per_stripe
+        request, incoming = self.program_data.request, self.program_data.data
+        memory: Memory = Memory(shape=AXI_BYTES * 8, depth=SLOTS * WORDS, init=[])
+        m.submodules.memory = memory
+        put, get = memory.write_port(), memory.read_port()
+
+        # Fetch: room is counted in slots, from the request until the slot's last beat has left.
+        to_ask = Signal(range(slots + 1))
+        room = Signal(range(SLOTS + 1), init=SLOTS)
+        waiting, dropping = Signal(range(SLOTS + 1)), Signal(range(SLOTS + 1))
+        whole = Signal(range(SLOTS + 1))
+        put_at = Signal(range(SLOTS * WORDS))
+        ask = Signal()
+        slot_in, slot_out = Signal(), Signal()
+        with m.If(request.valid & request.ready):
+            m.d.sync += request.valid.eq(0)
+        m.d.comb += ask.eq((to_ask != 0) & (room != 0) & (~request.valid | request.ready) & (dropping == 0)
+                           & ~self.clear)
+        with m.If(ask):
+            stripe_bits = (config.stripe_data_bytes - 1).bit_length()
+            slot_bits = (SLOT_DATA_BYTES - 1).bit_length()
+            index = (slots - to_ask)[:stripe_bits - slot_bits]
+            m.d.sync += [
+                request.valid.eq(1), to_ask.eq(to_ask - 1), request.payload.beats.eq(WORDS),
+                request.payload.address.eq(Cat(Const(0, slot_bits), index, self.buffer)),
+            ]
+        m.d.comb += [
+            incoming.ready.eq(1), put.addr.eq(put_at), put.data.eq(incoming.payload.data),
+            put.en.eq(incoming.valid & (dropping == 0)),
+            slot_in.eq(incoming.valid & incoming.payload.last),
+            self.loaded.eq(whole != 0),
+        ]
+        m.d.sync += waiting.eq(waiting + ask - slot_in)
+        with m.If(put.en):
+            m.d.sync += put_at.eq(put_at + 1)
+            with m.If(incoming.payload.error):
+                m.d.sync += self.error.eq(1)
+        with m.If((dropping != 0) & slot_in):
+            m.d.sync += dropping.eq(dropping - 1)
+        m.d.sync += [
+            room.eq(room + slot_out - ask),
+            whole.eq(whole + (slot_in & (dropping == 0)) - self.take),
+        ]
+
+        # Send: the memory's output register holds the word of the beat that is offered.
+        beat, next_beat = Signal(range(config.slot_beats)), Signal(range(config.slot_beats))
+        slot, next_slot = Signal(range(slots)), Signal(range(slots))
+        get_slot, next_get = Signal(range(SLOTS)), Signal(range(SLOTS))
+        claimed = Signal(range(SLOTS + 1))
+        available, fresh = Signal(), Signal()
+        sent = self.write.valid & self.write.ready
+        last_beat = beat == config.slot_beats - 1
+        m.d.comb += [
+            next_beat.eq(beat), next_slot.eq(slot), next_get.eq(get_slot),
+            slot_out.eq(sent & last_beat),
+            get.addr.eq(Cat(next_beat[2:7], next_get)), get.en.eq(1),
+        ]
+        with m.If(sent):
+            m.d.comb += next_beat.eq(Mux(last_beat, 0, beat + 1))
+            with m.If(last_beat):
+                m.d.comb += [next_slot.eq(slot + 1), next_get.eq(get_slot + 1)]
+        m.d.sync += [
+            beat.eq(next_beat), slot.eq(next_slot), get_slot.eq(next_get),
+            claimed.eq(claimed + self.take - slot_out), fresh.eq(available),
+        ]
+        m.d.comb += [available.eq((claimed != 0) | (whole != 0)), self.write.valid.eq(available & fresh)]
+
+        pair_bits = (slots // 2 - 1).bit_length()
+        crc = Signal(CRC_BITS)
+        owner = Cat(self.owner.generation, self.owner.layer, self.owner.head, slot[0], Const(0, 7))
+        group = Cat(slot[1:1 + pair_bits], self.owner.stripe)
+        payload = self.write.payload
+        with m.If(beat < DATA_BEATS):
+            m.d.comb += payload.eq(get.data.word_select(beat[:2], BEAT_BITS))
+        with m.Elif(beat == TUPLE_BEAT):
+            m.d.comb += payload.eq(Cat(crc, owner))
+        with m.Elif(beat == TUPLE_BEAT + 1):
+            m.d.comb += payload.eq(group)
+        with m.If(sent):
+            # While the zero scales leave, the register runs ahead over them and over the tuple.
+            with m.If(beat == 0):
+                m.d.sync += crc.eq(crc_step(Const(0, CRC_BITS), payload))
+            with m.Elif(beat < DATA_BEATS):
+                m.d.sync += crc.eq(crc_step(crc, payload))
+            with m.Elif(beat == DATA_BEATS):
+                m.d.sync += crc.eq(crc_skip(crc, TUPLE_BEAT - DATA_BEATS))
+            with m.Elif(beat == DATA_BEATS + 1):
+                m.d.sync += crc.eq(crc_step(crc, Cat(Const(0, CRC_BITS), owner)))
+            with m.Elif(beat == DATA_BEATS + 2):
+                m.d.sync += crc.eq(crc_step(crc, Cat(group, Const(0, BEAT_BITS - len(group)))))
+
+        with m.If(slot_out & (slot == slots - 1)):
+            m.d.sync += [self.busy.eq(0), slot.eq(0)]
+        with m.If(self.start):
+            m.d.sync += [self.busy.eq(1), self.error.eq(0), to_ask.eq(slots)]
+        with m.If(self.clear):
+            m.d.sync += [
+                self.busy.eq(0), self.error.eq(0), to_ask.eq(0), room.eq(SLOTS), whole.eq(0),
+                claimed.eq(0), fresh.eq(0), put_at.eq(0), beat.eq(0), slot.eq(0), get_slot.eq(0),
+                dropping.eq(waiting - slot_in),
+            ]
+        return m

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which die gets the flash bus, and for what."""
+
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+
+from ..signatures import CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
+from .die import TIMEOUT_TICKS, DieControl, Work
+from .onfi import Command, RowAddress
+from .queues import DEPTH, extent
+from .ring import slot_ticket
+from .sequencer import JOB, JobKind
+from .turns import PageTurns
+
+PROGRAM_PATIENCE = 2
+"""Pages read on the channel while a page of a program waits for the bus."""
+
+
+class Task(enum.Enum, shape=2):
+    """What the scheduler decided on."""
+
+    WORK = 0
+    """What the die asked for."""
+    COLUMN = 1
+    TRANSFER = 2
+
+
+PULSES = ("stripes_sensed", "pages_sensed", "slots_moved", "programmed", "program_failures", "erased")
+
+
+class Scheduler(wiring.Component):
+    """Decides at every slot boundary of the bus, in this order:
+
+    1. commands that dies wait for: reset, sense, end of a cache read, erase, status;
+    2. the column change of the current page, then of the next page, on another die, so that tCCS hides;
+    3. a page of a program that has let PROGRAM_PATIENCE pages pass;
+    4. the next slot of the current page, when the slot ring has room;
+    5. a page of a program.
+
+    Parameters
+    ----------
+    config : geometry and times
+
+    Members
+    -------
+    ready : R/B_n of the dies
+    read_level, write_level, write_erase : of the request queues
+    die, write, offset, entry, pop : look at and end a queued request
+    job, failed, aborted : of the bus sequencer
+    ticket, issue, free : of the slot ring
+    encoder_start, encoder_clear, encoder_busy, encoder_loaded : of the page encoder
+    program : the request whose stripe the encoder takes, from ``encoder_start`` on
+    events : ends of programs and erases
+    buffer_wait : a slot could move but has no room
+    pending : a request is queued
+    stripes_sensed ... erased : one pulse per event; the sense counts with its command
+
+    Latency: 3 cycles from the start of a job's last bus operation to the offer of the next job, less than a
+    command cycle at 200 MHz. Back-pressure: a slot is asked for only when the ring has room, an end is
+    reported only when the one before was taken.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self._config = config
+        level = range(DEPTH + 1)
+        request = channel_request(config)
+        super().__init__({
+            "ready": In(config.dies), "read_level": In(level).array(config.dies),
+            "write_level": In(level).array(config.dies), "write_erase": In(config.dies),
+            "die": Out(3), "write": Out(1), "offset": Out(range(DEPTH)), "entry": In(request), "pop": Out(1),
+            "job": Out(stream.Signature(JOB)), "failed": In(1), "aborted": In(1),
+            "ticket": Out(slot_ticket(config)), "issue": Out(1), "free": In(range(config.slot_buffers + 1)),
+            "encoder_start": Out(1), "encoder_clear": Out(1), "encoder_busy": In(1), "encoder_loaded": In(1),
+            "program": Out(request), "events": Out(stream.Signature(CHANNEL_EVENT)),
+            "buffer_wait": Out(1), "pending": Out(1), **{name: Out(1) for name in PULSES},
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        dies = [DieControl(config=config) for _ in range(config.dies)]
+        for index, die in enumerate(dies):
+            m.submodules[f"die_{index}"] = die
+        m.submodules.turns = turns = PageTurns(dies=config.dies)
+        task, work, chosen = Signal(Task), Signal(Work), Signal(3)
+        entry = Signal(channel_request(config))
+        passed = Signal(range(PROGRAM_PATIENCE + 1))
+        finished, final = Signal(), Signal()
+        picked = self._decide(m, dies, turns, passed)
+        self._connect_dies(m, dies, turns, own=[finished & (chosen == index) for index in range(config.dies)],
+                           task=task, final=final)
+        mine = Array(dies)[chosen]
+        m.d.comb += [
+            self.die.eq(chosen), self.pending.eq(Cat(*self.read_level, *self.write_level) != 0),
+            self.write.eq((task == Task.WORK) & Cat(
+                work == kind for kind in (Work.CLAIM, Work.PROGRAM, Work.ERASE, Work.REPORT)).any()),
+            self.offset.eq(Mux((task == Task.WORK) & (work == Work.SENSE), mine.offset, 0)),
+        ]
+        with m.If(self.events.ready):
+            m.d.sync += self.events.valid.eq(0)
+        with m.FSM():
+            with m.State("DECIDE"):
+                m.d.sync += [task.eq(picked.task), work.eq(picked.work), chosen.eq(picked.die)]
+                with m.If(picked.valid):
+                    m.next = "LOOK UP"
+            with m.State("LOOK UP"):
+                m.d.sync += entry.eq(self.entry)
+                m.next = "RUN"
+            with m.State("RUN"):
+                self._run(m, mine, turns, task, work, entry, final, finished)
+                with m.If(finished):
+                    m.next = "DECIDE"
+        with m.If(finished & (task == Task.WORK) & (work == Work.PROGRAM)):
+            m.d.sync += passed.eq(0)
+        with m.Elif(turns.page_done & (passed != PROGRAM_PATIENCE)):
+            m.d.sync += passed.eq(passed + 1)
+        return m
+
+    def _connect_dies(self, m: Module, dies: list[DieControl], turns: PageTurns, *, own: list[Any],
+                      task: Signal, final: Signal) -> None:
+        tick_cycles = -(-self._config.timeout_us * self._config.clock_mhz // TIMEOUT_TICKS)
+        timer, tick, claiming = Signal(range(tick_cycles)), Signal(), Signal()
+        m.d.sync += timer.eq(Mux(tick, 0, timer + 1))
+        m.d.comb += [
+            tick.eq(timer == tick_cycles - 1),
+            claiming.eq(Cat(die.work == Work.CLAIM for die in dies) != 0),
+            self.encoder_clear.eq(Cat(die.abandon for die in dies) != 0),
+        ]
+        for index, die in enumerate(dies):
+            earlier = Cat(other.wants_claim for other in dies[:index])
+            m.d.comb += [
+                die.ready.eq(self.ready[index]), die.tick.eq(tick), die.read_level.eq(self.read_level[index]),
+                die.write_level.eq(self.write_level[index]), die.write_erase.eq(self.write_erase[index]),
+                die.encoder_free.eq(~self.encoder_busy & ~claiming), die.may_claim.eq(~earlier.any()),
+                die.held.eq(turns.held[index]), die.bus_served.eq(turns.current_valid),
+                die.done.eq(own[index] & (task == Task.WORK)), die.final.eq(final),
+                die.failed.eq(self.failed), die.aborted.eq(self.aborted),
+                die.column_done.eq(own[index] & (task == Task.COLUMN)),
+                die.page_done.eq(own[index] & turns.page_done),
+                die.stripe_done.eq(own[index] & turns.page_done & final),
+                turns.transferable[index].eq(die.transferable), turns.arrived[index].eq(die.arrived),
+            ]
+
+    def _decide(self, m: Module, dies: list[DieControl], turns: PageTurns, passed: Signal) -> Any:
+        """The best thing to do in this cycle."""
+        picked = Signal(data.StructLayout({"valid": 1, "task": Task, "work": Work, "die": 3}))
+        current, following = Array(dies)[turns.current], Array(dies)[turns.following]
+        ready, transfer = Signal(), Signal()
+        m.d.comb += [
+            ready.eq(turns.current_valid & current.prepared), transfer.eq(ready & (self.free != 0)),
+            self.buffer_wait.eq(ready & (self.free == 0)),
+        ]
+
+        def pick(task: Task, die: Any, work: Any = Work.NONE) -> None:
+            m.d.comb += [picked.valid.eq(1), picked.task.eq(task), picked.die.eq(die), picked.work.eq(work)]
+
+        # Later ones win.
+        with m.If(transfer):
+            pick(Task.TRANSFER, turns.current)
+        for index, die in enumerate(dies):
+            with m.If((die.work == Work.PROGRAM) & self.encoder_loaded & (
+                    (passed == PROGRAM_PATIENCE) | ~transfer)):
+                pick(Task.WORK, index, Work.PROGRAM)
+        with m.If(turns.following_valid & ~following.columned):
+            pick(Task.COLUMN, turns.following)
+        with m.If(turns.current_valid & ~current.columned):
+            pick(Task.COLUMN, turns.current)
+        for index, die in reversed(list(enumerate(dies))):
+            blocked = ((die.work == Work.REPORT) & self.events.valid) | (
+                (die.work == Work.FORGO) & (self.free < 2))
+            with m.If((die.work != Work.NONE) & (die.work != Work.PROGRAM) & ~blocked):
+                pick(Task.WORK, index, die.work)
+        return picked
+
+    def _run(self, m: Module, die: Any, turns: PageTurns, task: Signal, work: Signal, entry: Any,
+             final: Signal, finished: Signal) -> None:
+        """Offer the job to the sequencer, or do what needs no bus."""
+        config = self._config
+        job, ticket = self.job.payload, self.ticket
+        page_bits = (config.slots_per_page - 1).bit_length()
+        slot, second = Signal(range(config.slots_per_page)), Signal()
+        pairs, last_rows = extent(config, entry.tokens, entry.wide)
+        last_slot, index = Signal(range(config.slots_per_stripe)), Signal(range(config.slots_per_stripe))
+        plane, last_pair, accepted = Signal(range(max(2, config.planes))), Signal(), Signal()
+        writes = (work == Work.PROGRAM) | (work == Work.ERASE)
+        m.d.comb += [
+            accepted.eq(self.job.valid & self.job.ready),
+            last_slot.eq((pairs << 1) - 1), index.eq(Cat(slot, plane)), last_pair.eq(index[1:] == pairs - 1),
+            plane.eq(Mux(task == Task.WORK, die.plane, die.page)),
+            final.eq(plane == Mux((task == Task.WORK) & writes, config.planes - 1, last_slot >> page_bits)),
+            job.die.eq(self.die),
+            job.row.eq(RowAddress.of(config).value(block=entry.block, plane=plane, page=entry.page)),
+            ticket.generation.eq(entry.owner.generation), ticket.layer.eq(entry.owner.layer),
+            ticket.head.eq(entry.owner.head), ticket.group.eq(Cat(index[1:], entry.owner.stripe)),
+            ticket.head_slot.eq(entry.head_slot), ticket.passes.eq(entry.passes), ticket.die.eq(self.die),
+            ticket.wide.eq(entry.wide),
+        ]
+
+        def bus(kind: JobKind, confirm: Any = 0) -> None:
+            m.d.comb += [self.job.valid.eq(1), job.kind.eq(kind), job.confirm.eq(confirm),
+                         finished.eq(accepted)]
+
+        with m.If(task == Task.COLUMN):
+            bus(JobKind.COLUMN, Command.COLUMN_CONFIRM)
+        with m.Elif(task == Task.TRANSFER):
+            bus(JobKind.TRANSFER)
+            end = (slot == config.slots_per_page - 1) | (index == last_slot)
+            m.d.comb += [
+                self.issue.eq(accepted), self.slots_moved.eq(accepted),
+                ticket.kind.eq(slot[0]), ticket.stripe_end.eq(last_pair & slot[0]),
+                ticket.rows.eq(Mux(last_pair, last_rows, Mux(entry.wide, 4, 8))),
+                turns.page_done.eq(accepted & end), self.pop.eq(accepted & end & final),
+            ]
+            with m.If(accepted):
+                m.d.sync += slot.eq(Mux(end, 0, slot + 1))
+        with m.Else(), m.Switch(work):
+            with m.Case(Work.RESET):
+                bus(JobKind.BYTE, Command.RESET)
+            with m.Case(Work.SENSE):
+                last = Mux(die.cached, Command.READ_CACHE, Command.READ_CONFIRM)
+                bus(JobKind.READ, Mux(final, last, Command.READ_PLANE))
+                m.d.comb += [self.pages_sensed.eq(accepted), self.stripes_sensed.eq(accepted & final)]
+            with m.Case(Work.FINISH):
+                bus(JobKind.BYTE, Command.READ_CACHE_END)
+            with m.Case(Work.CLAIM):
+                m.d.comb += [self.encoder_start.eq(1), finished.eq(1)]
+                m.d.sync += self.program.eq(entry)
+            with m.Case(Work.PROGRAM):
+                bus(JobKind.PROGRAM, Mux(final, Command.PROGRAM_CONFIRM, Command.PROGRAM_PLANE))
+                with m.If(accepted & self.aborted):
+                    m.d.comb += self.encoder_clear.eq(1)
+            with m.Case(Work.ERASE):
+                bus(JobKind.ERASE, Mux(final, Command.ERASE_CONFIRM, Command.ERASE_PLANE))
+            with m.Case(Work.STATUS):
+                bus(JobKind.STATUS)
+            with m.Case(Work.REPORT):
+                good = die.status == MediaStatus.OK
+                erase = entry.op == ChannelOp.ERASE
+                m.d.comb += [
+                    finished.eq(1), self.pop.eq(1),
+                    self.programmed.eq(good & ~erase), self.erased.eq(good & erase),
+                    self.program_failures.eq(~good & ~erase),
+                ]
+                m.d.sync += [
+                    self.events.valid.eq(1), self.events.payload.op.eq(entry.op),
+                    self.events.payload.tag.eq(entry.tag), self.events.payload.status.eq(die.status),
+                ]
+            with m.Case(Work.FORGO):
+                m.d.comb += [
+                    self.issue.eq(1), ticket.absent.eq(1), ticket.kind.eq(second),
+                    ticket.stripe_end.eq(second), finished.eq(second), self.pop.eq(second),
+                ]
+                m.d.sync += second.eq(~second)

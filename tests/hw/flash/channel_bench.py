@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A flash channel with its NAND as one design, and what benches need to drive it."""
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from amaranth.hdl import Const, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
+
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
+from instinfer.abi.layout import encode_stripe
+from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
+from instinfer.hw.flash.nand import NandPackage, nand_sources
+from instinfer.hw.flash.scheduler import PULSES
+from instinfer.hw.signatures import ChannelOp, channel_request, slot_beat
+
+ROOT = Path(__file__).resolve().parents[3]
+NAND_VERILOG, NAND_CXX, NAND_HEADERS = nand_sources(ROOT)
+BUILD: dict[str, Any] = {"verilog_sources": NAND_VERILOG, "cxx_sources": NAND_CXX, "headers": NAND_HEADERS,
+                         "flags": ("-LDFLAGS", "-rdynamic")}
+COUNTS = (*ACTIVITY, *PULSES, "tuple_errors", "beats", "cycles")
+
+
+class ChannelWithNand(wiring.Component):
+    """The channel's own ports, a count of each of its pulses, and what the bus itself did: ``beats`` that
+    were moved, ``last_beat`` and ``first_beat`` in cycles since reset."""
+
+    def __init__(self, config: EngineConfig):
+        self._channel = FlashChannel(config=config)
+        self._nand = NandPackage(config)
+        kept = ("enable", "requests", "slots", "fault", "events", "program_data")
+        members = self._channel.signature.members
+        super().__init__({
+            **{name: members[name] for name in kept}, **{f"count_{name}": Out(32) for name in COUNTS},
+            "bus_trace": members["trace"], "nand_errors": Out(32), "channel": In(8),
+            "bus_ready": Out(config.dies), "first_beat": Out(32), "last_beat": Out(32),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.dut = channel = self._channel
+        m.submodules.nand = nand = self._nand
+        wiring.connect(m, channel.phy, nand.phy)
+        for name in ("requests", "slots", "fault", "events", "program_data"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(channel, name))
+        read, write = nand.phy.read.valid, nand.phy.write.valid & nand.phy.write.ready
+        pulses = {name: getattr(channel, name) for name in (*ACTIVITY, *PULSES, "tuple_errors")}
+        pulses |= {"beats": read | write, "cycles": Const(1)}
+        for name, pulse in pulses.items():
+            count = getattr(self, f"count_{name}")
+            m.d.sync += count.eq(count + pulse)
+        seen = Signal()
+        with m.If(pulses["beats"]):
+            m.d.sync += [self.last_beat.eq(self.count_cycles), seen.eq(1)]
+            with m.If(~seen):
+                m.d.sync += self.first_beat.eq(self.count_cycles)
+        m.d.comb += [
+            channel.enable.eq(self.enable), self.nand_errors.eq(nand.errors), nand.channel.eq(self.channel),
+            self.bus_trace.eq(channel.trace), self.bus_ready.eq(nand.phy.ready),
+        ]
+        return m
+
+
+class Stripe:
+    """A stripe's place, owner and data, and the requests and slots that follow from them."""
+
+    def __init__(self, config: EngineConfig, generator: np.random.Generator, *, die: int, block: int,
+                 page: int):
+        self.config, self.die, self.block, self.page = config, die, block, page
+        self.generation, self.layer, self.head, self.stripe = (
+            int(generator.integers(1 << bits)) for bits in (16, 16, 8, 16))
+        self.data = generator.integers(0, 256, config.stripe_data_bytes, np.uint8)
+
+    def encoded(self) -> NDArray[np.uint8]:
+        return encode_stripe(self.config, self.data, generation=self.generation, layer=self.layer,
+                             head=self.head, stripe=self.stripe)
+
+    def store(self, store: Any) -> None:
+        """Into the NAND's storage, past the bus."""
+        for plane, slots in enumerate(self.encoded()):
+            store.write(self.die, plane, self.block, self.page, slots)
+
+    def stored_in(self, store: Any) -> bool:
+        used = self.config.slots_per_page * self.config.slot_bytes
+        return all((store.read(self.die, plane, self.block, self.page)[:used] == slots.reshape(-1)).all()
+                   for plane, slots in enumerate(self.encoded()))
+
+    def request(self, op: ChannelOp, *, owner: Mapping[str, int] | None = None, **fields: int) -> int:
+        """``owner`` replaces parts of the true one."""
+        own = {"generation": self.generation, "layer": self.layer, "head": self.head, "stripe": self.stripe}
+        values = {"op": op, "die": self.die, "block": self.block, "page": self.page, "passes": 1,
+                  "owner": {**own, **(owner or {})}, **fields}
+        return int(channel_request(self.config).const(values).as_bits())
+
+    def beats(self, *, tokens: int, wide: int, head_slot: int, passes: int,
+              bad_slots: frozenset[int] = frozenset()) -> list[dict[str, int]]:
+        """The beats that a read must give; ``data`` is missing where it has no meaning."""
+        config = self.config
+        per_slot, row_beats = (4, 32) if wide else (8, 16)
+        pairs = -(-tokens // per_slot)
+        words = self.data.reshape(-1, SLOT_DATA_BYTES).view("<u8")
+        result = []
+        for pair in range(pairs):
+            rows = min(per_slot, tokens - pair * per_slot)
+            for number in range(passes):
+                for kind in range(2):
+                    bad = 2 * pair + kind in bad_slots or (kind == 1 and 2 * pair in bad_slots)
+                    count = 1 if bad else rows * row_beats
+                    end = number == passes - 1 and kind == 1 and pair == pairs - 1
+                    fields = {"head_slot": (head_slot + number) % config.head_slots, "base_slot": head_slot,
+                              "die": self.die, "kind": kind, "rows": 0 if bad else rows, "wide": wide,
+                              "stripe_end": int(end)}
+                    for beat in range(count):
+                        data = {} if bad else {"data": int(words[2 * pair + kind][beat])}
+                        result.append({**data, **fields, "last": int(beat == count - 1)})
+        return result
+
+
+def unpack(config: EngineConfig, payloads: list[int]) -> list[dict[str, int]]:
+    """Received slot beats as dictionaries."""
+    layout = slot_beat(config)
+    fields = {name: (field.offset, field.width) for name, field in layout}
+    return [{name: payload >> low & (1 << width) - 1 for name, (low, width) in fields.items()}
+            for payload in payloads]
+
+
+def check_slots(config: EngineConfig, received: list[int], expected: dict[int, list[dict[str, int]]]) -> None:
+    """Each die's beats are the expected ones in order, and slots of dies mix at page edges only."""
+    by_die: dict[int, deque[dict[str, int]]] = {die: deque(beats) for die, beats in expected.items()}
+    previous: dict[str, int] = {"last": 1, "die": 0, "kind": 1}
+    for number, beat in enumerate(unpack(config, received)):
+        wanted = by_die[beat["die"]].popleft()
+        assert {name: beat[name] for name in wanted} == wanted, f"beat {number}"
+        if beat["die"] != previous["die"]:
+            assert previous["last"] == 1, "a slot was interrupted"
+            assert previous["kind"] == 1, "a pair was interrupted"
+        previous = beat
+    assert not any(by_die.values()), {die: len(beats) for die, beats in by_die.items()}

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flash channel on its NAND at `tiny` size: data, checks, faults, time-outs, reset."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import ClockCycles, RisingEdge
+
+from hw.flash.channel_bench import BUILD, COUNTS, ChannelWithNand, Stripe, check_slots
+from hw.flash.store import Store
+from instinfer.abi.config import presets
+from instinfer.hw.signatures import (
+    CHANNEL_EVENT,
+    MEMORY_READ_DATA,
+    MEMORY_READ_REQUEST,
+    ChannelOp,
+    MediaStatus,
+    ReadError,
+)
+from support import rng, run_cocotb
+from support.benches import bench, start
+from support.streams import StreamSink, StreamSource
+
+CONFIG = dataclasses.replace(presets()["tiny"], timeout_us=100)
+"""A short time-out: it must pass several times."""
+CHANNEL = 3
+
+
+def test_channel() -> None:
+    run_cocotb(ChannelWithNand(CONFIG), __file__, name="flash_channel", **BUILD)
+
+
+class Dram:
+    """Answers the channel's reads out of stripe buffers, in order, after a latency with jitter."""
+
+    def __init__(self, dut: Any, *, latency: int, seed: str):
+        self.buffers: dict[int, np.ndarray[Any, Any]] = {}
+        self.errors: set[int] = set()
+        self.requests: list[tuple[int, int]] = []
+        self._dut, self._latency, self._random = dut, latency, rng(seed)
+        self._sink = StreamSink(dut, "program_data__request", back_pressure=0.2, check=False)
+        self._source = StreamSource(dut, "program_data__data", idle=0.2)
+        cocotb.start_soon(self._run())
+
+    async def _run(self) -> None:
+        done = 0
+        while True:
+            await ClockCycles(self._dut.clk, 1 + int(self._random.integers(2 * self._latency)))
+            while done < len(self._sink.received):
+                request = MEMORY_READ_REQUEST.from_bits(self._sink.received[done])
+                done += 1
+                self.requests.append((request.address, request.beats))
+                buffer, offset = divmod(request.address, CONFIG.stripe_data_bytes)
+                data = self.buffers[buffer][offset:offset + 32 * request.beats]
+                for index in range(request.beats):
+                    self._source.send(MEMORY_READ_DATA.const({
+                        "data": int.from_bytes(bytes(data[32 * index:32 * index + 32]), "little"),
+                        "error": int(buffer in self.errors), "last": int(index == request.beats - 1),
+                    }).as_bits())
+
+
+class Channel:
+    """The device with everything around it."""
+
+    def __init__(self, dut: Any, *, back_pressure: float = 0.0, idle: float = 0.0, latency: int = 20):
+        self.dut = dut
+        self.store = Store(CONFIG, channel=CHANNEL)
+        self.requests = StreamSource(dut, "requests", idle=idle)
+        self.slots = StreamSink(dut, "slots", back_pressure=back_pressure, check=False)
+        self.events = StreamSink(dut, "events", back_pressure=back_pressure, check=False)
+        self.dram = Dram(dut, latency=latency, seed="dram")
+        self.faults: list[tuple[int, ReadError]] = []
+        dut.enable.value = 0
+        dut.channel.value = CHANNEL
+        cocotb.start_soon(self._watch_faults())
+
+    async def start(self) -> None:
+        await start(self.dut)
+        self.dut.enable.value = 1
+
+    async def _watch_faults(self) -> None:
+        while True:
+            await RisingEdge(self.dut.clk)
+            if self.dut.fault__valid.value:
+                self.faults.append((int(self.dut.fault__head_slot.value),
+                                    ReadError(int(self.dut.fault__error.value))))
+
+    async def until(self, condition: Any, *, limit: int = 400_000) -> None:
+        for _ in range(limit // 50):
+            if condition():
+                return
+            await ClockCycles(self.dut.clk, 50)
+        raise AssertionError(f"not within {limit} cycles: {len(self.slots.received)} slot beats, "
+                             f"{len(self.events.received)} events, faults {self.faults}")
+
+    def ends(self) -> list[tuple[ChannelOp, int, MediaStatus]]:
+        views = [CHANNEL_EVENT.from_bits(bits) for bits in self.events.received]
+        return [(view.op, view.tag, view.status) for view in views]
+
+    def counts(self) -> dict[str, int]:
+        return {name: int(getattr(self.dut, f"count_{name}").value) for name in COUNTS}
+
+    def finish(self, *, rules_broken: int = 0) -> None:
+        errors = self.store.errors()
+        assert len(errors) == rules_broken, errors
+        self.store.close()
+
+
+class Reads:
+    """Random reads and the beats they must give."""
+
+    def __init__(self, channel: Channel, label: str):
+        self._channel, self._random = channel, rng(label)
+        self.expected: dict[int, list[dict[str, int]]] = {die: [] for die in range(CONFIG.dies)}
+
+    def send(self, stripe: Stripe, *, tokens: int | None = None, wide: int | None = None, passes: int = 1,
+             bad_slots: frozenset[int] = frozenset(), owner: Mapping[str, int] | None = None) -> None:
+        wide = int(self._random.integers(2)) if wide is None else wide
+        limit = CONFIG.slots_per_stripe // 2 * (4 if wide else 8)
+        tokens = int(self._random.integers(1, limit + 1)) if tokens is None else tokens
+        shape = {"tokens": tokens, "wide": wide, "passes": passes,
+                 "head_slot": int(self._random.integers(CONFIG.head_slots))}
+        self._channel.requests.send(stripe.request(ChannelOp.READ, **shape, owner=owner))
+        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots)
+
+    async def check(self) -> None:
+        total = sum(map(len, self.expected.values()))
+        await self._channel.until(lambda: len(self._channel.slots.received) >= total)
+        await ClockCycles(self._channel.dut.clk, 300)
+        check_slots(CONFIG, self._channel.slots.received, self.expected)
+
+
+def stripes(label: str, count: int, *, die: int | None = None, block: int = 2) -> list[Stripe]:
+    generator = rng(label)
+    places: deque[tuple[int, int, int]] = deque(
+        (d, b, page) for b in range(block, CONFIG.blocks) for page in range(CONFIG.pages)
+        for d in (range(CONFIG.dies) if die is None else [die]))
+    return [Stripe(CONFIG, generator, die=d, block=b, page=page) for d, b, page in list(places)[:count]]
+
+
+@bench(cycles=400_000)
+async def program_then_read(dut: Any) -> None:
+    """What is programmed has the layout of `encode_stripe` and comes back bit for bit; full rate."""
+    channel = Channel(dut)
+    reads = Reads(channel, "read back")
+    made = stripes("programs", 6)
+    await channel.start()
+    for tag, stripe in enumerate(made):
+        channel.dram.buffers[tag * 7] = stripe.data
+        channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag * 7, tag=tag))
+    await channel.until(lambda: len(channel.events.received) == len(made))
+    assert sorted(channel.ends(), key=lambda end: end[1]) == [
+        (ChannelOp.PROGRAM, tag, MediaStatus.OK) for tag in range(len(made))]
+    assert all(stripe.stored_in(channel.store) for stripe in made)
+    assert len(channel.dram.requests) == len(made) * CONFIG.slots_per_stripe
+    assert {beats for _, beats in channel.dram.requests} == {32}
+    for stripe in made:
+        reads.send(stripe, tokens=CONFIG.slots_per_stripe * 2, wide=1)
+    await reads.check()
+    counts = channel.counts()
+    assert counts["programmed"] == counts["stripes_sensed"] == len(made)
+    assert counts["pages_sensed"] == len(made) * CONFIG.planes
+    assert counts["slots_moved"] == len(made) * CONFIG.slots_per_stripe
+    statuses = len(made)
+    assert counts["beats"] == 2 * counts["slots_moved"] * CONFIG.slot_beats + statuses
+    assert counts["data_cycle"] == counts["beats"]
+    assert channel.faults == []
+    channel.finish()
+
+
+@bench(cycles=600_000)
+async def random_reads(dut: Any) -> None:
+    """Any tokens, passes and dies, with stalls on both sides; only what is needed is sensed and moved."""
+    channel = Channel(dut, back_pressure=0.3, idle=0.7)
+    reads = Reads(channel, "random reads")
+    random = rng("choices")
+    made = stripes("stored", 20)
+    for stripe in made:
+        stripe.store(channel.store)
+    await channel.start()
+    pages = slots = 0
+    for _ in range(40):
+        stripe = made[random.integers(len(made))]
+        wide = int(random.integers(2))
+        tokens = int(random.integers(1, CONFIG.slots_per_stripe // 2 * (4 if wide else 8) + 1))
+        reads.send(stripe, tokens=tokens, wide=wide, passes=int(random.integers(1, 4)))
+        needed = 2 * -(-tokens // (4 if wide else 8))
+        slots += needed
+        pages += -(-needed // CONFIG.slots_per_page)
+    await reads.check()
+    counts = channel.counts()
+    assert (counts["pages_sensed"], counts["slots_moved"], counts["stripes_sensed"]) == (pages, slots, 40)
+    assert channel.faults == []
+    channel.finish()
+
+
+@bench(cycles=300_000)
+async def slow_consumer(dut: Any) -> None:
+    """The bus waits at slot boundaries while the core stalls, and nothing is lost."""
+    channel = Channel(dut, back_pressure=0.9)
+    reads = Reads(channel, "slow")
+    made = stripes("stored", 6)
+    await channel.start()
+    for stripe in made:
+        stripe.store(channel.store)
+        reads.send(stripe)
+    await reads.check()
+    assert channel.counts()["buffer_wait_cycle"] > 1000
+    channel.finish()
+
+
+@bench(cycles=300_000)
+async def failed_checks(dut: Any) -> None:
+    """Another owner's slots and damaged slots stay out; the slots around them pass."""
+    channel = Channel(dut)
+    reads = Reads(channel, "failed checks")
+    made = stripes("stored", 6)
+    for stripe in made:
+        stripe.store(channel.store)
+    full = {"tokens": 2 * CONFIG.slots_per_stripe, "wide": 1}
+    everything = frozenset(range(CONFIG.slots_per_stripe))
+    await channel.start()
+    expected_faults: list[ReadError] = []
+
+    async def damage(slot: int, bit: int, stripe: Stripe) -> None:
+        plane, index = divmod(slot, CONFIG.slots_per_page)
+        channel.store.call("flip", CHANNEL, stripe.die, plane, stripe.block, stripe.page,
+                           8 * index * CONFIG.slot_bytes + bit)
+
+    for name in ("generation", "layer", "head", "stripe"):
+        reads.send(made[0], bad_slots=everything, owner={name: getattr(made[0], name) ^ 1}, **full)
+        expected_faults += [ReadError.REFERENCE_TAG] * len(everything)
+    await damage(2, 8 * 777 + 5, made[1])
+    reads.send(made[1], bad_slots=frozenset({2}), passes=2, **full)
+    await damage(3, 8 * 1030, made[2])
+    reads.send(made[2], bad_slots=frozenset({3}), passes=2, **full)
+    await damage(5, 8 * 1057, made[3])
+    reads.send(made[3], bad_slots=frozenset({5}), **full)
+    reads.send(made[4], **full)
+    expected_faults += [ReadError.GUARD] * 3
+    await reads.check()
+    assert sorted(error.value for _, error in channel.faults) == sorted(e.value for e in expected_faults)
+    assert channel.counts()["tuple_errors"] == len(expected_faults)
+    channel.finish()
+
+
+@bench(cycles=600_000)
+async def failing_media(dut: Any) -> None:
+    """Program and erase failures and bad DRAM data end in FAILED, with nothing wrong left behind."""
+    channel = Channel(dut, latency=200)
+    await channel.start()
+    made = stripes("programs", 5, die=1)
+    for tag, stripe in enumerate(made):
+        channel.dram.buffers[tag] = stripe.data
+    channel.store.call("fail_program", CHANNEL, 1, 0, made[1].block, made[1].page)
+    channel.dram.errors.add(2)
+    erased = made[0].request(ChannelOp.ERASE, tag=100)
+    for tag, stripe in enumerate(made[:4]):
+        channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag, tag=tag))
+    await channel.until(lambda: len(channel.events.received) == 4)
+    assert channel.ends() == [(ChannelOp.PROGRAM, tag, status) for tag, status in enumerate(
+        (MediaStatus.OK, MediaStatus.FAILED, MediaStatus.FAILED, MediaStatus.OK))]
+    assert made[0].stored_in(channel.store)
+    assert made[3].stored_in(channel.store)
+    assert (channel.store.read(1, 0, made[2].block, made[2].page) == 0xFF).all()
+    channel.requests.send(erased)
+    await channel.until(lambda: len(channel.events.received) == 5)
+    assert channel.ends()[-1] == (ChannelOp.ERASE, 100, MediaStatus.OK)
+    assert channel.store.keys() == []
+    channel.requests.send(made[0].request(ChannelOp.PROGRAM, buffer=0, tag=5))
+    channel.store.call("fail_erase", CHANNEL, 1, 1, made[0].block)
+    channel.requests.send(made[0].request(ChannelOp.ERASE, tag=101))
+    await channel.until(lambda: len(channel.events.received) == 7)
+    assert channel.ends()[-2:] == [
+        (ChannelOp.PROGRAM, 5, MediaStatus.OK), (ChannelOp.ERASE, 101, MediaStatus.FAILED)]
+    counts = channel.counts()
+    assert (counts["programmed"], counts["program_failures"], counts["erased"]) == (3, 2, 1)
+    channel.finish()
+
+
+@bench(cycles=1_000_000)
+async def stuck_die(dut: Any) -> None:
+    """A die that never becomes ready again: its requests end with a time-out, the other die goes on."""
+    channel = Channel(dut)
+    reads = Reads(channel, "stuck")
+    made = stripes("stored", 12)
+    for stripe in made:
+        stripe.store(channel.store)
+    await channel.start()
+    await ClockCycles(dut.clk, 2000)
+    channel.store.call("stick", CHANNEL, 0)
+    empty = {"die": 0, "rows": 0, "last": 1}
+    for stripe in made[:6]:
+        if stripe.die == 0:
+            channel.requests.send(stripe.request(ChannelOp.READ, tokens=4, wide=1))
+            reads.expected[0] += [{**empty, "kind": kind, "stripe_end": kind} for kind in range(2)]
+        else:
+            reads.send(stripe)
+    channel.dram.buffers[0] = made[0].data
+    channel.requests.send(made[0].request(ChannelOp.PROGRAM, buffer=0, tag=1),
+                          made[0].request(ChannelOp.ERASE, tag=2))
+    await reads.check()
+    await channel.until(lambda: len(channel.events.received) == 2)
+    assert channel.ends() == [
+        (ChannelOp.PROGRAM, 1, MediaStatus.TIMEOUT), (ChannelOp.ERASE, 2, MediaStatus.TIMEOUT)]
+    assert [error for _, error in channel.faults] == [ReadError.TIMEOUT] * 6
+    assert channel.counts()["tuple_errors"] == 0
+    # In the middle of a program: the page encoder is free again for the other die.
+    channel.store.call("clear_faults")
+    dut.enable.value = 0
+    await ClockCycles(dut.clk, 10)
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, 2)
+    dut.rst.value = 0
+    dut.enable.value = 1
+    fresh = stripes("programs", 2, block=9)
+    channel.dram.buffers |= {0: fresh[0].data, 1: fresh[1].data}
+    channel.requests.send(fresh[0].request(ChannelOp.PROGRAM, buffer=0, tag=3))
+    await ClockCycles(dut.clk, 600)
+    channel.store.call("stick", CHANNEL, 0)
+    channel.requests.send(fresh[1].request(ChannelOp.PROGRAM, buffer=1, tag=4))
+    await channel.until(lambda: len(channel.events.received) == 4)
+    assert channel.ends()[2:] == [
+        (ChannelOp.PROGRAM, 3, MediaStatus.TIMEOUT), (ChannelOp.PROGRAM, 4, MediaStatus.OK)]
+    assert fresh[1].stored_in(channel.store)
+    channel.finish()
+
+
+@bench(cycles=1_500_000)
+async def reset_in_the_middle(dut: Any) -> None:
+    """``enable`` falls at random moments of reads and programs; afterwards everything works."""
+    channel = Channel(dut, latency=100)
+    random = rng("moments")
+    made = stripes("stored", 8)
+    for stripe in made:
+        stripe.store(channel.store)
+    await channel.start()
+    programs = iter(stripes("programs", 60, block=6))
+    for _ in range(12):
+        for stripe in made[:4]:
+            channel.requests.send(stripe.request(ChannelOp.READ, tokens=8, wide=1))
+        victim = next(programs)
+        channel.dram.buffers[5] = victim.data
+        channel.requests.send(victim.request(ChannelOp.PROGRAM, buffer=5, tag=0))
+        await ClockCycles(dut.clk, int(random.integers(300, 9000)))
+        await channel.requests.drained()
+        dut.enable.value = 0
+        channel.slots.restart()
+        channel.events.restart()
+        await ClockCycles(dut.clk, int(random.integers(1, 20)))
+        channel.slots.restart()
+        channel.events.restart()
+        dut.enable.value = 1
+    await ClockCycles(dut.clk, 3000)
+    channel.slots.received.clear()
+    channel.events.received.clear()
+    channel.faults.clear()
+    reads = Reads(channel, "after")
+    for stripe in made:
+        reads.send(stripe)
+    last = stripes("last", 1, block=14)[0]
+    channel.dram.buffers[6] = last.data
+    channel.requests.send(last.request(ChannelOp.PROGRAM, buffer=6, tag=9))
+    await reads.check()
+    await channel.until(lambda: len(channel.events.received) == 1)
+    assert channel.ends() == [(ChannelOp.PROGRAM, 9, MediaStatus.OK)]
+    assert last.stored_in(channel.store)
+    assert channel.faults == []
+    channel.finish()
+
+
+@bench(cycles=1_500_000)
+async def mixed_work(dut: Any) -> None:
+    """Reads, programs and erases on all dies at once: reads overtake, writes still come to their turn."""
+    channel = Channel(dut, back_pressure=0.1, latency=60)
+    reads = Reads(channel, "mixed")
+    random = rng("mix")
+    made = stripes("stored", 16)
+    for stripe in made:
+        stripe.store(channel.store)
+    await channel.start()
+    written = stripes("programs", 8, block=8)
+    for tag, stripe in enumerate(written):
+        channel.dram.buffers[tag] = stripe.data
+    for tag in range(40):
+        if tag % 5 == 0:
+            stripe = written[tag // 5]
+            channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag // 5, tag=tag // 5))
+            if tag % 2:
+                erase = Stripe(CONFIG, rng("erase"), die=stripe.die, block=12, page=0)
+                channel.requests.send(erase.request(ChannelOp.ERASE, tag=200 + tag))
+        reads.send(made[random.integers(len(made))], passes=int(random.integers(1, 3)))
+    await reads.check()
+    await channel.until(lambda: len(channel.events.received) == 12)
+    assert all(status is MediaStatus.OK for _, _, status in channel.ends())
+    assert all(stripe.stored_in(channel.store) for stripe in written)
+    by_die = [[tag for op, tag, _ in channel.ends() if op is ChannelOp.PROGRAM and written[tag].die == die]
+              for die in range(CONFIG.dies)]
+    assert all(tags == sorted(tags) for tags in by_die), by_die
+    assert channel.faults == []
+    channel.finish()
