@@ -431,7 +431,16 @@ def test_die_that_never_becomes_ready(stored: Stored, faults: Any) -> None:
     short.write(0, stored.k[:10], stored.v[:10])
     expected = exact_attention(stored.csd.config, stored.q, stored.k[:10], stored.v[:10])
     assert_same_bits(short.attend(0, stored.q), expected)
+    csd = stored.csd
+    written = stored.cache.new_sequence()
+    written.write(0, stored.k, stored.v)  # stripe 0 of head 0 cannot be programmed
+    with pytest.raises(MediaError, match="WRITE_FAULT"):
+        written.sync()
     faults.stick_die(channel=0, die=0, stuck=False)
+    with pytest.raises(MediaError, match="UNRECOVERED_READ"):  # given up until a reset
+        stored.sequence.attend(0, stored.q)
+    csd.reset()
+    Stored.__init__(stored, csd)
 
 
 def test_handles_run_out(csd: Csd) -> None:

@@ -228,9 +228,17 @@ def test_counters(csd: Csd) -> None:
     flash = 2 * ((290 - 16) // 32)
     assert after["stripes_sensed"] == flash
     assert after["slots_moved"] == flash * 8
+    assert after["pages_sensed"] == flash * 2
     assert after["rows_wanted"] == 2 * 2 * 290
     assert after["tail_beats"] == 2 * 2 * (290 - 32 * (flash // 2)) * 16
     assert after["commands"] == 1
     assert after["stripes_programmed"] == 0
     assert before["stripes_programmed"] == 2 * 9 + 2 * 1 + 3 * 4
     assert before["errors"] == after["errors"] == 0
+    before = csd.counters()
+    sequences[0].attend(0, q, context=33)
+    after = {name: value - before[name] for name, value in csd.counters().items()}
+    assert after["stripes_sensed"] == 2 * 2
+    assert after["pages_sensed"] == 2 * (2 + 1)  # a page without wanted slots is not sensed
+    assert after["slots_moved"] == 2 * (8 + 2)
+    assert after["tail_beats"] == 0

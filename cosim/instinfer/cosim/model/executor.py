@@ -202,7 +202,7 @@ class Executor:
         sensed = int(np.count_nonzero(flash))
         passes = -(-at.cache.queries // config.queries)
         store.count(Counter.STRIPES_SENSED, sensed)
-        store.count(Counter.PAGES_SENSED, sensed * config.planes)
+        store.count(Counter.PAGES_SENSED, int((flash * -(-slots // config.slots_per_page)).sum()))
         store.count(Counter.SLOTS_MOVED, int((flash * slots).sum()))
         store.count(Counter.ROWS_WANTED, 2 * heads * context)
         store.count(Counter.TAIL_BEATS, int((~flash * tokens).sum()) * 2 * shape.row_beats * passes)

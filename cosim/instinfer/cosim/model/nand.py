@@ -24,7 +24,7 @@ class Nand:
     """Stored stripes. A page programmed twice, or out of order within its block, fails as on a real die.
 
     ``changed`` holds the rows whose bits were altered behind the device's back; ``stuck`` the dies that
-    never become ready. Bytes of a page beyond its slots stay FFh.
+    never become ready (what that means is for the device to say). Bytes of a page beyond its slots stay FFh.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -38,11 +38,11 @@ class Nand:
         self.erase_failures: Counter[tuple[int, int]] = Counter()
 
     def program(self, row: Row, slots: NDArray[np.uint8]) -> bool:
-        """Store (planes, slots_per_page, slot_bytes); False when the die reports FAIL or is stuck."""
+        """Store (planes, slots_per_page, slot_bytes); False when the die reports FAIL."""
         die, block = (row.channel, row.die), (row.channel, row.die, row.block)
         in_order = row.page >= self._next_page[block]
         self._next_page[block] = max(self._next_page[block], row.page + 1)
-        if die in self.stuck or not in_order or _take(self.program_failures, die):
+        if not in_order or _take(self.program_failures, die):
             return False
         pages = np.full((self._config.planes, self._page_bytes), 0xFF, np.uint8)
         pages[:, :slots[0].size] = slots.reshape(len(slots), -1)
@@ -59,8 +59,8 @@ class Nand:
             config.planes, config.slots_per_page, config.slot_bytes)
 
     def erase(self, channel: int, die: int, block: int) -> bool:
-        """Erase one block in all planes; False when the die reports FAIL or is stuck."""
-        if (channel, die) in self.stuck or _take(self.erase_failures, (channel, die)):
+        """Erase one block in all planes; False when the die reports FAIL."""
+        if _take(self.erase_failures, (channel, die)):
             return False
         for page in range(self._next_page.pop((channel, die, block), 0)):
             row = Row(channel, die, block, page)

@@ -49,6 +49,8 @@ class KvStore:
         self.tables = Tables(config)
         self._counters = counters
         self._rows: dict[tuple[int, int], LayerRows] = {}
+        self._dead: set[tuple[int, int]] = set()
+        """(channel, die) that timed out once: given up until the next reset."""
 
     def count(self, counter: Counter, amount: int = 1) -> None:
         self._counters[counter] += np.uint64(amount)
@@ -110,7 +112,7 @@ class KvStore:
         stripes = flash.shape[1]
         source = rows.source[head:head + heads, :stripes]
         stale = flash & ((source != words[..., 0]) | (words[..., 0] >> 31 == 0))
-        if self.nand.changed or self.nand.stuck:
+        if self.nand.changed or self.nand.stuck or self._dead:
             stale |= flash
         guard = tag = 0
         for each, stripe in np.argwhere(stale).tolist():
@@ -118,7 +120,7 @@ class KvStore:
             row = self._row(head + each, stripe, entry)
             if not entry.in_flash:
                 raise CommandError(Status.INTERNAL)
-            if (row.channel, row.die) in self.nand.stuck:
+            if not self._alive(row.channel, row.die):
                 raise CommandError(Status.UNRECOVERED_READ)
             if row not in self.nand.changed and source[each, stripe] == words[each, stripe, 0]:
                 continue
@@ -140,6 +142,12 @@ class KvStore:
     def slots_moved(self, shape: RowShape, tokens: int) -> int:
         """Slots of a stripe that ``tokens`` of its tokens (perhaps more than it has) need."""
         return 2 * -(-min(tokens, shape.tokens_per_stripe(self.config)) // shape.rows_per_slot)
+
+    def _alive(self, channel: int, die: int) -> bool:
+        """A stuck die costs one time-out, then it is dead."""
+        if (channel, die) in self.nand.stuck:
+            self._dead.add((channel, die))
+        return (channel, die) not in self._dead
 
     def _row(self, head: int, stripe: int, entry: MapEntry) -> Row:
         channel, _ = placement(self.config, head, stripe)
@@ -187,7 +195,7 @@ class KvStore:
                 break
             slots = encode_stripe(self.config, self._buffer(entry.buffer), generation=at.sequence.generation,
                                   layer=at.layer, head=head, stripe=stripe)
-            if self.nand.program(row, slots):
+            if self._alive(channel, die) and self.nand.program(row, slots):
                 self.count(Counter.STRIPES_PROGRAMMED)
                 entry = dataclasses.replace(entry, in_flash=True, die=die, block=row.block, page=row.page)
                 self._set_entry(at, head, stripe, entry)
@@ -222,7 +230,7 @@ class KvStore:
 
     def _erase(self, block: int) -> bool:
         config = self.config
-        done = [self.nand.erase(channel, die, block)
+        done = [self._alive(channel, die) and self.nand.erase(channel, die, block)
                 for die in range(config.dies) for channel in range(config.channels)]
         self.count(Counter.STRIPES_ERASED, sum(done))
         return all(done)
