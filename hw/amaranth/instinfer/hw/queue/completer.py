@@ -44,7 +44,7 @@ class CompletionWriter(wiring.Component):
     done, failed : an entry was made in this cycle; its status was not SUCCESS
     fault : DOORBELL, CQ_WRITE
 
-    Latency: 3 cycles from ``completion`` to the write request. Throughput: one entry every 3 cycles, up to
+    Latency: 2 cycles from ``completion`` to the write request. Throughput: one entry every 3 cycles, up to
     WRITES_AHEAD answers outstanding. Back-pressure: by the memory only.
     """
 

@@ -131,7 +131,7 @@ class QueueEngine(wiring.Component):
     fault : reports
     done, failed : a completion was made in this cycle, its status was not SUCCESS (COMMANDS, ERRORS)
 
-    Latency: 6 cycles from a doorbell to the read request, 3 from the entry's last beat to ``command``; 4
+    Latency: 4 cycles from a doorbell to the read request, 2 from the entry's last beat to ``command``; 3
     from ``completion`` to the write request. Throughput: a command every 2 cycles, a completion every 3.
     Back-pressure: ENTRIES_AHEAD entries wait for a slow executor; ``read`` data are always taken,
     ``doorbell`` too.

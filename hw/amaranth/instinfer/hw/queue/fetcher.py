@@ -46,7 +46,7 @@ class SubmissionFetcher(wiring.Component):
     A read error halts the queue: the entry and those fetched behind it are dropped without completion, other
     queues go on.
 
-    Latency: 4 cycles from the doorbell to the read request, 3 from its last beat to ``entry``. Throughput:
+    Latency: 3 cycles from the doorbell to the read request, 2 from its last beat to ``entry``. Throughput:
     an entry every 2 cycles with up to ENTRIES_AHEAD reads in flight. Back-pressure: entries have their place
     before they are asked for, so a slow consumer stops the fetching, never the memory's data.
     """
