@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The KV engine: everything between the queues, the flash channels and the attention cores."""
 
+from typing import Any
+
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
+from ..queue.windows import WindowCheck
 from ..signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -20,6 +24,24 @@ from ..signatures import (
     slot_beat,
     stripe_finish,
 )
+from ..stream.arbiter import StreamArbiter
+from ..stream.fifo import StreamFIFO
+from .admin import AdminCommands
+from .attend import AttendSequencer
+from .commands import CommandExecutor, IoCommands
+from .dispatch import ChannelDispatch, EventCollector, SharedService
+from .entries import EntryReader, EntryWriter
+from .flushes import FlushEngine, programs_in_flight
+from .outputs import OutputWriter
+from .ports import TAIL_JOB
+from .queries import QueryLoader
+from .rowcopier import RowCopier
+from .rows import ERASE_RESULT, RowAllocator, SuperblockEraser
+from .sequences import FreeEngine, SyncWaiter
+from .tables import Tables
+from .tail import TailReader
+from .walker import StripeWalker
+from .writes import WriteEngine
 
 HOST_READS = 2
 """Rows of writes; query rows."""
@@ -41,8 +63,9 @@ class KvEngine(wiring.Component):
     Members
     -------
     commands, completions : towards the queues; completions may be out of order
-    host_read, host_write, dram_read, dram_write : arrays of memory ports, one per inner user (their numbers are
-        ``HOST_READS`` and so on); the engine's top arbitrates them. The users do not wait for each other, so any fair order does.
+    host_read, host_write, dram_read, dram_write : arrays of memory ports, one per inner user (their numbers
+        are ``HOST_READS`` and so on); the engine's top arbitrates them. The users do not wait for each other,
+        so any fair order does.
     channels : stripe operations per flash channel (READ, PROGRAM, ERASE)
     events : ends of PROGRAM and ERASE per channel, always taken within a few cycles
     faults : withheld slots per channel
@@ -50,6 +73,7 @@ class KvEngine(wiring.Component):
     tail : slots for the tail core, read from stripe buffers (die 0)
     open : one pulse per head slot before its query rows come: its partials start anew
     queries : query rows; sent for every pass of a head before any stripe of that head is asked for
+    queries_idle : every query row sent is in the cores; no stripe of a head is asked for before
     scale2 : fp32 base-2 softmax scale, constant from ``open`` of a head's first pass to its last query beat
     not_finite : a query row of a head slot held NaN or Inf
     merge, results : one request per pass when all stripes of a head are finished, and its output
@@ -57,9 +81,10 @@ class KvEngine(wiring.Component):
     rows_wanted : added to Counter.ROWS_WANTED each cycle (0 when nothing happened)
     ready : tables are initialised; commands wait until then
 
-    Latency: an attention asks for its first stripe about 60 cycles after its command, plus one round trip of host memory for
-    the queries and one of DRAM for the map. Throughput: rows are copied at one 32-byte beat per cycle; map entries are walked at four
-    per DRAM round trip. Back-pressure: every stream may stall for any time.
+    Latency: an attention asks for its first stripe about 60 cycles after its command, plus one round trip of
+    host memory for the queries and one of DRAM for the map. Throughput: rows are copied at one 32-byte beat
+    per cycle; map entries are walked at four per DRAM round trip. Back-pressure: every stream may stall for
+    any time.
     """
 
     def __init__(self, config: EngineConfig):
@@ -79,6 +104,7 @@ class KvEngine(wiring.Component):
             "tail": Out(stream.Signature(slot_beat(config))),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
+            "queries_idle": In(1),
             "scale2": Out(32),
             "not_finite": In(pulse),
             "merge": Out(stream.Signature(merge_request(config))),
@@ -89,3 +115,162 @@ class KvEngine(wiring.Component):
             "rows_wanted": Out(19),
             "ready": Out(1),
         })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        self._parts(m)
+        self._storage(m)
+        self._write_path(m)
+        self._attention(m)
+        return m
+
+    def _parts(self, m: Module) -> None:
+        """Command execution and the sharing of completions and tables."""
+        c = self.config
+        s = self._submodules = m.submodules
+        s.executor = executor = CommandExecutor()
+        s.admin = admin = AdminCommands(config=c)
+        s.io = io = IoCommands(config=c)
+        s.writes = WriteEngine(config=c)
+        s.flushes = flushes = FlushEngine(config=c)
+        s.rows = rows = RowAllocator(config=c)
+        s.syncs = syncs = SyncWaiter()
+        s.frees = frees = FreeEngine(config=c)
+        s.attends = attends = AttendSequencer(config=c)
+        users = (admin.tables, io.tables, s.writes.tables, flushes.tables, flushes.release_tables,
+                 rows.tables,
+                 syncs.tables, frees.tables)
+        s.tables = tables = Tables(config=c, users=len(users))
+        for user, port in zip(users, tables.ports, strict=True):
+            wiring.connect(m, user, port)
+        s.windows = windows = WindowCheck(c)
+        wiring.connect(m, io.regions, windows.region)
+        wiring.connect(m, windows.result, io.allowed)
+        endings = (admin, io, syncs, frees, attends)
+        s.completions = completions = StreamArbiter(shape=COMPLETION, ports=len(endings))
+        for part, port in zip(endings, completions.i, strict=True):
+            wiring.connect(m, part.completions, port)
+        flipped = wiring.flipped
+        wiring.connect(m, completions.o, flipped(self.completions))
+        wiring.connect(m, flipped(self.commands), executor.commands)
+        wiring.connect(m, executor.admin, admin.commands)
+        wiring.connect(m, executor.io, io.commands)
+        wiring.connect(m, io.syncs, syncs.jobs)
+        wiring.connect(m, io.frees, frees.jobs)
+        completed = self.completions.valid & self.completions.ready
+        m.d.comb += [
+            windows.write.enable.eq(tables.windows.enable), windows.write.index.eq(tables.windows.index),
+            windows.write.value.eq(tables.windows.value), windows.read.index.eq(tables.windows.index),
+            tables.windows.answer.eq(windows.read.value),
+            executor.ready.eq(tables.ready), self.ready.eq(tables.ready),
+            admin.quiet.eq(flushes.settled
+                           & ~frees.busy & ~syncs.busy & (attends.started == attends.finished)),
+            admin.freeing.eq(frees.busy), admin.freed_sequence.eq(frees.sequence),
+            self.count_commands.eq(completed),
+            self.count_errors.eq(completed & (self.completions.payload.status != 0)),
+        ]
+
+    def _storage(self, m: Module) -> None:
+        """Flash rows, erases, requests to the channels and their events."""
+        c = self.config
+        s = self._submodules
+        s.dispatch = dispatch = ChannelDispatch(config=c, sources=3)
+        s.events = events = EventCollector(config=c, outstanding=programs_in_flight(c))
+        s.eraser = eraser = SuperblockEraser(config=c)
+        s.erase_service = erase_service = SharedService(request=13, result=ERASE_RESULT, users=2)
+        connect, flipped = wiring.connect, wiring.flipped
+        connect(m, s.flushes.rows, s.rows.requests)
+        connect(m, s.rows.results, s.flushes.row_results)
+        for user, port in ((s.rows, 0), (s.frees, 1)):
+            connect(m, user.erase, erase_service.requests[port])
+            connect(m, erase_service.results[port], user.erased)
+        connect(m, erase_service.request, eraser.blocks)
+        connect(m, eraser.results, erase_service.result)
+        connect(m, eraser.requests, dispatch.requests[0])
+        connect(m, s.flushes.requests, dispatch.requests[1])
+        for number in range(c.channels):
+            connect(m, dispatch.channels[number], flipped(self.channels[number]))
+            connect(m, flipped(self.events[number]), events.events[number])
+        connect(m, events.programs, s.flushes.programs)
+        connect(m, events.erases, eraser.events)
+
+    def _write_path(self, m: Module) -> None:
+        """Rows into stripe buffers, map entries, flushes and frees."""
+        c = self.config
+        s = self._submodules
+        connect, flipped = wiring.connect, wiring.flipped
+        s.copier = copier = RowCopier(config=c)
+        connect(m, s.io.writes, s.writes.jobs)
+        connect(m, s.writes.results, s.io.written)
+        connect(m, s.writes.copies, copier.jobs)
+        connect(m, copier.results, s.writes.copied)
+        for name in ("buffer_write", "buffer_head", "buffer", "lookup_head"):
+            m.d.comb += getattr(copier, name).eq(getattr(s.writes, name))
+        m.d.comb += [
+            s.writes.lookup_buffer.eq(copier.lookup_buffer),
+            s.writes.settled.eq(s.flushes.settled & ~s.frees.busy),
+        ]
+        connect(m, s.writes.flush, s.flushes.jobs)
+        connect(m, copier.source, flipped(self.host_read[0]))
+        connect(m, copier.target, flipped(self.dram_write[0]))
+        for user, name, port in ((s.writes, "write_entries", 1), (s.flushes, "flush_entries", 2)):
+            s[name] = writer = EntryWriter()
+            connect(m, user.entry_writes, writer.writes)
+            connect(m, writer.memory, flipped(self.dram_write[port]))
+            m.d.comb += [
+                user.entries_written.eq(writer.idle), user.entry_error.eq(writer.error),
+                writer.clear.eq(user.entry_clear),
+            ]
+        for user, name, port in ((s.writes, "write_map", 2), (s.flushes, "flush_map", 3),
+                                 (s.frees, "free_map", 4)):
+            self._read_entries(m, user, name, port)
+        for part in (s.flushes, s.frees):
+            m.d.comb += [part.started.eq(s.attends.started), part.finished.eq(s.attends.finished)]
+
+    def _read_entries(self, m: Module, user: Any, name: str, port: int) -> None:
+        self._submodules[name] = reader = EntryReader()
+        wiring.connect(m, user.entry_reads, reader.addresses)
+        wiring.connect(m, reader.entries, user.entries)
+        wiring.connect(m, reader.memory, wiring.flipped(self.dram_read[port]))
+
+    def _attention(self, m: Module) -> None:
+        """Head by head: queries in, stripes asked for, results out."""
+        c = self.config
+        s = self._submodules
+        connect, flipped = wiring.connect, wiring.flipped
+        attends = s.attends
+        s.loader = loader = QueryLoader(config=c)
+        s.walker = walker = StripeWalker(config=c)
+        s.outputs = outputs = OutputWriter(config=c)
+        s.tail_jobs = tail_jobs = StreamFIFO(shape=TAIL_JOB, depth=4)
+        s.tail = tail = TailReader(config=c)
+        connect(m, s.io.attentions, attends.jobs)
+        connect(m, attends.loads, loader.loads)
+        connect(m, attends.walks, walker.walks)
+        connect(m, attends.outputs, outputs.outputs)
+        connect(m, outputs.ends, attends.ends)
+        connect(m, walker.requests, s.dispatch.requests[2])
+        connect(m, walker.tail, tail_jobs.i)
+        connect(m, tail_jobs.o, tail.jobs)
+        self._read_entries(m, walker, "walk_map", 1)
+        connect(m, loader.memory, flipped(self.host_read[1]))
+        connect(m, outputs.memory, flipped(self.host_write[0]))
+        connect(m, tail.memory, flipped(self.dram_read[0]))
+        connect(m, loader.queries, flipped(self.queries))
+        connect(m, tail.slots, flipped(self.tail))
+        connect(m, outputs.merge, flipped(self.merge))
+        connect(m, flipped(self.results), outputs.results)
+        connect(m, flipped(self.not_finite), attends.not_finite)
+        connect(m, tail.errors, attends.tail_error)
+        connect(m, attends.open, flipped(self.open))
+        for name in ("finish", "faults"):
+            for outside, inside in zip(getattr(self, name), getattr(attends, name), strict=True):
+                connect(m, flipped(outside), inside)
+        m.d.comb += [
+            self.scale2.eq(attends.scale2), self.rows_wanted.eq(attends.rows_wanted),
+            walker.go.eq(attends.go & self.queries_idle), attends.issued.eq(walker.issued),
+            attends.sensed.eq(walker.sensed),
+            attends.host_error.eq(loader.error), attends.map_error.eq(walker.error),
+            attends.collected.eq(outputs.collected),
+            self.count_tail_beats.eq(self.tail.valid & self.tail.ready),
+        ]

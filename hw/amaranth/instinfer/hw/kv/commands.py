@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""I/O commands: every check, then the hand-over to whoever does the work."""
+
+import math
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.arith import SCALE2_MAX, SCALE2_MIN
+from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Dtype, Opcode, Status, Table
+from instinfer.abi.config import EngineConfig
+
+from ..queue.windows import REGION
+from ..signatures import COMMAND, COMPLETION
+from .access import read, write
+from .decode import io_entry
+from .ports import (
+    ATTEND_JOB,
+    INTERNAL_FAULT,
+    LAYER,
+    SEQUENCE_JOB,
+    TOKEN_BITS,
+    WRITE_JOB,
+    WRITE_RESULT,
+    Geometry,
+    TablePort,
+)
+
+FP32_BIAS = 127
+OPCODES = (Opcode.KV_WRITE, Opcode.KV_APPEND, Opcode.ATTEND, Opcode.APPEND_ATTEND, Opcode.KV_FREE,
+           Opcode.KV_SYNC)
+"""What the engine executes. KV_READ is absent: its opcode is answered with BAD_OPCODE."""
+
+
+def _power(value: float) -> int:
+    """Biased fp32 exponent of a power of two."""
+    return FP32_BIAS + round(math.log2(value))
+
+
+class IoCommands(wiring.Component):
+    """Executes I/O commands one by one, in arrival order.
+
+    All tables that a command needs are read first, whatever the command; then the checks of
+    docs/architecture.md "Commands" are one priority chain; then the regions of host memory are checked.
+    Writes are waited for, attentions, syncs and frees are handed over.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    commands : taken when completed or handed over
+    completions : of commands that end here; DW0 = resident count after a write
+    tables : access to the tables
+    regions, allowed : a `WindowCheck`
+    writes, written : a `WriteEngine`
+    attentions : an `AttendSequencer`
+    syncs, frees : a `SyncWaiter` and a `FreeEngine`
+
+    Latency: about 30 cycles to a verdict, plus a few per region and DMA window. Back-pressure: one command at
+    a time.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self.config = config
+        super().__init__({
+            "commands": In(stream.Signature(COMMAND)),
+            "completions": Out(stream.Signature(COMPLETION)),
+            "tables": Out(TablePort()),
+            "regions": Out(stream.Signature(REGION)), "allowed": In(stream.Signature(1)),
+            "writes": Out(stream.Signature(WRITE_JOB)), "written": In(stream.Signature(WRITE_RESULT)),
+            "attentions": Out(stream.Signature(ATTEND_JOB)),
+            "syncs": Out(stream.Signature(SEQUENCE_JOB)), "frees": Out(stream.Signature(SEQUENCE_JOB)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c = self.config
+        g = Geometry(c)
+        f = io_entry(self.commands.payload.entry)
+        is_ = {opcode: f["opcode"] == opcode for opcode in OPCODES}
+        appends = is_[Opcode.KV_WRITE] | is_[Opcode.KV_APPEND] | is_[Opcode.APPEND_ATTEND]
+        attends = is_[Opcode.ATTEND] | is_[Opcode.APPEND_ATTEND]
+        sequence, cache = Signal(64), Signal(64)
+        policy = Signal()
+        resident, room = Signal(TOKEN_BITS), Signal(TOKEN_BITS)
+        layer: Any = Signal(LAYER)
+        line, write_rows = Signal(25), Signal(24)
+        query_rows = Signal(12)
+        write_beats, query_beats = Signal(28), Signal(16)
+        status = Signal(Status)
+        context, tokens = Signal(TOKEN_BITS), Signal(16)
+        head_dim = cache[21:29]
+        completion: Any = self.completions.payload
+        m.d.comb += [
+            completion.queue.eq(self.commands.payload.queue), completion.cid.eq(f["cid"]),
+            tokens.eq(Mux(is_[Opcode.APPEND_ATTEND], 1, f["tokens"])),
+            context.eq(Mux((f["token"] == 0) | is_[Opcode.APPEND_ATTEND], resident, f["token"])),
+            room.eq(cache[29:47] - resident),
+        ]
+        shape_tables = (
+            ("SEQUENCE", Table.SEQUENCE, f["sequence"], sequence),
+            ("CACHE", Table.CACHE, sequence[16:22], cache),
+            ("RESIDENT", Table.RESIDENT, (f["sequence"] * c.max_layers + f["layer"])[:32], resident),
+        )
+        self._hand_over(m, f, layer, resident, context, tokens, cache, write_beats)
+        self._check(m, f, is_, appends, attends, status, sequence, cache, policy, resident, room, context,
+                    tokens)
+
+        turn = Signal(2)
+        wanted = self._describe_region(m, f, turn, appends, attends, write_beats, query_beats)
+
+        def end(code: Any) -> None:
+            m.d.sync += completion.status.eq(code)
+            m.next = "COMPLETE"
+
+        with m.FSM():
+            with m.State("DECODE"):
+                m.d.sync += completion.result.eq(0)
+                with m.If(self.commands.valid):
+                    m.next = "READ_SEQUENCE"
+            following = ("READ_CACHE", "READ_RESIDENT", "READ_POLICY")
+            for (name, table, index, target), then in zip(shape_tables, following, strict=True):
+                with m.State(f"READ_{name}"), m.If(read(m, self.tables, table, index)):
+                    m.d.sync += target.eq(Mux(self.tables.ok, self.tables.answer, 0))
+                    m.next = then
+            with m.State("READ_POLICY"), m.If(read(m, self.tables, Table.POLICY, f["policy"])):
+                m.d.sync += policy.eq(self.tables.ok & self.tables.answer[63])
+                m.next = "MULTIPLY"
+            with m.State("MULTIPLY"):
+                wide = head_dim > 64
+                m.d.sync += [
+                    layer.sequence.eq(f["sequence"]), layer.generation.eq(f["generation"]),
+                    layer.layer.eq(f["layer"]), layer.kv_heads.eq(cache[9:17]), layer.beats.eq(head_dim >> 4),
+                    layer.wide.eq(wide), layer.map.eq(sequence[22:58]),
+                    layer.stripes_max.eq(g.stripe_of(cache[29:47] + g.per_stripe(wide) - 1, wide)),
+                    line.eq(f["layer"] * cache[9:17]), write_rows.eq(tokens * cache[9:17]),
+                    query_rows.eq(f["heads"] * cache[17:21]),
+                ]
+                m.next = "MULTIPLY_AGAIN"
+            with m.State("MULTIPLY_AGAIN"):
+                m.d.sync += [
+                    layer.map.eq(layer.map + ((line * layer.stripes_max) << 3)),
+                    write_beats.eq(write_rows * layer.beats), query_beats.eq(query_rows * layer.beats),
+                ]
+                with m.If(is_[Opcode.KV_FREE]):
+                    m.d.sync += layer.map.eq(layer.map)
+                m.next = "CHECK"
+            with m.State("CHECK"):
+                m.next = "CHECK_REGION"
+                with m.If(status != Status.SUCCESS):
+                    end(status)
+                with m.Elif(is_[Opcode.KV_FREE]):
+                    m.next = "FORGET_SEQUENCE"
+                with m.Elif(is_[Opcode.KV_SYNC]):
+                    m.next = "HAND_SYNC"
+            self._check_regions(m, turn, wanted, end)
+            with m.State("ACT"):
+                m.next = "HAND_ATTENTION"
+                with m.If(appends):
+                    m.next = "WRITE"
+                    with m.If(sequence[62]):
+                        m.next = "REPORT_FAULT"
+            with m.State("REPORT_FAULT"), m.If(write(m, self.tables, INTERNAL_FAULT, f["sequence"], 0)):
+                m.d.sync += completion.result.eq(resident)
+                end(Status.WRITE_FAULT)
+            with m.State("WRITE"):
+                m.d.comb += self.writes.valid.eq(1)
+                with m.If(self.writes.ready):
+                    m.next = "WAIT_FOR_WRITE"
+            with m.State("WAIT_FOR_WRITE"):
+                m.d.comb += self.written.ready.eq(1)
+                with m.If(self.written.valid):
+                    m.d.sync += [completion.result.eq(self.written.payload.resident), resident.eq(
+                        self.written.payload.resident)]
+                    end(self.written.payload.status)
+                    with m.If(attends & (self.written.payload.status == Status.SUCCESS)):
+                        m.next = "HAND_ATTENTION"
+            with m.State("FORGET_SEQUENCE"), m.If(write(m, self.tables, Table.SEQUENCE, f["sequence"], 0)):
+                m.next = "HAND_FREE"
+            for name, target in (("ATTENTION", self.attentions), ("SYNC", self.syncs), ("FREE", self.frees)):
+                with m.State(f"HAND_{name}"):
+                    m.d.comb += target.valid.eq(1)
+                    with m.If(target.ready):
+                        m.d.comb += self.commands.ready.eq(1)
+                        m.next = "DECODE"
+            with m.State("COMPLETE"):
+                m.d.comb += self.completions.valid.eq(1)
+                with m.If(self.completions.ready):
+                    m.d.comb += self.commands.ready.eq(1)
+                    m.next = "DECODE"
+        return m
+
+    def _check(self, m: Module, f: Any, is_: dict[Opcode, Value], appends: Value, attends: Value,
+               status: Signal,
+               sequence: Value, cache: Value, policy: Value, resident: Value, room: Value, context: Value,
+               tokens: Value) -> None:
+        """The checks in their order; the first that fails gives ``status``."""
+        kv_heads = cache[9:17]
+        whole = (f["head"] == 0) & (f["heads"] == kv_heads)
+        inside = (f["heads"] != 0) & (f["head"] + f["heads"] <= kv_heads)
+        of_rows = appends | attends
+        exponent = f["scale2"][23:31]
+        bad_scale = f["scale2"][31] | (exponent < _power(SCALE2_MIN)) | (exponent >= _power(SCALE2_MAX))
+        low = ADDRESS_ALIGN.bit_length() - 1
+        unaligned = f["prp1"][:low].any() | (appends & f["prp2"][:low].any())
+        checks = (
+            (~Cat(is_.values()).any(), Status.BAD_OPCODE),
+            (f.reserved | (f["nsid"] != NAMESPACE) | (f["flags"] != 0), Status.BAD_FIELD),
+            (~sequence[63], Status.NO_SEQUENCE),
+            (sequence[:16] != f["generation"], Status.STALE_GENERATION),
+            (of_rows & (f["dtype"] != Dtype.FP16), Status.DTYPE),
+            (of_rows & ((f["layer"] >= cache[:9]) | Mux(appends, ~whole, ~inside)), Status.RANGE),
+            (appends & (f["token"] != resident), Status.POSITION),
+            (is_[Opcode.ATTEND] & ((resident == 0) | (f["token"] > resident)), Status.CONTEXT),
+            (appends & (tokens > room), Status.CAPACITY),
+            (is_[Opcode.APPEND_ATTEND] & (f["tokens"] != 1), Status.BAD_FIELD),
+            (attends & (~policy | bad_scale), Status.BAD_FIELD),
+            (of_rows & unaligned, Status.PRP_OFFSET),
+        )
+        m.d.comb += status.eq(Status.SUCCESS)
+        for condition, code in reversed(checks):
+            with m.If(condition):
+                m.d.comb += status.eq(code)
+
+    def _describe_region(self, m: Module, f: Any, turn: Value, appends: Value, attends: Value,
+                         write_beats: Value,
+                         query_beats: Value) -> Signal:
+        """Up to three regions: the first source, the second source or none, the output or none. Returns:
+        there is one."""
+        region: Any = self.regions.payload
+        wanted = Signal()
+        with m.Switch(turn):
+            with m.Case(0):
+                m.d.comb += [
+                    wanted.eq(1), region.address.eq(f["prp1"]), region.read.eq(1),
+                    region.bytes.eq(Mux(attends, query_beats, write_beats) << 5),
+                ]
+            with m.Case(1):
+                m.d.comb += [
+                    wanted.eq(appends), region.address.eq(f["prp2"]), region.read.eq(1),
+                    region.bytes.eq(write_beats << Mux(attends, 6, 5)),
+                ]
+            with m.Default():
+                m.d.comb += [
+                    wanted.eq(attends), region.address.eq(f["prp1"] + (f["out_offset"] << 6)),
+                    region.write.eq(1),
+                    region.bytes.eq(query_beats << 5),
+                ]
+        return wanted
+
+    def _check_regions(self, m: Module, turn: Signal, wanted: Value, end: Any) -> None:
+        def next_region() -> None:
+            m.d.sync += turn.eq(turn + 1)
+            m.next = "CHECK_REGION"
+            with m.If(turn == 2):
+                m.d.sync += turn.eq(0)
+                m.next = "ACT"
+
+        with m.State("CHECK_REGION"):
+            m.d.comb += self.regions.valid.eq(wanted)
+            with m.If(~wanted):
+                next_region()
+            with m.Elif(self.regions.ready):
+                m.next = "WAIT_FOR_VERDICT"
+        with m.State("WAIT_FOR_VERDICT"):
+            m.d.comb += self.allowed.ready.eq(1)
+            with m.If(self.allowed.valid):
+                next_region()
+                with m.If(~self.allowed.payload):
+                    m.d.sync += turn.eq(0)
+                    end(Status.WINDOW)
+
+    def _hand_over(self, m: Module, f: Any, layer: Any, resident: Value, context: Value, tokens: Value,
+                   cache: Value,
+                   write_beats: Value) -> None:
+        """What the engines behind are told."""
+        c = self.config
+        job: Any = self.writes.payload
+        attention: Any = self.attentions.payload
+        queue = self.commands.payload.queue
+        fused = f["opcode"] == Opcode.APPEND_ATTEND
+        m.d.comb += [
+            job.layer.eq(layer), job.resident.eq(resident), job.tokens.eq(tokens),
+            job.keys.eq(Mux(fused, f["prp2"], f["prp1"])),
+            job.values.eq(Mux(fused, f["prp2"] + (write_beats << 5), f["prp2"])),
+            attention.layer.eq(layer), attention.queue.eq(queue), attention.cid.eq(f["cid"]),
+            attention.head.eq(f["head"]), attention.heads.eq(f["heads"]), attention.queries.eq(cache[17:21]),
+            attention.query.eq(f["prp1"]), attention.output.eq(f["prp1"] + (f["out_offset"] << 6)),
+            attention.scale2.eq(f["scale2"]), attention.context.eq(context), attention.resident.eq(resident),
+        ]
+        with m.Switch(cache[17:21]):
+            for queries in range(1, 16):
+                with m.Case(queries):
+                    m.d.comb += attention.passes.eq(-(-queries // c.queries))
+        for jobs, free in ((self.syncs, 0), (self.frees, 1)):
+            waiting: Any = jobs.payload
+            m.d.comb += [
+                waiting.layer.eq(layer), waiting.layers.eq(cache[:9]), waiting.free.eq(free),
+                waiting.queue.eq(queue),
+                waiting.cid.eq(f["cid"]),
+            ]
+
+
+class CommandExecutor(wiring.Component):
+    """Gives commands, one at a time, to those who execute admin and I/O commands.
+
+    Members
+    -------
+    commands : from the queues; queue 0 is the admin queue
+    ready : commands may be taken
+    admin, io : outputs; each takes a command only when it is done with it
+
+    Latency: 0 cycles. Back-pressure: a command waits until the one before it is done or handed over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "commands": In(stream.Signature(COMMAND)), "ready": In(1),
+            "admin": Out(stream.Signature(COMMAND)), "io": Out(stream.Signature(COMMAND)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        is_admin = self.commands.payload.queue == 0
+        for target, mine in ((self.admin, is_admin), (self.io, ~is_admin)):
+            m.d.comb += [target.payload.eq(self.commands.payload), target.valid.eq(
+                self.commands.valid & self.ready & mine)]
+        m.d.comb += self.commands.ready.eq(self.ready & Mux(is_admin, self.admin.ready, self.io.ready))
+        return m

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention output of one pass, from the normaliser to host memory."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+
+from ..signatures import MemoryWritePort, merge_request, result_beat
+
+OUTPUT = data.StructLayout({"address": 64, "rows": 4, "beats": 4, "head_slot": 3})
+OUTPUT_END = data.StructLayout({"error": 1})
+
+
+class OutputWriter(wiring.Component):
+    """Has one head slot merged, collects its rows and writes them to host memory.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    outputs : passes: where ``rows`` rows of ``beats`` 32-byte beats go
+    ends : one per pass, when host memory has answered
+    collected : pulse, all results are in: the head slot may be used again
+    merge, results : the merger
+    memory : host memory
+
+    Latency: the merger's, then 2 cycles per 32-byte beat and a round trip of host memory. Back-pressure:
+    results are taken always.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self.config = config
+        super().__init__({
+            "outputs": In(stream.Signature(OUTPUT)),
+            "ends": Out(stream.Signature(OUTPUT_END)),
+            "collected": Out(1),
+            "merge": Out(stream.Signature(merge_request(config))),
+            "results": In(stream.Signature(result_beat(config))),
+            "memory": Out(MemoryWritePort()),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        output, result = self.outputs.payload, self.results.payload
+        row, beat = Signal(3), Signal(3)
+        banks = []
+        for bank in range(4):
+            cells = memory.Memory(shape=64, depth=8 * 8, init=[])
+            m.submodules[f"bank_{bank}"] = cells
+            write, read = cells.write_port(), cells.read_port()
+            m.d.comb += [
+                write.en.eq(self.results.valid & self.results.ready & (result.group[:2] == bank)),
+                write.addr.eq(Cat(result.group[2:], result.query)),
+                write.data.eq(result.data), read.addr.eq(Cat(beat, row)),
+            ]
+            banks.append(read.data)
+        target = self.memory
+        last = (row == output.rows - 1) & (beat == output.beats - 1)
+        m.d.comb += [
+            self.merge.payload.head_slot.eq(output.head_slot), self.merge.payload.queries.eq(output.rows),
+            self.merge.payload.groups.eq(output.beats << 2),
+            target.request.payload.address.eq(output.address),
+            target.request.payload.beats.eq(output.rows * output.beats),
+            target.data.payload.data.eq(Cat(banks)), target.data.payload.strobe.eq(~0),
+            target.data.payload.last.eq(last),
+        ]
+        with m.FSM():
+            with m.State("MERGE"):
+                m.d.comb += self.merge.valid.eq(self.outputs.valid)
+                m.d.sync += [row.eq(0), beat.eq(0)]
+                with m.If(self.merge.valid & self.merge.ready):
+                    m.next = "COLLECT"
+            with m.State("COLLECT"):
+                m.d.comb += self.results.ready.eq(1)
+                with m.If(self.results.valid & result.last):
+                    m.d.comb += self.collected.eq(1)
+                    m.next = "REQUEST"
+            with m.State("REQUEST"):
+                m.d.comb += target.request.valid.eq(1)
+                with m.If(target.request.ready):
+                    m.next = "MOVE_BEAT"
+            with m.State("READ_BANKS"):
+                m.next = "MOVE_BEAT"
+            with m.State("MOVE_BEAT"):
+                m.d.comb += target.data.valid.eq(1)
+                with m.If(target.data.ready):
+                    m.d.sync += beat.eq(beat + 1)
+                    with m.If(beat == output.beats - 1):
+                        m.d.sync += [beat.eq(0), row.eq(row + 1)]
+                    m.next = "READ_BANKS"
+                    with m.If(last):
+                        m.next = "WAIT_FOR_ANSWER"
+            with m.State("WAIT_FOR_ANSWER"):
+                m.d.comb += [
+                    self.ends.valid.eq(target.response.valid), target.response.ready.eq(self.ends.ready),
+                    self.ends.payload.error.eq(target.response.payload.error),
+                ]
+                with m.If(self.ends.valid & self.ends.ready):
+                    m.d.comb += self.outputs.ready.eq(1)
+                    m.next = "MERGE"
+        return m

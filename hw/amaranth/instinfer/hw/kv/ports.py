@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the parts of the KV engine hand to each other, and numbers they derive from the configuration."""
+
+from amaranth.hdl import Mux, Value
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.commands import Table
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import RowShape
+
+TOKEN_BITS = 18
+"""Counts of tokens: 0 to 131,072."""
+STRIPE_BITS = 16
+DRAM_BITS = 37
+"""Byte addresses in device DRAM, one past the largest included."""
+INTERNAL_OUTSTANDING = max(Table) + 1
+"""Programs of a sequence that have not ended; index = sequence. Not reachable by TABLE_READ."""
+INTERNAL_FAULT = max(Table) + 2
+"""The fault bit of SEQUENCE alone, so that it can be set without touching the rest."""
+
+
+class TableOp(enum.Enum, shape=2):
+    """READ; WRITE (pushes where the table is a FIFO); POP of a FIFO; FORMAT (``data`` bit 0: blocks are known
+    erased)."""
+
+    READ = 0
+    WRITE = 1
+    POP = 2
+    FORMAT = 3
+
+
+class TablePort(wiring.Signature):
+    """One access to the tables at a time, seen from the one who asks.
+
+    A request is held until ``done``, which is high for one cycle; ``ok`` and ``answer`` belong to it. In the
+    next cycle the port may carry the next request. ``ok`` is 0 when the index is outside the table, a FIFO is
+    empty (POP) or full (WRITE).
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "valid": Out(1), "op": Out(TableOp), "table": Out(4), "index": Out(32), "value": Out(64),
+            "done": In(1), "ok": In(1), "answer": In(64),
+        })
+
+
+LAYER = data.StructLayout({
+    "sequence": 10, "generation": 16, "layer": 16, "kv_heads": 8, "beats": 4, "wide": 1, "map": DRAM_BITS,
+    "stripes_max": STRIPE_BITS,
+})
+"""One layer of a sequence. ``beats``: 32-byte beats of a row in host memory; ``map``: DRAM address of the
+layer's first map entry; ``stripes_max``: map entries of each head."""
+
+WRITE_JOB = data.StructLayout({
+    "layer": LAYER, "resident": TOKEN_BITS, "tokens": 16, "keys": 64, "values": 64,
+})
+"""Rows to be written behind ``resident`` tokens; ``keys`` and ``values`` are host addresses."""
+WRITE_RESULT = data.StructLayout({"status": 11, "resident": TOKEN_BITS})
+
+ATTEND_JOB = data.StructLayout({
+    "layer": LAYER, "queue": 5, "cid": 16, "head": 8, "heads": 8, "queries": 4, "passes": 4, "query": 64,
+    "output": 64, "scale2": 32, "context": TOKEN_BITS, "resident": TOKEN_BITS,
+})
+
+SEQUENCE_JOB = data.StructLayout({
+    "layer": LAYER, "layers": 9, "free": 1, "queue": 5, "cid": 16,
+})
+"""KV_SYNC or (``free``) KV_FREE; ``layer`` describes layer 0."""
+
+COPY_JOB = data.StructLayout({
+    "address": 64, "tokens": 9, "first": 8, "heads": 8, "beats": 4, "wide": 1, "value": 1,
+})
+"""``tokens`` tokens from position ``first`` of a stripe, all heads."""
+COPY_RESULT = data.StructLayout({"host_error": 1, "not_finite": 1, "dram_error": 1})
+
+FLUSH_JOB = data.StructLayout({
+    "settle": 1, "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
+    "entry": DRAM_BITS, "buffer": 16, "kv_heads": 8, "stripes_max": STRIPE_BITS,
+    "channel": 4, "die": 3,
+})
+"""A full stripe of one head to be programmed on a die, or (``settle``) a stripe whose buffers may go, for all
+heads, since enough tokens follow it: then ``entry`` is head 0's."""
+
+ROW_REQUEST = data.StructLayout({"sequence": 10, "channel": 4, "die": 3})
+ROW_RESULT = data.StructLayout({"found": 1, "block": 13, "page": 12})
+
+TAIL_JOB = data.StructLayout({"buffer": 16, "tokens": 9, "wide": 1, "head_slot": 3, "passes": 4})
+
+
+def routed(payload: data.StructLayout) -> data.StructLayout:
+    """A payload with the channel it is for."""
+    return data.StructLayout({"channel": 4, "request": payload})
+
+
+class Geometry:
+    """Token counts are powers of two, so positions split by shifts; ``wide`` selects 128-dim rows."""
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        self.stripe_log2_wide = (RowShape(128).tokens_per_stripe(config)).bit_length() - 1
+        self.stripe_bytes_log2 = config.stripe_data_bytes.bit_length() - 1
+        self.planes_log2 = config.planes.bit_length() - 1
+
+    def stripe_of(self, tokens: Value, wide: Value) -> Value:
+        """Stripes wholly filled by ``tokens``."""
+        shift = self.stripe_log2_wide
+        return Mux(wide, tokens >> shift, tokens >> (shift + 1))
+
+    def within(self, tokens: Value, wide: Value) -> Value:
+        """Tokens behind the last whole stripe."""
+        shift = self.stripe_log2_wide
+        return Mux(wide, tokens[:shift], tokens[:shift + 1])
+
+    def per_stripe(self, wide: Value) -> Value:
+        return Mux(wide, 1 << self.stripe_log2_wide, 2 << self.stripe_log2_wide)
+
+    def per_page(self, wide: Value) -> Value:
+        shift = self.stripe_log2_wide - self.planes_log2
+        return Mux(wide, 1 << shift, 2 << shift)
+
+    def buffer_address(self, buffer: Value) -> Value:
+        return buffer << self.stripe_bytes_log2
+

@@ -1,0 +1,541 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds the KV engine in its benches: memories, channels, cores, and a queue with the functional
+model behind it."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any
+
+import cocotb
+import numpy as np
+from amaranth.hdl import Module
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
+from cocotb.triggers import ClockCycles, Event, RisingEdge
+
+from instinfer.abi.commands import ADMIN_SQE, SQE, AdminOpcode, Opcode, Status, Table, pack
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import RowShape
+from instinfer.abi.registers import Counter
+from instinfer.cosim.model.admin import Admin
+from instinfer.cosim.model.executor import Executor
+from instinfer.cosim.model.memory import Dram, HostMemory
+from instinfer.cosim.model.nand import Nand
+from instinfer.cosim.model.store import KvStore
+from instinfer.cosim.model.tables import CommandError
+from instinfer.hw.axi import ReadArbiter, WriteArbiter
+from instinfer.hw.kv import KvEngine
+from instinfer.hw.signatures import (
+    CHANNEL_EVENT,
+    COMMAND,
+    COMPLETION,
+    MEMORY_READ_DATA,
+    MEMORY_READ_REQUEST,
+    MEMORY_WRITE_DATA,
+    MEMORY_WRITE_REQUEST,
+    ChannelOp,
+    MediaStatus,
+    MemoryReadPort,
+    MemoryWritePort,
+    ReadError,
+    channel_request,
+    merge_request,
+    query_beat,
+    result_beat,
+    slot_beat,
+)
+from support import rng
+from support.benches import cycle
+from support.streams import StreamSink, StreamSource
+
+MEMORIES = ("host_read", "host_write", "dram_read", "dram_write")
+
+
+class KvEngineOnMemories(wiring.Component):
+    """The KV engine with its memory ports joined by arbiters, as the engine's top joins them."""
+
+    def __init__(self, config: EngineConfig):
+        self.kv = KvEngine(config)
+        members = {name: member for name, member in self.kv.signature.members.items() if name not in MEMORIES}
+        super().__init__({
+            **members,
+            "host_read": Out(MemoryReadPort()), "dram_read": Out(MemoryReadPort()),
+            "host_write": Out(MemoryWritePort()), "dram_write": Out(MemoryWritePort()),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.kv = self.kv
+        for name in MEMORIES:
+            ports = getattr(self.kv, name)
+            if len(ports) == 1:
+                wiring.connect(m, ports[0], wiring.flipped(getattr(self, name)))
+                continue
+            arbiter = (ReadArbiter if name.endswith("read") else WriteArbiter)(ports=len(ports))
+            m.submodules[name] = arbiter
+            for inside, port in zip(ports, arbiter.ports, strict=True):
+                wiring.connect(m, inside, port)
+            wiring.connect(m, arbiter.memory, wiring.flipped(getattr(self, name)))
+        for name, member in self.kv.signature.members.items():
+            if name in MEMORIES:
+                continue
+            outside, inside = getattr(self, name), getattr(self.kv, name)
+            if member.is_port:
+                m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
+            elif member.dimensions:
+                for each in range(member.dimensions[0]):
+                    wiring.connect(m, wiring.flipped(outside[each]), inside[each])
+            else:
+                wiring.connect(m, wiring.flipped(outside), inside)
+        return m
+
+
+class Fields:
+    """Packs and unpacks a payload layout quickly."""
+
+    def __init__(self, layout: data.StructLayout):
+        self._places = {name: (field.offset, field.width) for name, field in layout}
+
+    def unpack(self, value: int) -> dict[str, int]:
+        return {name: value >> low & ((1 << width) - 1) for name, (low, width) in self._places.items()}
+
+    def pack(self, **values: int) -> int:
+        result = 0
+        for name, value in values.items():
+            low, width = self._places[name]
+            assert 0 <= value < 1 << width, (name, value)
+            result |= int(value) << low
+        return result
+
+
+class Sink(StreamSink):
+    """A stream sink that hands on what it takes."""
+
+    def __init__(self, dut: Any, name: str, handler: Callable[[int], None], *, back_pressure: float):
+        super().__init__(dut, name, back_pressure=back_pressure, check=False)
+        self._handler = handler
+
+    def _take(self, payload: int) -> None:
+        self._handler(payload)
+
+
+class Memory:
+    """A memory behind a read and a write port: `view` gives live bytes, or raises for an error response."""
+
+    def __init__(self, dut: Any, name: str, view: Callable[[int, int], Any], *, latency: int, noise: float):
+        self._clock, self._view, self._latency = dut.clk, view, latency
+        self._read_request, self._read_data = Fields(MEMORY_READ_REQUEST), Fields(MEMORY_READ_DATA)
+        self._write_request, self._write_data = Fields(MEMORY_WRITE_REQUEST), Fields(MEMORY_WRITE_DATA)
+        self._data = StreamSource(dut, f"{name}_read__data", idle=noise)
+        self._response = StreamSource(dut, f"{name}_write__response", idle=noise)
+        self._later: deque[tuple[int, Callable[[], None]]] = deque()
+        self._wake = Event()
+        self._writes: deque[tuple[int, int]] = deque()
+        self._beats: deque[int] = deque()
+        Sink(dut, f"{name}_read__request", self._read, back_pressure=noise)
+        Sink(dut, f"{name}_write__request", self._write, back_pressure=noise)
+        Sink(dut, f"{name}_write__data", self._beat, back_pressure=noise)
+        self.written_bytes = 0
+        cocotb.start_soon(self._run())
+
+    def _after(self, action: Callable[[], None]) -> None:
+        self._later.append((cycle() + self._latency, action))
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            while self._later:
+                due, action = self._later[0]
+                if due > cycle():
+                    await ClockCycles(self._clock, due - cycle())
+                self._later.popleft()
+                action()
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _read(self, payload: int) -> None:
+        request = self._read_request.unpack(payload)
+        assert request["address"] % 32 == 0 and request["beats"] > 0, request
+        self._after(lambda: self._answer(request["address"], request["beats"]))
+
+    def _answer(self, address: int, beats: int) -> None:
+        for index in range(beats):
+            error, value = 0, 0
+            try:
+                value = int.from_bytes(bytes(self._view(address + 32 * index, 32)), "little")
+            except Exception:  # the model's bus error
+                error = 1
+            self._data.send(self._read_data.pack(data=value, error=error, last=int(index == beats - 1)))
+
+    def _write(self, payload: int) -> None:
+        request = self._write_request.unpack(payload)
+        assert request["address"] % 32 == 0 and request["beats"] > 0, request
+        self._writes.append((request["address"], request["beats"]))
+        self._finish_writes()
+
+    def _beat(self, payload: int) -> None:
+        self._beats.append(payload)
+        assert len(self._beats) <= sum(beats for _, beats in self._writes), "data before its request"
+        self._finish_writes()
+
+    def _finish_writes(self) -> None:
+        while self._writes and len(self._beats) >= self._writes[0][1]:
+            address, beats = self._writes.popleft()
+            error = 0
+            for index in range(beats):
+                beat = self._write_data.unpack(self._beats.popleft())
+                assert beat["last"] == (index == beats - 1), "last"
+                try:
+                    view = self._view(address + 32 * index, 32)
+                except Exception:  # the model's bus error
+                    error = 1
+                    continue
+                value = beat["data"].to_bytes(32, "little")
+                for byte in range(32):
+                    if beat["strobe"] >> byte & 1:
+                        view[byte] = value[byte]
+                        self.written_bytes += 1
+            self._after(lambda error=error: self._response.send(error))
+
+
+class Flash:
+    """Channels and dies: stores stripes, keeps page order, and reports finished reads."""
+
+    def __init__(self, dut: Any, config: EngineConfig, bench: "Bench", *, noise: float):
+        self.dut, self.config, self.bench = dut, config, bench
+        self.stored: dict[tuple[int, int, int, int], tuple[bytes, dict[str, int]]] = {}
+        self.next_page: dict[tuple[int, int, int], int] = {}
+        self.program_failures: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self.erase_failures: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self.read_errors: list[ReadError] = []
+        self.hold_programs = False
+        self.counts: defaultdict[str, int] = defaultdict(int)
+        self._random = rng("flash")
+        self._request = Fields(channel_request(config))
+        self._owner = Fields(channel_request(config)["owner"].shape)
+        self._event = Fields(CHANNEL_EVENT)
+        self._queues = {}
+        self._events = []
+        self._finish: list[deque[int]] = [deque() for _ in range(config.cores)]
+        self._wakes = [Event() for _ in range(config.cores)]
+        for channel in range(config.channels):
+            self._events.append(StreamSource(dut, f"events__{channel}", idle=noise))
+            Sink(dut, f"channels__{channel}", lambda payload, channel=channel: self._take(channel, payload),
+                 back_pressure=noise)
+            getattr(dut, f"faults__{channel}__valid").value = 0
+            for die in range(config.dies):
+                self._queues[channel, die] = (deque(), Event())
+                cocotb.start_soon(self._work(channel, die))
+        for core in range(config.cores):
+            getattr(dut, f"finish__{core}__valid").value = 0
+            cocotb.start_soon(self._pulse(core))
+
+    def _take(self, channel: int, payload: int) -> None:
+        request = self._request.unpack(payload)
+        queue, wake = self._queues[channel, request["die"]]
+        queue.append(request)
+        wake.set()
+
+    def finish(self, core: int, slot: int) -> None:
+        self._finish[core].append(slot)
+        self._wakes[core].set()
+
+    async def _pulse(self, core: int) -> None:
+        valid, slot = getattr(self.dut, f"finish__{core}__valid"), getattr(self.dut,
+                                                                           f"finish__{core}__base_slot")
+        while True:
+            if not self._finish[core]:
+                valid.value = 0
+                self._wakes[core].clear()
+                await self._wakes[core].wait()
+                await RisingEdge(self.dut.clk)
+            valid.value = 1
+            slot.value = self._finish[core].popleft()
+            await RisingEdge(self.dut.clk)
+
+    async def _work(self, channel: int, die: int) -> None:
+        queue, wake = self._queues[channel, die]
+        while True:
+            while not queue:
+                wake.clear()
+                await wake.wait()
+            request = queue.popleft()
+            op = ChannelOp(request["op"])
+            low, high = {ChannelOp.READ: (20, 120), ChannelOp.PROGRAM: (200, 900),
+                         ChannelOp.ERASE: (100, 800)}[op]
+            await ClockCycles(self.dut.clk, int(self._random.integers(low, high)))
+            while op == ChannelOp.PROGRAM and self.hold_programs:
+                await ClockCycles(self.dut.clk, 10)
+            self.counts[op.name] += 1
+            if op == ChannelOp.READ:
+                await self._sense(channel, die, request)
+            else:
+                good = (self._program if op == ChannelOp.PROGRAM else self._erase)(channel, die, request)
+                status = MediaStatus.OK if good else MediaStatus.FAILED
+                self._events[channel].send(self._event.pack(op=op.value, tag=request["tag"],
+                                                            status=status.value))
+
+    def _program(self, channel: int, die: int, request: dict[str, int]) -> bool:
+        row = (channel, die, request["block"], request["page"])
+        assert request["page"] == self.next_page[row[:3]], f"{row}: next page is {self.next_page[row[:3]]}"
+        self.next_page[row[:3]] += 1
+        if self.program_failures[channel, die]:
+            self.program_failures[channel, die] -= 1
+            return False
+        size = self.config.stripe_data_bytes
+        content = bytes(self.bench.dram.view(request["buffer"] * size, size))
+        self.stored[row] = (content, self._owner.unpack(request["owner"]))
+        return True
+
+    def _erase(self, channel: int, die: int, request: dict[str, int]) -> bool:
+        if self.erase_failures[channel, die]:
+            self.erase_failures[channel, die] -= 1
+            return False
+        self.next_page[channel, die, request["block"]] = 0
+        for row in [row for row in self.stored if row[:3] == (channel, die, request["block"])]:
+            del self.stored[row]
+        return True
+
+    async def _sense(self, channel: int, die: int, request: dict[str, int]) -> None:
+        content, owner = self.stored[channel, die, request["block"], request["page"]]
+        assert owner == self._owner.unpack(request["owner"]), (owner, request)
+        self.bench.cores.stripe(request["head_slot"], request["passes"], request["tokens"], request["wide"],
+                                owner,
+                                content)
+        if self.read_errors:
+            valid = getattr(self.dut, f"faults__{channel}__valid")
+            getattr(self.dut, f"faults__{channel}__head_slot").value = request["head_slot"]
+            getattr(self.dut, f"faults__{channel}__error").value = self.read_errors.pop(0).value
+            valid.value = 1
+            await RisingEdge(self.dut.clk)
+            valid.value = 0
+            await ClockCycles(self.dut.clk, 2)
+        self.finish(channel, request["head_slot"])
+
+
+class Cores:
+    """Query rows in, stripes in, results out. A result row is its query row, each bit inverted."""
+
+    def __init__(self, dut: Any, config: EngineConfig, flash: Callable[[], Flash], *, noise: float):
+        self.dut, self.config, self.flash = dut, config, flash
+        self.rows: defaultdict[int, dict[int, list[int]]] = defaultdict(dict)
+        self.seen: defaultdict[int, list[tuple[dict[str, int] | None, bytes]]] = defaultdict(list)
+        self.merged: list[tuple[int, dict[int, list[int]], list[Any]]] = []
+        self._query, self._slot = Fields(query_beat(config)), Fields(slot_beat(config))
+        self._merge, self._result = Fields(merge_request(config)), Fields(result_beat(config))
+        self._tail: list[int] = []
+        self._tail_stripe: dict[int, bytearray] = {}
+        self._results = StreamSource(dut, "results", idle=noise)
+        self._opens: dict[int, bool] = {}
+        self.scales: list[int] = []
+        self.tail_beats = 0
+        dut.not_finite__valid.value = 0
+        dut.queries_idle.value = 1
+        self._landing: defaultdict[int, int] = defaultdict(int)
+        Sink(dut, "queries", self._take_query, back_pressure=noise)
+        Sink(dut, "tail", self._take_slot, back_pressure=noise)
+        Sink(dut, "merge", self._take_merge, back_pressure=noise)
+        cocotb.start_soon(self._watch_open())
+
+    async def _watch_open(self) -> None:
+        while True:
+            await RisingEdge(self.dut.clk)
+            if not self.dut.open__valid.value:
+                await RisingEdge(self.dut.open__valid)
+                continue
+            slot = int(self.dut.open__head_slot.value)
+            self.rows[slot] = {}
+            self.seen[slot] = []
+
+    def _take_query(self, payload: int) -> None:
+        beat = self._query.unpack(payload)
+        row = self.rows[beat["head_slot"]].setdefault(beat["query"], [])
+        assert len(row) == beat["group"], beat
+        row.append(beat["data"])
+        self._landing[beat["head_slot"]] += 1
+        self.dut.queries_idle.value = 0
+        cocotb.start_soon(self._land(beat["head_slot"]))
+        if beat["last"]:
+            self.scales.append(int(self.dut.scale2.value))
+            elements = np.array(row, np.uint64).view(np.float16)
+            if not np.isfinite(elements).all():
+                cocotb.start_soon(self._report(beat["head_slot"]))
+
+    async def _land(self, slot: int) -> None:
+        await ClockCycles(self.dut.clk, 12)
+        self._landing[slot] -= 1
+        self.dut.queries_idle.value = int(not any(self._landing.values()))
+
+    async def _report(self, slot: int) -> None:
+        self.dut.not_finite__valid.value, self.dut.not_finite__head_slot.value = 1, slot
+        await RisingEdge(self.dut.clk)
+        self.dut.not_finite__valid.value = 0
+
+    def stripe(self, slot: int, passes: int, tokens: int, wide: int, owner: dict[str, int] | None,
+               content: bytes) -> None:
+        """A stripe goes into the sums of every pass; its rows as a stripe buffer holds them."""
+        shape = RowShape(128 if wide else 64)
+        rows = []
+        for kind in range(2):
+            for token in range(tokens):
+                at = shape.row_offset(token, kind)
+                rows.append(content[at:at + shape.row_bytes])
+        for turn in range(passes):
+            at = (slot + turn) % self.config.head_slots
+            assert self.rows[at], "stripe before its queries"
+            assert not self._landing[at], "stripe before its queries are in the cores"
+            self.seen[at].append((owner, b"".join(rows)))
+
+    def _take_slot(self, payload: int) -> None:
+        self.tail_beats += 1
+        beat = self._slot.unpack(payload)
+        self._tail.append(beat["data"])
+        if not beat["last"]:
+            return
+        shape = RowShape(128 if beat["wide"] else 64)
+        assert beat["die"] == 0 and len(self._tail) == beat["rows"] * shape.row_beats, beat
+        rows = np.array(self._tail, np.uint64).tobytes()
+        self._tail.clear()
+        pair = self.seen[beat["head_slot"]]
+        if beat["kind"] == 0:
+            pair.append(({"tail": 1}, rows))
+        else:
+            owner, keys = pair.pop()
+            pair.append((owner, keys + rows))
+        if beat["stripe_end"]:
+            self.flash().finish(self.config.channels, beat["base_slot"])
+
+    def _take_merge(self, payload: int) -> None:
+        request = self._merge.unpack(payload)
+        slot = request["head_slot"]
+        rows = self.rows[slot]
+        assert sorted(rows) == list(range(request["queries"])), (request, sorted(rows))
+        self.merged.append((slot, rows, self.seen[slot]))
+        beats = [(query, group) for query in range(request["queries"]) for group in range(request["groups"])]
+        order = rng("merge").permutation(len(beats)).tolist()
+        for index, each in enumerate(order):
+            query, group = beats[each]
+            value = rows[query][group] ^ 0xFFFF_FFFF_FFFF_FFFF
+            self._results.send(self._result.pack(data=value, query=query, group=group,
+                                                 last=int(index == len(order) - 1)))
+
+
+class Bench:
+    """The engine in its surroundings, and the functional model that executes the same commands."""
+
+    def __init__(self, dut: Any, config: EngineConfig, *, noise: float = 0.0, latency: int = 20):
+        self.dut, self.config = dut, config
+        self.host, self.model_host = HostMemory(), HostMemory()
+        self.memory = Memory(dut, "host", self.host.view, latency=latency, noise=noise)
+        dram = Dram(config.dram_bytes)
+        dram.view = dram.store  # type: ignore[attr-defined]
+        self.dram = dram
+        self.dram_memory = Memory(dut, "dram", dram.store, latency=latency, noise=noise)
+        self.flash = Flash(dut, config, self, noise=noise)
+        self.cores = Cores(dut, config, lambda: self.flash, noise=noise)
+        self.store = KvStore(config, Dram(config.dram_bytes), Nand(config), np.zeros(len(Counter), np.uint64))
+        self.executor, self.admin = Executor(self.store, self.model_host), Admin(self.store,
+                                                                                 None)  # type: ignore[arg-type]
+        self._command, self._completion = Fields(COMMAND), Fields(COMPLETION)
+        self._commands = StreamSource(dut, "commands", idle=noise)
+        Sink(dut, "completions", self._complete, back_pressure=noise)
+        self._waiting: dict[int, Event] = {}
+        self._done: dict[int, tuple[Status, int, int]] = {}
+        self._cid = 0
+
+    def _complete(self, payload: int) -> None:
+        fields = self._completion.unpack(payload)
+        cid = fields["cid"]
+        assert cid in self._waiting and cid not in self._done, f"completion of {cid} was not expected"
+        self._done[cid] = (Status(fields["status"]), fields["result"], fields["queue"])
+        self._waiting[cid].set()
+
+    # -- host memory
+    def allocate(self, size: int) -> int:
+        first, second = self.host.allocate(size, 64), self.model_host.allocate(size, 64)
+        assert first.address == second.address
+        return first.address
+
+    def fill(self, address: int, content: Any) -> None:
+        content = np.frombuffer(bytes(content), np.uint8)
+        for memory in (self.host, self.model_host):
+            memory.view(address, len(content))[:] = content
+
+    # -- commands
+    def submit(self, entry: int, queue: int) -> int:
+        """Send an entry (its cid is set here); returns the cid."""
+        self._cid = (self._cid + 1) & 0xFFFF
+        entry |= self._cid << 16
+        self._waiting[self._cid] = Event()
+        self._commands.send(self._command.pack(entry=entry, queue=queue))
+        return self._cid
+
+    async def result(self, cid: int, queue: int) -> tuple[Status, int]:
+        await self._waiting[cid].wait()
+        status, result, where = self._done.pop(cid)
+        del self._waiting[cid]
+        assert where == queue
+        return status, result
+
+    def expected(self, entry: int, queue: int) -> tuple[Status, int]:
+        try:
+            return Status.SUCCESS, (self.executor if queue else self.admin).execute(entry)
+        except CommandError as error:
+            return error.status, error.result
+
+    async def run(self, entry: int, queue: int) -> tuple[Status, int]:
+        """One command on both; they have to agree."""
+        got = await self.result(self.submit(entry, queue), queue)
+        wanted = self.expected(entry, queue)
+        assert got == wanted, f"engine {got}, model {wanted}, entry {entry:#x}"
+        return got
+
+    async def io(self, opcode: int, **fields: int) -> tuple[Status, int]:
+        return await self.run(io_entry(opcode, **fields), 1)
+
+    async def admin_command(self, opcode: int, **fields: int) -> tuple[Status, int]:
+        return await self.run(int.from_bytes(pack(ADMIN_SQE, opcode=opcode, **fields), "little"), 0)
+
+    async def table(self, table: Table, index: int) -> tuple[Status, int]:
+        entry = int.from_bytes(pack(ADMIN_SQE, opcode=AdminOpcode.TABLE_READ, cdw10=table, cdw11=index),
+                               "little")
+        return await self.result(self.submit(entry, 0), 0)
+
+    async def compare_tables(self) -> None:
+        """All tables whose contents do not depend on time equal the model's; so do the NAND's contents."""
+        c = self.config
+        counts = {
+            Table.CACHE: c.max_caches, Table.SEQUENCE: c.max_sequences,
+            Table.RESIDENT: c.max_sequences * c.max_layers, Table.ROW_COUNT: c.max_sequences * c.dies_total,
+            Table.SUPERBLOCK_LIST: c.max_sequences * c.max_superblocks_per_sequence,
+            Table.SUPERBLOCK_FREE: c.blocks, Table.SUPERBLOCK_ERASED: c.blocks,
+            Table.COUNTS: 2 + c.max_sequences,
+            Table.POLICY: c.max_policies, Table.WINDOW: 2 * c.max_windows,
+        }
+        for table, count in counts.items():
+            for index in range(count):
+                status, value = await self.table(table, index)
+                try:
+                    wanted = (Status.SUCCESS, self.store.tables.read(table, index))
+                except CommandError as error:
+                    wanted = (error.status, 0)
+                assert (status,
+                        value) == wanted, f"{table.name}[{index}]: {status, hex(value)}, model {wanted}"
+        free = [(await self.table(Table.BUFFER_FREE,
+                                  index))[1] for index in range(len(self.store.tables.buffer_free))]
+        assert len(set(free)) == len(free), "a buffer is free twice"
+        assert sorted(self.flash.stored) == sorted(map(tuple, self.store.nand.rows()))
+        for row in self.store.nand.rows():
+            data = self.store.nand.read(row)[..., :1024].tobytes()
+            assert data == self.flash.stored[tuple(row)][0], row
+
+    async def settle(self) -> None:
+        """Wait until nothing programs any more."""
+        for number in range(self.config.max_sequences):
+            if number in self.store.tables.sequences:
+                generation = self.store.tables.sequences[number].generation
+                await self.io(Opcode.KV_SYNC, sequence=number, generation=generation)
+
+
+def io_entry(opcode: int, **fields: int) -> int:
+    return int.from_bytes(pack(SQE, opcode=opcode, **{"nsid": 1, **fields}), "little")

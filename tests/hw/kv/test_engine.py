@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The KV engine at `tiny` in modelled surroundings, command for command against the functional model."""
+
+import pytest
+
+from hw.kv.drive import SCALE2, Drive
+from hw.kv.surroundings import Bench, KvEngineOnMemories, io_entry
+from instinfer.abi.commands import SQE, AdminOpcode, Opcode, Status, Table, pack
+from instinfer.abi.config import load
+from instinfer.hw.signatures import ReadError
+from support import run_cocotb
+from support.benches import bench, parameters, start
+
+CONFIG = load(preset="tiny")
+
+
+async def prepare(dut) -> tuple[Bench, Drive]:
+    noise = parameters().get("noise", 0.0)
+    surroundings = Bench(dut, CONFIG, noise=noise, latency=parameters().get("latency", 20))
+    drive = Drive(surroundings)
+    await start(dut)
+    await drive.start()
+    return surroundings, drive
+
+
+@bench(cycles=200_000)
+async def one_sequence(dut):
+    """Writes of every length around slot, page and stripe; attentions of parts and of everything."""
+    surroundings, drive = await prepare(dut)
+    cache = await drive.cache(1, layers=2, kv_heads=3, queries=3, head_dim=64, max_tokens=300)
+    sequence = await drive.sequence(4, cache)
+    for tokens in (1, 2, 5, 9, 15, 1, 31, 40, 100):
+        await drive.write(sequence, 1, tokens)
+        await drive.attend(sequence, 1)
+    await drive.attend(sequence, 1, context=33, head=1, heads=2)
+    await drive.attend(sequence, 1, append=True)
+    await surroundings.settle()
+    await drive.attend(sequence, 1)
+    await surroundings.compare_tables()
+
+
+@bench(cycles=150_000)
+async def bad_input(dut):
+    """Every status of a malformed or misplaced command; each leaves the engine as it was."""
+    surroundings, drive = await prepare(dut)
+    cache = await drive.cache(0, layers=2, kv_heads=2, queries=2, head_dim=96, max_tokens=40)
+    sequence = await drive.sequence(3, cache)
+    await drive.write(sequence, 0, 20)
+    entry, _ = drive.attend_entry(sequence, 0)
+
+    async def refused(status: Status, opcode: int = Opcode.ATTEND, **change: int) -> None:
+        fields = {"opcode": opcode, "nsid": 1, **sequence.names, "heads": 2, "policy": 2, "scale2": SCALE2,
+                  "prp1": drive.region, "prp2": drive.region, "token": 0 if opcode == Opcode.ATTEND else 20,
+                  "tokens": 1, "out_offset": 64, **change}
+        got, _ = await surroundings.run(int.from_bytes(pack(SQE, **fields), "little"), 1)
+        assert got is status, (got, status, change)
+
+    write, fused = Opcode.KV_WRITE, Opcode.APPEND_ATTEND
+    await refused(Status.BAD_OPCODE, 0x80)
+    await refused(Status.BAD_FIELD, nsid=2)
+    await refused(Status.BAD_FIELD, flags=1)
+    got, _ = await surroundings.run(entry | 1 << 9, 1)
+    assert got is Status.BAD_FIELD
+    await refused(Status.NO_SEQUENCE, sequence=2)
+    await refused(Status.NO_SEQUENCE, sequence=1 << 20)
+    for opcode in (Opcode.ATTEND, write, fused, Opcode.KV_FREE, Opcode.KV_SYNC):
+        await refused(Status.STALE_GENERATION, opcode, generation=77)
+    await refused(Status.DTYPE, dtype=1)
+    await refused(Status.RANGE, layer=2)
+    await refused(Status.RANGE, head=1)
+    await refused(Status.RANGE, heads=0)
+    await refused(Status.RANGE, write, heads=1)
+    await refused(Status.RANGE, fused, head=1, heads=1)
+    for token in (0, 19, 21):
+        await refused(Status.POSITION, write, token=token)
+    await refused(Status.CAPACITY, write, tokens=21)
+    await refused(Status.CONTEXT, token=21)
+    await refused(Status.CONTEXT, layer=1)
+    await refused(Status.BAD_FIELD, fused, tokens=2)
+    await refused(Status.BAD_FIELD, policy=1)
+    await refused(Status.BAD_FIELD, policy=200)
+    for scale2 in (0, 0x8000_0000 | SCALE2, 135 << 23, (95 << 23) - 1, 0x7FC0_0000):
+        await refused(Status.BAD_FIELD, scale2=scale2)
+    await refused(Status.PRP_OFFSET, prp1=drive.region + 32)
+    await refused(Status.PRP_OFFSET, write, prp2=drive.region + 1)
+    await refused(Status.WINDOW, prp1=0x1000)
+    await refused(Status.WINDOW, write, prp2=0x1000)
+    await refused(Status.WINDOW, fused, prp2=(1 << 64) - 64)
+    await drive.good(surroundings.admin_command(AdminOpcode.WINDOW_SET, index=0, prp1=1 << 30, prp2=4096,
+                                                cdw10=1))
+    await refused(Status.WINDOW, prp1=1 << 30, out_offset=0)
+    await refused(Status.SUCCESS, write, tokens=0)
+
+    async def refused_admin(status: Status, opcode: int, **fields: int) -> None:
+        got, _ = await surroundings.admin_command(opcode, **fields)
+        assert got is status, (got, status, fields)
+
+    shape = {"cdw10": 2 | 2 << 16, "cdw11": 2 | 64 << 16, "cdw12": 100}
+    await refused_admin(Status.BAD_OPCODE, 0xFF)
+    await refused_admin(Status.BUSY, AdminOpcode.KV_CONFIG, index=0, **shape)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.KV_CONFIG, index=CONFIG.max_caches, **shape)
+    await refused_admin(Status.DTYPE, AdminOpcode.KV_CONFIG, index=1, **shape, cdw13=1)
+    for bad in ({"cdw10": 0}, {"cdw10": 2}, {"cdw10": 33 | 2 << 16}, {"cdw10": 2 | 17 << 16},
+                {"cdw11": 9 | 64 << 16},
+                {"cdw11": 64 << 16}, {"cdw11": 2 | 72 << 16}, {"cdw12": 0},
+                {"cdw12": CONFIG.max_context + 1}):
+        await refused_admin(Status.BAD_FIELD, AdminOpcode.KV_CONFIG, index=1, **{**shape, **bad})
+    create = AdminOpcode.SEQ_CREATE
+    await refused_admin(Status.BUSY, create, index=3)
+    await refused_admin(Status.BAD_FIELD, create, index=CONFIG.max_sequences)
+    await refused_admin(Status.BAD_FIELD, create, index=4, cdw10=3)
+    await refused_admin(Status.BAD_FIELD, create, index=4, prp1=8)
+    await refused_admin(Status.BAD_FIELD, create, index=4, prp1=CONFIG.dram_bytes - 32)
+    await refused_admin(Status.BAD_FIELD, create, index=4, prp1=1 << 40)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.POLICY_SET, index=0, cdw10=1)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.POLICY_SET, index=CONFIG.max_policies)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.WINDOW_SET, index=0, prp1=64)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.WINDOW_SET, index=CONFIG.max_windows)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.FORMAT, cdw10=2)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_READ, cdw10=11)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_READ, cdw10=Table.CACHE, cdw11=CONFIG.max_caches)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_WRITE, cdw10=Table.BUFFER_FREE, cdw12=64)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_WRITE, cdw10=Table.COUNTS, cdw11=1, cdw12=1)
+    await drive.attend(sequence, 0)
+    await surroundings.compare_tables()
+
+
+@bench(cycles=100_000)
+async def bad_data(dut):
+    """NaN, Inf and host errors in k, v and q: nothing is stored, nothing is written, buffers return."""
+    surroundings, drive = await prepare(dut)
+    cache = await drive.cache(0, layers=1, kv_heads=2, queries=2, head_dim=80, max_tokens=64)
+    sequence = await drive.sequence(0, cache)
+    await drive.write(sequence, 0, 10)
+    for at, tokens in ((0, 3), (1, 20)):  # within a stripe; on into a second one, which is not begun
+        for poison in (0x7C00, 0xFE01, None):
+            entry = drive.write_entry(sequence, 0, tokens)
+            sequence.k[0], sequence.v[0] = (kept[0][:-tokens] for kept in (sequence.k, sequence.v))
+            address = entry >> 32 * (6 + 2 * at) & (1 << 64) - 1
+            where = address + (tokens * 2 - 1) * 160
+            if poison is None:
+                for memory in (surroundings.host, surroundings.model_host):
+                    memory.fail(where, 32)
+            else:
+                surroundings.fill(where, poison.to_bytes(2, "little"))
+            status, _ = await surroundings.run(entry, 1)
+            assert status is (Status.TRANSFER_ERROR if poison is None else Status.NOT_FINITE)
+            for memory in (surroundings.host, surroundings.model_host):
+                memory.fail(0, 0)
+            resident = surroundings.store.tables.resident[0, 0]
+            while sequence.resident(0) < resident:  # what the finished stripe kept of a failed write
+                drive.note(sequence, 0, *drive.lost(entry, sequence, resident - sequence.resident(0)))
+    await drive.write(sequence, 0, 64 - sequence.resident(0))
+    for poison in (0x7C00, None):
+        entry, attention = drive.attend_entry(sequence, 0)
+        address = entry >> 192 & (1 << 64) - 1
+        if poison is None:
+            for memory in (surroundings.host, surroundings.model_host):
+                memory.fail(address + 64, 32)
+        else:
+            surroundings.fill(address + 160, poison.to_bytes(2, "little"))
+        before = bytes(surroundings.host.view(attention.output, 320))
+        status, _ = await surroundings.run(entry, 1)
+        assert status is (Status.TRANSFER_ERROR if poison is None else Status.NOT_FINITE)
+        for memory in (surroundings.host, surroundings.model_host):
+            memory.fail(0, 0)
+        assert bytes(surroundings.host.view(attention.output, 320)) == before
+    entry, attention = drive.attend_entry(sequence, 0)
+    surroundings.host.fail(attention.output, 32)
+    status, _ = await surroundings.result(surroundings.submit(entry, 1), 1)
+    assert status is Status.TRANSFER_ERROR
+    surroundings.host.fail(0, 0)
+    for error, status in ((ReadError.GUARD, Status.GUARD), (ReadError.REFERENCE_TAG, Status.REFERENCE_TAG),
+                          (ReadError.TIMEOUT, Status.UNRECOVERED_READ)):
+        surroundings.flash.read_errors.append(error)
+        entry, _ = drive.attend_entry(sequence, 0)
+        assert await surroundings.result(surroundings.submit(entry, 1), 1) == (status, 0)
+    await drive.attend(sequence, 0)
+    await surroundings.settle()
+    await surroundings.compare_tables()
+
+
+@bench(cycles=200_000)
+async def failing_flash(dut):
+    """Programs that fail are repeated on other rows; three times: pinned, reported once, still served."""
+    surroundings, drive = await prepare(dut)
+    flash, nand = surroundings.flash, surroundings.store.nand
+    cache = await drive.cache(0, layers=1, kv_heads=2, queries=1, head_dim=128, max_tokens=512)
+    sequence = await drive.sequence(0, cache)
+    for failures, pinned in ((0, False), (1, False), (2, False), (3, True)):
+        for failing in (flash.program_failures, nand.program_failures):
+            failing[1, 1] = failures
+        stripes = sequence.resident(0) // 16
+        await drive.write(sequence, 0, 16)
+        sync = await surroundings.io(Opcode.KV_SYNC, **sequence.names)
+        where = [(stripes + head) % 2 == 1 and (stripes // 2 + head) % 2 == 1 for head in range(2)]
+        if failures and not any(where):  # no head of this stripe lies on the failing die: take the next one
+            for _ in range(3):
+                if any(where):
+                    break
+                stripes += 1
+                where = [(stripes + head) % 2 == 1 and (stripes // 2 + head) % 2 == 1 for head in range(2)]
+                await drive.write(sequence, 0, 16)
+                sync = await surroundings.io(Opcode.KV_SYNC, **sequence.names)
+        assert (sync[0] is Status.WRITE_FAULT) == pinned
+    lost = frozenset({(head, stripes) for head in range(2) if where[head]})
+    assert flash.program_failures[1, 1] == 0
+    await drive.write(sequence, 0, 60)
+    await surroundings.settle()
+    entry, attention = drive.attend_entry(sequence, 0)
+    before = len(surroundings.cores.merged)
+    await drive.good(surroundings.run(entry, 1))
+    attention.check(before, pinned=lost)
+    for failing in (flash.erase_failures, nand.erase_failures):
+        failing[0, 1] = 1
+    await drive.good(surroundings.io(Opcode.KV_FREE, **sequence.names))
+    await surroundings.compare_tables()
+    assert (await surroundings.table(Table.COUNTS,
+                                     0))[1] == CONFIG.blocks - 1, "the block that failed is not used again"
+
+
+@bench(cycles=300_000)
+async def pool_of_buffers(dut):
+    """Writes wait for buffers that programs will return; when none can return: CAPACITY, and nothing is
+    lost."""
+    surroundings, drive = await prepare(dut)
+    cache = await drive.cache(0, layers=5, kv_heads=16, queries=1, head_dim=128, max_tokens=128)
+    sequence = await drive.sequence(6, cache)
+    await drive.write(sequence, 0, 90)  # six stripes of 16 heads: more than the pool holds at once
+    await drive.attend(sequence, 0)
+    await surroundings.settle()
+    await drive.write(sequence, 1, 1)
+    await drive.write(sequence, 2, 1)
+    for layer in (3, 4):
+        entry = drive.write_entry(sequence, layer, 1)
+        status, resident = await surroundings.run(entry, 1)
+        if status is Status.CAPACITY:
+            assert resident == 0
+            sequence.k[layer], sequence.v[layer] = sequence.k[layer][:0], sequence.v[layer][:0]
+    assert status is Status.CAPACITY
+    for layer in (0, 1, 2):
+        await drive.attend(sequence, layer)
+    await surroundings.compare_tables()
+    await drive.good(surroundings.io(Opcode.KV_FREE, **sequence.names))
+    await surroundings.compare_tables()
+    assert (await surroundings.table(Table.COUNTS, 1))[1] == CONFIG.stripe_buffers
+    sequence = await drive.sequence(6, cache)
+    await drive.write(sequence, 4, 40)
+    await drive.attend(sequence, 4)
+
+
+@bench(cycles=400_000)
+async def traffic(dut):
+    """Many commands in flight on interleaved sequences: statuses, DWs, stripes and outputs in order; free and
+    reuse."""
+    surroundings, drive = await prepare(dut)
+    random = drive.random
+    caches = [await drive.cache(0, layers=2, kv_heads=3, queries=7, head_dim=64, max_tokens=400),
+              await drive.cache(1, layers=3, kv_heads=2, queries=3, head_dim=128, max_tokens=400)]
+    for round_ in range(2):
+        sequences = [await drive.sequence(2 * number + round_, caches[number % 2]) for number in range(3)]
+        waiting = []
+        merges = len(surroundings.cores.merged)
+        for _ in range(40):
+            sequence = sequences[random.integers(3)]
+            layer = int(random.integers(sequence.cache.layers))
+            kind = random.choice(["write", "append", "attend", "fused", "sync"], p=[.2, .15, .3, .3, .05])
+            attention = None
+            if kind == "write":
+                entry = drive.write_entry(sequence, layer, int(random.integers(1, 50)))
+            elif kind == "append":
+                entry = drive.write_entry(sequence, layer, 1, opcode=Opcode.KV_APPEND)
+            elif kind == "sync":
+                entry = io_entry(Opcode.KV_SYNC, **sequence.names)
+            elif kind == "attend" and sequence.resident(layer):
+                context = int(random.integers(0, sequence.resident(layer) + 1))
+                entry, attention = drive.attend_entry(sequence, layer, context=context)
+            else:
+                entry, attention = drive.attend_entry(sequence, layer, append=True)
+            if attention is not None:
+                attention = (attention, merges)
+                merges += attention[0].merges
+            queue = int(random.integers(1, 3))
+            waiting.append((surroundings.submit(entry, queue), queue, surroundings.expected(entry, queue),
+                            attention))
+        for cid, queue, expected, attention in waiting:
+            assert await surroundings.result(cid, queue) == expected
+            if attention is not None:
+                attention[0].check(attention[1])
+        await surroundings.settle()
+        await surroundings.compare_tables()
+        for sequence in sequences:
+            await drive.good(surroundings.io(Opcode.KV_FREE, **sequence.names))
+        await surroundings.compare_tables()
+    assert (await surroundings.table(Table.COUNTS, 1))[1] == CONFIG.stripe_buffers
+
+
+SCENARIOS = ("one_sequence", "bad_input", "bad_data", "failing_flash", "pool_of_buffers", "traffic")
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_kv_engine(scenario, noise):
+    run_cocotb(KvEngineOnMemories(CONFIG), __file__, name="kv_engine", only=rf"\.{scenario}$",
+               parameters={"noise": noise})
