@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every target does its own set-up (scripts/setup.sh, skipped in a fraction of a second when nothing changed).
-# PRESET=tiny, OUT=folder and ARGS='...' reach the instinfer command of `demo`, `rtl` and `bench`.
+# PRESET=tiny, OUT=folder and ARGS='...' reach the instinfer command of `demo`, `rtl` and `bench`; ARGS also reaches
+# pytest, which runs WORKERS test files at once.
 
 SHELL := bash
 .DEFAULT_GOAL := help
 PRESET ?= product
 OUT ?= hw/rtl/generated/$(PRESET)
 ARGS ?=
+WORKERS ?= 2
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .PHONY: help setup demo test soak lint rtl bench clean
@@ -24,12 +26,12 @@ demo: ## SmolLM2-135M decodes text, attention computed by the RTL out of simulat
 
 test: lint ## style, types and every test but the long ones
 	@echo "test: pytest (long runs are left to make soak)"
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 soak: ## the long tests
 	@scripts/setup.sh --quiet
 	@echo "soak: pytest -m soak"
-	@$(RUN) pytest -m soak $(ARGS)
+	@$(RUN) pytest -n $(WORKERS) --dist loadfile -m soak $(ARGS)
 
 lint: ## ruff and mypy
 	@scripts/setup.sh --quiet
