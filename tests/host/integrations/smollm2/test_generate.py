@@ -16,7 +16,7 @@ def ask(tokenizer, text):
 
 def test_the_demo_prompt_and_its_answer(model, tokenizer):
     prompt = ask(tokenizer, demo_prompt())
-    assert len(prompt) == 314, "the demo promises at least 256 tokens"
+    assert len(prompt) == 613, "two full stripes of each head lie in flash on `product`"
     leads, text = [], []
     stream = StreamDecoder(tokenizer)
 
@@ -25,12 +25,12 @@ def test_the_demo_prompt_and_its_answer(model, tokenizer):
         leads.append(best - second)
         text.append(stream.push(step.token))
 
-    result = generate(model, FloatAttention(), prompt, 32, end_tokens=tokenizer.end_tokens, on_step=on_step)
+    result = generate(model, FloatAttention(), prompt, 24, end_tokens=tokenizer.end_tokens, on_step=on_step)
     print(f"{result.tokens_per_second:.1f} token/s, prefill {result.prefill_seconds:.2f} s")
     assert "".join(text) == tokenizer.decode(result.tokens)
     assert tokenizer.decode(result.tokens) == (
-        "Computing attention inside the drive offers several benefits. One of the main advantages is that it "
-        "allows for a faster and more efficient processing of large amounts of data."
+        "The benefits of computing attention in the drive instead of the graphics card are numerous. One of "
+        "the most significant advantages is that"
     )
     assert min(leads) > 0.2, "no near tie: rounding must not change the text"
 
