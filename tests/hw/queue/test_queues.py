@@ -68,7 +68,7 @@ class HostSide(wiring.Component):
             registers.counters.errors.eq(queues.failed),
             registers.counters.host_read_bytes.eq(bridge.read_bytes),
             registers.counters.host_write_bytes.eq(bridge.write_bytes),
-            self.irq.eq(registers.irq),
+            self.irq.eq(registers.interrupt),
             self.engine_reset.eq(registers.engine_reset),
         ]
         return m

@@ -251,22 +251,22 @@ def test_interrupt_and_mask():
     async def testbench(ctx, dut, bar):
         ctx.set(dut.unread, 1)
         await bar.cycles(4)
-        assert not ctx.get(dut.irq), "not before RDY"
+        assert not ctx.get(dut.interrupt), "not before RDY"
         await bar.enable()
         await bar.cycles(2)
-        assert ctx.get(dut.irq)
+        assert ctx.get(dut.interrupt)
         await bar.write(Register.INTMS, 1)
         await bar.cycles(2)
-        assert not ctx.get(dut.irq)
+        assert not ctx.get(dut.interrupt)
         assert await bar.value(Register.INTMS) == await bar.value(Register.INTMC) == 1
         await bar.write(Register.INTMC, 2)
         assert await bar.value(Register.INTMS) == 1
         await bar.write(Register.INTMC, 1)
         await bar.cycles(2)
-        assert ctx.get(dut.irq)
+        assert ctx.get(dut.interrupt)
         ctx.set(dut.unread, 0)
         await bar.cycles(2)
-        assert not ctx.get(dut.irq)
+        assert not ctx.get(dut.interrupt)
 
     simulate(testbench)
 

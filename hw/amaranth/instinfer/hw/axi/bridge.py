@@ -51,7 +51,7 @@ class MemoryBridge(wiring.Component):
         wiring.connect(m, wiring.flipped(self.write), writer.memory)
         reads = AxiReadBus().members
         for name, member in self.bus.signature.members.items():
-            inner = getattr((reader if name in reads else writer).bus, name)
+            inner = getattr(reader.bus if name in reads else writer.bus, name)
             outer = getattr(self.bus, name)
             m.d.comb += outer.eq(inner) if member.flow == Out else inner.eq(outer)
         m.d.comb += [

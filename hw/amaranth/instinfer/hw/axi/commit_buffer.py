@@ -40,7 +40,8 @@ class CommitBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         taken, offered = Value.cast(self.i.payload), Value.cast(self.o.payload)
-        m.submodules.memory = memory = Memory(shape=len(taken), depth=self.depth, init=[])
+        memory: Memory = Memory(shape=len(taken), depth=self.depth, init=[])
+        m.submodules.memory = memory
         write, read = memory.write_port(), memory.read_port()
         bits = self.depth.bit_length()
         tail, committed, head = (Signal(bits, name=name) for name in ("tail", "committed", "head"))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The BAR: controller registers, identity, counters, doorbells (`instinfer.abi.registers`)."""
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -34,7 +36,7 @@ class RegisterFile(wiring.Component):
     RDY rises, when EN is set. Queues, counters (latched ones too), interrupt mask, FAULT and CSTS.CFS are
     cleared by it; AQA, ASQ, ACQ stay.
 
-    Interrupt: ``irq`` is high while ``unread`` is, RDY is set, and INTMS bit 0 (the only vector) is
+    Interrupt: ``interrupt`` is high while ``unread`` is, RDY is set, and INTMS bit 0 (the only vector) is
     clear. So it falls when the last unread completion of an interrupting queue is passed by its head
     doorbell.
 
@@ -51,7 +53,7 @@ class RegisterFile(wiring.Component):
     doorbell : doorbell writes in order; writes while RDY is 0 are dropped
     fault : the first one is kept in FAULT, and sets CSTS.CFS
     unread : a completion queue whose interrupt is enabled has unread entries
-    irq : interrupt, level, to the host
+    interrupt : level, to the host
     counters : increments in this cycle
 
     Latency: write response 2 cycles after address and data, read data 2 after the address; an increment
@@ -63,13 +65,13 @@ class RegisterFile(wiring.Component):
         self.config = config
         super().__init__({
             "bus": In(AxiLiteBus()),
-            "engine_reset": Out(1, init=1),
+            "engine_reset": Out(1),
             "idle": In(1),
             "admin": Out(ADMIN_QUEUES),
             "doorbell": Out(stream.Signature(DOORBELL)),
             "fault": In(FaultReport()),
             "unread": In(1),
-            "irq": Out(1),
+            "interrupt": Out(1),
             "counters": In(COUNTER_INCREMENTS),
         })
 
@@ -107,7 +109,7 @@ class RegisterFile(wiring.Component):
 
         with m.If(self.fault.valid & (cause == Fault.NONE)):
             m.d.sync += cause.eq(self.fault.cause)
-        m.d.sync += self.irq.eq(self.unread & ready & ~mask & ~self.engine_reset)
+        m.d.sync += self.interrupt.eq(self.unread & ready & ~mask & ~self.engine_reset)
         with m.If(self.engine_reset):
             m.d.sync += [cause.eq(Fault.NONE), mask.eq(0)]
         latched = self._count(m, latch)
@@ -121,13 +123,13 @@ class RegisterFile(wiring.Component):
             Register.CC: enable,
             Register.CSTS: Cat(ready, cause != Fault.NONE),
             Register.FAULT: cause,
-            **stored,
+            **{register.value: word for register, word in stored.items()},
             **{Register.IDENTITY + 4 * n: word for n, word in enumerate(identity)},
         }
         self._serve_reads(m, words, latched)
         return m
 
-    def _serve_writes(self, m: Module, write: data.View) -> None:
+    def _serve_writes(self, m: Module, write: Any) -> None:
         """Accept address and data in any order, then emit one word write, or refuse it."""
         bus = self.bus
         address, word, strobe = Signal(32), Signal(32), Signal(4)
@@ -155,7 +157,7 @@ class RegisterFile(wiring.Component):
                 bus.bresp.eq(Mux(refuse, Response.SLVERR, Response.OKAY)),
             ]
 
-    def _ring(self, m: Module, write: data.View, running: Value) -> None:
+    def _ring(self, m: Module, write: Any, running: Value) -> None:
         """Doorbell writes become payloads; none outlives a reset."""
         with m.If(self.doorbell.ready | self.engine_reset):
             m.d.sync += self.doorbell.valid.eq(0)
@@ -170,14 +172,16 @@ class RegisterFile(wiring.Component):
     def _run(self, m: Module, enable: Value, ready: Value) -> None:
         """CC.EN against CSTS.RDY."""
         held = Signal(range(RESET_CYCLES))
-        with m.If(~self.engine_reset), m.If(~enable):
-            m.d.sync += [self.engine_reset.eq(1), held.eq(0)]
+        running = Signal()
+        m.d.comb += self.engine_reset.eq(~running)
+        with m.If(running), m.If(~enable):
+            m.d.sync += [running.eq(0), held.eq(0)]
         with m.Elif(held != RESET_CYCLES - 1):
             m.d.sync += held.eq(held + 1)
         with m.Elif(ready), m.If(self.idle):
             m.d.sync += ready.eq(0)
         with m.Elif(enable):
-            m.d.sync += [ready.eq(1), self.engine_reset.eq(0)]
+            m.d.sync += [ready.eq(1), running.eq(1)]
 
     def _count(self, m: Module, latch: Value) -> list[Value]:
         """Live counters and their latched copies; returns the copies as 32-bit words."""
@@ -185,11 +189,11 @@ class RegisterFile(wiring.Component):
         for counter in Counter:
             name = counter.name.lower()
             live, copy = Signal(64, name=f"live_{name}"), Signal(64, name=f"latched_{name}")
-            step: Value | int = 1
-            if counter is not Counter.CYCLES:
+            if counter is Counter.CYCLES:
+                m.d.sync += live.eq(live + 1)
+            else:
                 step = Signal.like(getattr(self.counters, name), name=f"step_{name}")
-                m.d.sync += step.eq(getattr(self.counters, name))
-            m.d.sync += live.eq(live + step)
+                m.d.sync += [step.eq(getattr(self.counters, name)), live.eq(live + step)]
             with m.If(latch):
                 m.d.sync += copy.eq(live)
             with m.If(self.engine_reset):

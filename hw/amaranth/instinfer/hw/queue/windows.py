@@ -56,7 +56,7 @@ class WindowCheck(wiring.Component):
         window = Signal(range(self.windows + 1))
         halves = []
         for half in range(2):
-            memory = Memory(shape=64, depth=self.windows, init=[])
+            memory: Memory = Memory(shape=64, depth=self.windows, init=[])
             m.submodules[("bases", "extents")[half]] = memory
             port = memory.write_port()
             back, check = memory.read_port(domain="comb"), memory.read_port(domain="comb")
