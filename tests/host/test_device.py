@@ -170,11 +170,16 @@ def test_a_saved_drive_goes_on(csd: Csd, csd_kind: str, tmp_path: Path) -> None:
             assert restored.resident(0) == len(k)
             q = random_half(random, (heads * (2 if dims == 64 else 1), dims), 3)
             assert_same_bits(restored.attend(0, q), exact_attention(csd.config, q, k, v))
-            one, two = (random_half(random, (1, heads, dims)) for _ in range(2))
-            out = restored.attend(0, q, append=(one[0], two[0]), policy=Dense())
-            assert_same_bits(out, sequence.attend(0, q, append=(one[0], two[0])))
+            room = (300 if dims == 64 else 100) - len(k)
+            one, two = (random_half(random, (room, heads, dims)) for _ in range(2))
+            restored.write(0, one[:-1], two[:-1])
+            sequence.write(0, one[:-1], two[:-1])
+            out = restored.attend(0, q, append=(one[-1], two[-1]), policy=Dense())
+            assert_same_bits(out, sequence.attend(0, q, append=(one[-1], two[-1])))
             k, v = np.concatenate([k, one]), np.concatenate([v, two])
             assert_same_bits(out, exact_attention(csd.config, q, k, v))
+            restored.write(1, k, v) if dims == 64 else restored.sync()
+            restored.sync()  # raises where a page was programmed twice
         fresh = [device.caches[0].new_sequence() for device in (csd, again)]
         assert fresh[1].number == fresh[0].number
         assert fresh[1].generation not in {each.generation for each in opened}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from instinfer.abi import arith
 from instinfer.abi.config import EngineConfig, presets
 from instinfer.abi.layout import RowShape, flash_stripes, placement
-from instinfer.cosim.model.attention import attend, scores
+from instinfer.cosim.model.attention import attend, scores, weight_factor, weighted_sum
 from instinfer.host import open_csd
 from support import rng
 from support.kv import assert_same_bits, exact_attention, random_half
@@ -97,9 +97,13 @@ def test_float64_products_round_as_shifts_do() -> None:
     for n in range(arith.WEIGHT_EXPONENT_MAX + 1):
         exponent = np.full(len(mantissa), n)
         exact = arith.contribution(mantissa, exponent, v[None, :])
-        factor = np.ldexp(mantissa.astype(np.float64), arith.ACC_FRACTION - arith.WEIGHT_FRACTION - exponent)
-        product = factor[:, None] * v.astype(np.float64)[None, :] + 0.5
-        np.testing.assert_array_equal(np.floor(product).astype(np.int64), exact)
+        factor = weight_factor(mantissa, exponent)
+        one_row = np.broadcast_to(v.astype(np.float64), (len(mantissa), 1, len(v)))
+        each = weighted_sum(factor[:, None], one_row)
+        np.testing.assert_array_equal(each, exact)
+        for rows in (4, 8):
+            sums = weighted_sum(factor[:rows], np.broadcast_to(v.astype(np.float64), (rows, len(v))))
+            np.testing.assert_array_equal(sums, exact[:rows].sum(axis=0))
 
 
 def test_a_decode_step_at_4k_takes_less_than_two_seconds() -> None:

@@ -130,6 +130,7 @@ def test_superblocks_are_erased_unless_known_to_be() -> None:
             sequence.write(0, k, k)
             assert csd.counters()["stripes_erased"] == count
             assert csd.read_table(Table.COUNTS, [0]) == [csd.config.blocks - 1]
+            assert csd.read_table(Table.SUPERBLOCK_ERASED, [0, 1]) == [0, int(erased)]
             sequence.free()
             assert csd.counters()["stripes_erased"] == count + 4
             last = csd.config.blocks - 1

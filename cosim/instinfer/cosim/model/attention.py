@@ -43,6 +43,19 @@ def scores(qi: I64, exponent: I64, k: F16, tokens: int) -> I64:
     return arith.score_of_halves(dot_high.astype(np.int64), dot_low.astype(np.int64), exponent)
 
 
+def weight_factor(mantissa: I64, exponent: I64) -> NDArray[np.float64]:
+    """What a V row is multiplied by so that its product counts in 2**-29."""
+    return np.ldexp(mantissa.astype(np.float64), _WEIGHT_SHIFT - exponent)
+
+
+def weighted_sum(factor: NDArray[np.float64], values: NDArray[np.float64]) -> I64:
+    """``arith.contribution``, summed: factor (..., rows), values (..., rows, dims) -> (..., dims)."""
+    product = factor[..., None] * values
+    product += 0.5
+    np.floor(product, out=product)
+    return product.sum(axis=-2).astype(np.int64)
+
+
 class _Chains:
     """Stripes grouped by (head, partial), longest chain first."""
 
@@ -110,7 +123,7 @@ def attend(shape: RowShape, stripe_tokens: int, q: F16, scale2: np.float32, k: F
         moved = np.any(delta, axis=(0, 1)).tolist()
         behind = np.clip(running[..., 1:, None] - whole, 0, arith.WEIGHT_EXPONENT_MAX)
         weight = ((mantissa << (arith.SUM_FRACTION - arith.WEIGHT_FRACTION)) >> behind).sum(axis=-1)
-        factor = np.ldexp(mantissa.astype(np.float64), _WEIGHT_SHIFT - behind)
+        factor = weight_factor(mantissa, behind)
         values = v_stripe[head, stripe].astype(np.float64)
         sums, accs = total[:active], acc[:active]
         for pair in range(pairs):
@@ -118,10 +131,7 @@ def attend(shape: RowShape, stripe_tokens: int, q: F16, scale2: np.float32, k: F
                 sums >>= delta[..., pair]
                 accs >>= delta[..., pair, None]
             sums += weight[..., pair]
-            product = factor[:, :, pair, :, None] * values[:, None, pair]
-            product += 0.5
-            np.floor(product, out=product)
-            accs += product.sum(axis=2).astype(np.int64)
+            accs += weighted_sum(factor[:, :, pair], values[:, None, pair])
         maximum[:active] = running[..., -1]
     return _join(heads, chains.heads, Partial(np.ones((count, queries), np.bool_), maximum, total, acc))
 
