@@ -10,22 +10,23 @@ from amaranth.lib.wiring import In, Out
 from .ports import TableOp
 
 
-def access(m: Module, port: Any, op: TableOp, table: int, index: ValueLike, value: ValueLike = 0) -> Value:
+def access(m: Module, port: Any, op: TableOp, table: ValueLike, index: ValueLike,
+           value: ValueLike = 0) -> Value:
     """Drive a table port in the present state; the state is left when the value returned is 1."""
     m.d.comb += [port.valid.eq(1), port.op.eq(op), port.table.eq(table), port.index.eq(index),
                  port.value.eq(value)]
     return port.done
 
 
-def read(m: Module, port: Any, table: int, index: ValueLike) -> Value:
+def read(m: Module, port: Any, table: ValueLike, index: ValueLike) -> Value:
     return access(m, port, TableOp.READ, table, index)
 
 
-def write(m: Module, port: Any, table: int, index: ValueLike, value: ValueLike) -> Value:
+def write(m: Module, port: Any, table: ValueLike, index: ValueLike, value: ValueLike) -> Value:
     return access(m, port, TableOp.WRITE, table, index, value)
 
 
-def pop(m: Module, port: Any, table: int) -> Value:
+def pop(m: Module, port: Any, table: ValueLike) -> Value:
     return access(m, port, TableOp.POP, table, 0)
 
 

@@ -35,6 +35,7 @@ PROGRAM = data.StructLayout({
     "entry": DRAM_BITS,
     "buffer": 16, "channel": 4, "die": 3, "block": 13, "page": 12, "tries": 2,
 })
+NOTED = tuple(name for name in PROGRAM.members if name in FLUSH_JOB.members)
 RELEASE = data.StructLayout({"buffer": 16, "number": NUMBER_BITS})
 
 
@@ -98,7 +99,8 @@ class FlushEngine(wiring.Component):
         c = self.config
         g = Geometry(c)
         tags = programs_in_flight(c)
-        m.submodules.table = cells = memory.Memory(shape=PROGRAM, depth=tags, init=[])
+        cells: memory.Memory = memory.Memory(shape=PROGRAM, depth=tags, init=[])
+        m.submodules.table = cells
         load, store = cells.read_port(), cells.write_port()
         m.submodules.releases = releases = StreamFIFO(shape=RELEASE, depth=max(4, c.stripe_buffers))
         self._release_buffers(m, releases)
@@ -139,7 +141,7 @@ class FlushEngine(wiring.Component):
                 with m.Elif(self.jobs.valid & ~next_used):
                     m.d.sync += [
                         tag.eq(next_tag), program.tries.eq(0),
-                        *(program[name].eq(job[name]) for name in PROGRAM.members if name in FLUSH_JOB.members),
+                        *(program[name].eq(job[name]) for name in NOTED),
                     ]
                     m.next = "COUNT_UP"
             self._start_program(m, program, used, tag, store, outstanding)

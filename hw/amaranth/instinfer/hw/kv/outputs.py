@@ -49,7 +49,7 @@ class OutputWriter(wiring.Component):
         row, beat = Signal(3), Signal(3)
         banks = []
         for bank in range(4):
-            cells = memory.Memory(shape=64, depth=8 * 8, init=[])
+            cells: memory.Memory = memory.Memory(shape=64, depth=8 * 8, init=[])
             m.submodules[f"bank_{bank}"] = cells
             write, read = cells.write_port(), cells.read_port()
             m.d.comb += [

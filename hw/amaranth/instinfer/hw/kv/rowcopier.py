@@ -62,9 +62,9 @@ class RowCopier(wiring.Component):
         m = Module()
         geometry = Geometry(self.config)
         job = self.jobs.payload
-        m.submodules.buffers = buffers = memory.Memory(shape=16,
-                                                       depth=len(range(max(2, self.config.max_kv_heads))),
-                                                       init=[])
+        heads = max(2, self.config.max_kv_heads)
+        buffers: memory.Memory = memory.Memory(shape=16, depth=heads, init=[])
+        m.submodules.buffers = buffers
         table, lookup, write = buffers.read_port(), buffers.read_port(), buffers.write_port()
         m.d.comb += [
             write.en.eq(self.buffer_write), write.addr.eq(self.buffer_head), write.data.eq(self.buffer),

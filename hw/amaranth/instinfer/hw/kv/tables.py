@@ -19,7 +19,8 @@ class _Store:
         self.depth = depth
         self.fields = fields
         width = sum(width for _, width in fields)
-        m.submodules[name] = cells = memory.Memory(shape=width, depth=max(2, depth), init=[])
+        cells: memory.Memory = memory.Memory(shape=width, depth=max(2, depth), init=[])
+        m.submodules[name] = cells
         self.read = cells.read_port()
         self.write = cells.write_port()
         m.d.comb += self.write.addr.eq(self.read.addr)

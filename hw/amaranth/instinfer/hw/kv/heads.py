@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads of attentions in flight: their start, the count of their stripes, their end."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.commands import Status
+from instinfer.abi.config import EngineConfig
+
+from ..signatures import COMPLETION, ReadError, read_fault, stripe_finish
+from .outputs import OUTPUT, OUTPUT_END
+from .ports import ATTEND_JOB, DRAM_BITS, STRIPE_BITS, TOKEN_BITS, Geometry
+from .queries import QUERY_LOAD
+from .walker import WALK
+
+HEAD = data.StructLayout({
+    "head_slot": 3, "passes": 4, "queries": 4, "beats": 4, "output": 64, "last": 1, "queue": 5, "cid": 16,
+    "context": TOKEN_BITS, "sensed": 24,
+})
+FAULTS = (
+    ("host", Status.TRANSFER_ERROR), ("not_finite", Status.NOT_FINITE), ("internal", Status.INTERNAL),
+    ("timeout", Status.UNRECOVERED_READ), ("guard", Status.GUARD), ("reference_tag", Status.REFERENCE_TAG),
+)
+"""What can go wrong with a head, and the command's status; the first in this order wins."""
+FAULT = data.StructLayout({name: 1 for name, _ in FAULTS})
+
+
+class HeadLedger(wiring.Component):
+    """Per head slot: stripes that are not finished, and what went wrong.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    open : pulse, ``head_slot`` starts anew
+    issued, issued_slot : pulse, a stripe of the slot was asked for
+    finish : finished stripes, one report per core and cycle
+    faults, not_finite, tail_error : reports, see `KvEngine`
+    host_error, map_error, at_slot : reports about slot ``at_slot``
+    look_slot, finished, fault : whether all stripes asked for so far are finished, and the faults of a slot
+
+    Latency: 1 cycle. Reports of any number may come in the same cycle; there is no back-pressure.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self.config = config
+        slot = range(config.head_slots)
+        pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(slot)})
+        super().__init__({
+            "open": In(pulse),
+            "issued": In(1), "issued_slot": In(slot),
+            "finish": In(stripe_finish(config)).array(config.cores),
+            "faults": In(read_fault(config)).array(config.channels),
+            "not_finite": In(pulse), "tail_error": In(pulse),
+            "host_error": In(1), "map_error": In(1), "at_slot": In(slot),
+            "look_slot": In(slot), "finished": Out(1), "fault": Out(FAULT),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for slot in range(self.config.head_slots):
+            pending = Signal(STRIPE_BITS, name=f"pending_{slot}")
+            fault: Any = Signal(FAULT, name=f"fault_{slot}")
+            ended: Value = sum((core.valid & (core.base_slot == slot) for core in self.finish),
+                               start=Value.cast(0))
+            issued = self.issued & (self.issued_slot == slot)
+            m.d.sync += pending.eq(pending + issued - ended)
+
+            def reported(error: ReadError, at: int = slot) -> Value:
+                return Cat(channel.valid & (channel.head_slot == at) & (channel.error == error)
+                           for channel in self.faults).any()
+
+            here = self.at_slot == slot
+            m.d.sync += [
+                fault.guard.eq(fault.guard | reported(ReadError.GUARD)),
+                fault.reference_tag.eq(fault.reference_tag | reported(ReadError.REFERENCE_TAG)),
+                fault.timeout.eq(fault.timeout | reported(ReadError.TIMEOUT)),
+                fault.not_finite.eq(
+                    fault.not_finite | (self.not_finite.valid & (self.not_finite.head_slot == slot))),
+                fault.host.eq(fault.host | (self.host_error & here)),
+                fault.internal.eq(fault.internal | (self.map_error & here)
+                                  | (self.tail_error.valid & (self.tail_error.head_slot == slot))),
+            ]
+            with m.If(self.open.valid & (self.open.head_slot == slot)):
+                m.d.sync += Value.cast(fault).eq(0)
+            with m.If(self.look_slot == slot):
+                m.d.comb += [self.finished.eq(pending == 0), self.fault.eq(fault)]
+        return m
+
+
+class HeadStarter(wiring.Component):
+    """The front of the sequencer: takes commands and runs ahead, one head after the other, while head slots
+    are free.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    jobs : commands
+    heads : heads all of whose stripes have been asked for
+    open : see `KvEngine`
+    scale2 : of the head that is being started
+    free_slots : head slots given back in this cycle
+    loads : a `QueryLoader`
+    walks, go, sensed : a `StripeWalker`
+    slot : the head being started (base slot)
+    rows_wanted : pulse of twice the context per head
+
+    Latency: 8 cycles from a command to its first load and walk. Back-pressure: waits for free head slots,
+    which come back in the order in which they were taken.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self.config = config
+        pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})
+        super().__init__({
+            "jobs": In(stream.Signature(ATTEND_JOB)),
+            "heads": Out(stream.Signature(HEAD)),
+            "open": Out(pulse),
+            "scale2": Out(32),
+            "free_slots": In(4),
+            "loads": Out(stream.Signature(QUERY_LOAD)),
+            "walks": Out(stream.Signature(WALK)),
+            "go": Out(1), "sensed": In(1),
+            "slot": Out(range(config.head_slots)),
+            "rows_wanted": Out(TOKEN_BITS + 1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c = self.config
+        g = Geometry(c)
+        job: Any = self.jobs.payload
+        layer: Any = job.layer
+        free = Signal(range(c.head_slots + 1), init=c.head_slots)
+        slot, opened = Signal.like(self.slot), Signal(4)
+        done = Signal(8)
+        entry, query, output = Signal(DRAM_BITS), Signal(64), Signal(64)
+        stripes, settled = Signal(STRIPE_BITS), Signal(STRIPE_BITS)
+        whole = Signal(STRIPE_BITS)
+        head_bytes = Signal(12)
+        sensed = Signal(24)
+        loaded, walked = Signal(), Signal()
+        taken = Signal(4)
+        load: Any = self.loads.payload
+        walk: Any = self.walks.payload
+        head: Any = self.heads.payload
+        per_page, per_stripe = g.per_page(layer.wide), g.per_stripe(layer.wide)
+        m.d.sync += [free.eq(free + self.free_slots - taken), sensed.eq(sensed + self.sensed)]
+        m.d.comb += [
+            self.slot.eq(slot), self.scale2.eq(job.scale2),
+            load.address.eq(query), load.queries.eq(job.queries), load.beats.eq(layer.beats),
+            load.wide.eq(layer.wide), load.head_slot.eq(slot),
+            walk.entry.eq(entry), walk.generation.eq(layer.generation), walk.layer.eq(layer.layer),
+            walk.head.eq(job.head + done), walk.wide.eq(layer.wide), walk.head_slot.eq(slot),
+            walk.passes.eq(job.passes), walk.context.eq(job.context), walk.stripes.eq(stripes),
+            walk.settled.eq(settled),
+            head.head_slot.eq(slot), head.passes.eq(job.passes), head.queries.eq(job.queries),
+            head.beats.eq(layer.beats), head.output.eq(output), head.last.eq(done == job.heads - 1),
+            head.queue.eq(job.queue), head.cid.eq(job.cid), head.context.eq(job.context),
+            head.sensed.eq(sensed),
+            self.open.head_slot.eq(slot + opened),
+            self.go.eq(loaded),
+        ]
+        with m.FSM():
+            with m.State("TAKE_JOB"), m.If(self.jobs.valid):
+                m.d.sync += [
+                    done.eq(0), sensed.eq(0), query.eq(job.query), output.eq(job.output),
+                    entry.eq(job.head * layer.stripes_max),
+                    stripes.eq(g.stripe_of(job.context + per_stripe - 1, layer.wide)),
+                    whole.eq(Mux(job.resident > per_page, g.stripe_of((job.resident - per_page)[:TOKEN_BITS],
+                                                                      layer.wide), 0)),
+                    head_bytes.eq((job.queries * layer.beats) << 5),
+                ]
+                m.next = "PLACE"
+            with m.State("PLACE"):
+                m.d.sync += [
+                    entry.eq(layer.map + (entry << 3)), settled.eq(Mux(whole < stripes, whole, stripes)),
+                ]
+                m.next = "WAIT_FOR_SLOTS"
+            with m.State("WAIT_FOR_SLOTS"):
+                m.d.sync += opened.eq(0)
+                with m.If(free >= job.passes):
+                    m.d.comb += taken.eq(job.passes)
+                    m.next = "OPEN"
+            with m.State("OPEN"):
+                m.d.comb += self.open.valid.eq(1)
+                m.d.sync += opened.eq(opened + 1)
+                with m.If(opened == job.passes - 1):
+                    m.d.sync += [loaded.eq(0), walked.eq(0)]
+                    m.next = "START"
+            with m.State("START"):
+                m.d.comb += [self.loads.valid.eq(~loaded), self.walks.valid.eq(~walked)]
+                with m.If(self.loads.ready & ~loaded):
+                    m.d.sync += loaded.eq(1)
+                with m.If(self.walks.ready & ~walked):
+                    m.d.sync += walked.eq(1)
+                with m.If(loaded & walked):
+                    m.d.comb += self.rows_wanted.eq(job.context << 1)
+                    m.next = "HAND_ON"
+            with m.State("HAND_ON"):
+                m.d.comb += self.heads.valid.eq(1)
+                with m.If(self.heads.ready):
+                    m.d.sync += [
+                        slot.eq(slot + job.passes), done.eq(done + 1), query.eq(query + head_bytes),
+                        output.eq(output + head_bytes), entry.eq(entry + (layer.stripes_max << 3)),
+                    ]
+                    m.next = "WAIT_FOR_SLOTS"
+                    with m.If(head.last):
+                        m.d.comb += self.jobs.ready.eq(1)
+                        m.next = "TAKE_JOB"
+        return m
+
+
+class HeadFinisher(wiring.Component):
+    """The back of the sequencer: waits for a head's stripes, has its passes merged and written, completes
+    commands.
+
+    Once a head of a command has failed nothing more of that command is written; heads before it may have
+    been.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    heads : in the order in which they were started
+    look_slot, finished, fault : a `HeadLedger`
+    outputs, ends, collected : an `OutputWriter`
+    free_slots : head slots given back in this cycle
+    completions : one per command; result: DW0 stripes sensed, DW1 tokens attended (0 with an error)
+
+    Latency: from the last stripe's report about 10 cycles to the merge request. Back-pressure: one pass at a
+    time.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self.config = config
+        slot = range(config.head_slots)
+        super().__init__({
+            "heads": In(stream.Signature(HEAD)),
+            "look_slot": Out(slot), "finished": In(1), "fault": In(FAULT),
+            "outputs": Out(stream.Signature(OUTPUT)),
+            "ends": In(stream.Signature(OUTPUT_END)),
+            "collected": In(1),
+            "free_slots": Out(4),
+            "completions": Out(stream.Signature(COMPLETION)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c = self.config
+        head: Any = self.heads.payload
+        output: Any = self.outputs.payload
+        completion: Any = self.completions.payload
+        turn = Signal(4)
+        left = Signal(4)
+        address = Signal(64)
+        faults: Any = Signal(FAULT)
+        bad = Value.cast(faults).any()
+        m.d.comb += [
+            self.look_slot.eq(head.head_slot + turn),
+            output.address.eq(address), output.rows.eq(Mux(left < c.queries, left, c.queries)),
+            output.beats.eq(head.beats), output.head_slot.eq((head.head_slot + turn) & (c.head_slots - 1)),
+            completion.queue.eq(head.queue), completion.cid.eq(head.cid),
+        ]
+        for name, status in reversed(FAULTS):
+            with m.If(faults[name]):
+                m.d.comb += completion.status.eq(status)
+        with m.If(~bad):
+            m.d.comb += completion.result.eq(Cat(head.sensed, Const(0, 8), head.context))
+        with m.FSM():
+            with m.State("WAIT_FOR_STRIPES"):
+                m.d.sync += [turn.eq(0), left.eq(head.queries), address.eq(head.output)]
+                with m.If(self.heads.valid & self.finished):
+                    m.next = "GATHER_FAULTS"
+            with m.State("GATHER_FAULTS"):
+                m.d.sync += [Value.cast(faults).eq(Value.cast(faults) | Value.cast(self.fault)),
+                             turn.eq(turn + 1)]
+                with m.If(turn == head.passes - 1):
+                    m.d.sync += turn.eq(0)
+                    m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.next = "WRITE_PASS"
+                with m.If(bad):
+                    m.d.comb += self.free_slots.eq(head.passes)
+                    m.next = "END_HEAD"
+            with m.State("WRITE_PASS"):
+                m.d.comb += [self.outputs.valid.eq(1), self.ends.ready.eq(1),
+                             self.free_slots.eq(self.collected)]
+                with m.If(self.ends.valid):
+                    m.d.sync += [
+                        faults.host.eq(faults.host | self.ends.payload.error), turn.eq(turn + 1),
+                        left.eq(left - c.queries), address.eq(address + ((head.beats * c.queries) << 5)),
+                    ]
+                    with m.If(turn == head.passes - 1):
+                        m.next = "END_HEAD"
+            with m.State("END_HEAD"):
+                m.d.comb += self.completions.valid.eq(head.last)
+                m.d.sync += turn.eq(0)
+                with m.If(~head.last | self.completions.ready):
+                    m.d.comb += self.heads.ready.eq(1)
+                    with m.If(head.last):
+                        m.d.sync += Value.cast(faults).eq(0)
+                    m.next = "WAIT_FOR_STRIPES"
+        return m
