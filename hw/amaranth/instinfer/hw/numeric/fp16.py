@@ -12,9 +12,9 @@ SHIFT_BITS = 5
 class Fp16(data.Struct):
     """value = mantissa * 2**shift * 2**-24, exact for every finite number, subnormals included."""
 
-    fraction: 10
-    exponent: 5
-    sign: 1
+    fraction: 10  # type: ignore[valid-type]
+    exponent: 5  # type: ignore[valid-type]
+    sign: 1  # type: ignore[valid-type]
 
     @property
     def magnitude(self) -> Value:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quotient of an accumulator and a softmax sum, rounded to half precision (``arith.normalise``)."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,9 +41,11 @@ class Fp16Quotient(wiring.Component):
         # Cycles 1 to 4: magnitude, then its leading one to the top in three steps.
         magnitude = Signal(SUM_BITS, reset_less=True)
         m.d.sync += magnitude.eq(Mux(self.acc < 0, -self.acc, self.acc))
-        value, zeros = magnitude, C(0, 0)
+        value: Value = magnitude
+        zeros: Value = C(0, 0)
         for index, sizes in enumerate(((32, 16), (8, 4), (2, 1))):
-            shifted, found = value, []
+            shifted: Value = value
+            found = []
             for size in sizes:
                 empty = ~shifted[SUM_BITS - size:].any()
                 found.append(empty)

@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Right shift of sums by powers of two: how partials follow a growing maximum."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.errors import require
 
 AMOUNT_BITS = 6
-FINE_BITS = 2
 
 
 class FloorShift(wiring.Component):
     """``result = 0 if drop else value >> amount`` (arithmetic, towards minus infinity).
 
-    Latency 2, one value per cycle, no back-pressure. All inputs belong to the same cycle. The first stage
-    shifts by multiples of four, the second by the rest.
+    Latency 3, one value per cycle, no back-pressure. All inputs belong to the same cycle. Each stage is one
+    4:1 multiplexer per bit: by multiples of 16, of 4, of 1.
 
     Parameters
     ----------
     width : bits of the signed value, 2 to 64.
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, *, width: int) -> None:
         require(isinstance(width, int) and 2 <= width <= 64, "width", width, "2 to 64 bits",
@@ -35,12 +34,14 @@ class FloorShift(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        coarse = Signal(signed(self._width), reset_less=True)
-        fine = Signal(FINE_BITS, reset_less=True)
-        shifted = self.value >> Cat(C(0, FINE_BITS), self.amount[FINE_BITS:])
-        m.d.sync += [
-            coarse.eq(Mux(self.drop, 0, shifted)),
-            fine.eq(self.amount[:FINE_BITS]),
-            self.result.eq(coarse >> fine),
-        ]
+        value, amount = self.value, self.amount
+        for index, low in enumerate((4, 2, 0)):
+            shifted = Signal(signed(self._width), name=f"shifted_{index}", reset_less=True)
+            rest = Signal(max(low, 1), name=f"rest_{index}", reset_less=True)
+            m.d.sync += [shifted.eq(value >> Cat(C(0, low), amount[low:low + 2])), rest.eq(amount[:low])]
+            if index == 0:
+                with m.If(self.drop):
+                    m.d.sync += shifted.eq(0)
+            value, amount = shifted, rest
+        m.d.comb += self.result.eq(value)
         return m

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running maximum, exponents of the weights and softmax sums of all partials of a core."""
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.arith import MAX_BITS, SUM_BITS, SUM_FRACTION, WEIGHT_BITS, WEIGHT_FRACTION
+from instinfer.abi.config import EngineConfig
+
+from ..numeric.pipeline import stages
+from ..numeric.shift import AMOUNT_BITS, FloorShift
+from .ports import DIE_BITS, ROW_BITS, MergeOp, context_layout, merge_step, query_shape
+from .scorer import row_layout
+
+_PERIOD_BITS = 3
+"""Rows are fed every eight cycles: more than a sum's way back into its memory, less than a row's beats."""
+
+
+class Softmax(wiring.Component):
+    """State {valid, M, L} of every context and query, and the tables that value slots read.
+
+    Scores come one per cycle and row by row; with those of the slot's final row the maxima are settled, query
+    by query. Then rows are fed, one every eight cycles: each yields the exponents of its weights
+    (``exponents``, latency 1 from ``exponent_row``) and adds its weights to L. ``ready`` rises one cycle
+    before row 0 can be read, and falls with ``taken``; ``busy`` is 1 while rows are fed, and no key row may
+    end in that time.
+
+    ``amounts`` (latency 1 from ``amount_merge``, ``amount_die``, ``amount_first``) says how far each query's
+    accumulators shift: by the maximum's growth in the first row of a value slot, to the common maximum in a
+    merge (set by TOTAL steps), else not at all. Its top bit drops the word: the partial was empty.
+
+    Merge steps MAXIMUM and TOTAL are answered after ``maximum_cycle`` and ``total_cycle`` cycles.
+    """
+
+    maximum_cycle = 1
+    total_cycle = 2 + FloorShift.latency
+
+    def __init__(self, *, config: EngineConfig) -> None:
+        self._config = config
+        query = query_shape(config)
+        super().__init__({
+            "open_valid": In(1), "open_slot": In(range(config.head_slots)),
+            "score_valid": In(1), "score_query": In(query), "score_row": In(row_layout(config)),
+            "whole": In(signed(MAX_BITS)),
+            "weight_valid": In(1), "weight_query": In(query), "weight_row": In(ROW_BITS),
+            "weight": In(WEIGHT_BITS),
+            "ready": Out(1), "taken": In(1), "busy": Out(1),
+            "exponent_row": In(ROW_BITS), "exponents": Out(AMOUNT_BITS).array(config.queries),
+            "amount_merge": In(1), "amount_first": In(1), "amount_die": In(DIE_BITS),
+            "amounts": Out(AMOUNT_BITS + 1).array(config.queries),
+            "step_valid": In(1), "step": In(merge_step(config)),
+            "present": Out(1), "maximum": Out(signed(MAX_BITS)), "total": Out(signed(SUM_BITS)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        queries = config.queries
+        query_bits = len(self.score_query)
+        context_bits = context_layout(config).size
+        states = 1 << (query_bits + context_bits)
+        rows = 1 << (ROW_BITS + query_bits)
+
+        def table(name: str, shape: object, depth: int) -> tuple:
+            """Distributed memory: one write port, one read port without latency."""
+            memory = Memory(shape=shape, depth=depth, init=[])
+            m.submodules[name] = memory
+            return memory.write_port(), memory.read_port(domain="comb")
+
+        # Score cycle 0: maximum of the slot so far, and the integer part kept for later.
+        slot_write, slot_read = table("slot_maxima", signed(MAX_BITS), 1 << query_bits)
+        whole_write, whole_read = table("wholes", signed(MAX_BITS), rows)
+        weight_write, weight_read = table("weights", WEIGHT_BITS, rows)
+        highest = Signal(signed(MAX_BITS))
+        m.d.comb += [
+            slot_read.addr.eq(self.score_query),
+            highest.eq(Mux(self.score_row.first | (self.whole > slot_read.data), self.whole, slot_read.data)),
+            slot_write.addr.eq(self.score_query), slot_write.data.eq(highest),
+            slot_write.en.eq(self.score_valid),
+            whole_write.addr.eq(Cat(self.score_query, self.score_row.row)), whole_write.data.eq(self.whole),
+            whole_write.en.eq(self.score_valid),
+            weight_write.addr.eq(Cat(self.weight_query, self.weight_row)), weight_write.data.eq(self.weight),
+            weight_write.en.eq(self.weight_valid),
+        ]
+        final = stages(m, self.score_valid & self.score_row.final, 2, name="final", reset=True)
+        query = stages(m, self.score_query, 2, name="query")
+        row = stages(m, self.score_row, 2, name="row")
+
+        # Score cycle 1: against the partial's maximum.
+        maxima_write, maxima_read = table("maxima", signed(MAX_BITS), states)
+        valid = Signal(1 << context_bits)
+        slot_maximum = Signal(signed(MAX_BITS), reset_less=True)
+        settled = Signal(signed(MAX_BITS), reset_less=True)
+        before = Signal(signed(MAX_BITS), reset_less=True)
+        seen = Signal(reset_less=True)
+        context = Signal(context_layout(config))
+        old = Mux(self.step_valid, self.step.query, query[1])
+        context_seen = valid.bit_select(context.as_value(), 1)
+        m.d.comb += [
+            context.eq(Mux(self.step_valid, self.step.context, row[1].context)),
+            maxima_read.addr.eq(Cat(old, context)),
+        ]
+        m.d.sync += [
+            slot_maximum.eq(highest),
+            before.eq(maxima_read.data),
+            seen.eq(context_seen),
+            settled.eq(Mux(context_seen & (maxima_read.data > slot_maximum), maxima_read.data, slot_maximum)),
+        ]
+
+        # Score cycle 2: state, growth; the first query starts the rows.
+        new_write, new_read = table("new_maxima", signed(MAX_BITS), 1 << query_bits)
+        growth_write, growth_read = table("growths", AMOUNT_BITS + 1, 1 << query_bits)
+        growth = Signal(AMOUNT_BITS + 1)
+        growing = settled - before
+        m.d.comb += [
+            growth.eq(Mux(seen, _saturated(growing), 1 << AMOUNT_BITS)),
+            maxima_write.addr.eq(Cat(query[2], row[2].context)), maxima_write.data.eq(settled),
+            maxima_write.en.eq(final[2]),
+            new_write.addr.eq(query[2]), new_write.data.eq(settled), new_write.en.eq(final[2]),
+            growth_write.addr.eq(query[2]), growth_write.data.eq(growth), growth_write.en.eq(final[2]),
+        ]
+        fed_context = Signal(context_layout(config), reset_less=True)
+        last_row = Signal(ROW_BITS, reset_less=True)
+        feeding = Signal()
+        fed_row = Signal(ROW_BITS)
+        fed_slot = Signal(_PERIOD_BITS)
+        with m.If(final[2] & (query[2] == 0)):
+            m.d.sync += [feeding.eq(1), fed_context.eq(row[2].context), last_row.eq(row[2].row)]
+        with m.If(final[2] & (query[2] == queries - 1)):
+            m.d.sync += valid.bit_select(row[2].context.as_value(), 1).eq(1)
+        with m.If(self.open_valid):
+            dies = 1 << context_layout(config)["die"].width
+            m.d.sync += valid.word_select(self.open_slot, dies).eq(0)
+
+        # Feed cycle 0: exponent of the weight (or the distance to the common maximum).
+        with m.If(feeding):
+            m.d.sync += fed_slot.eq(fed_slot + 1)
+            with m.If(fed_slot.all()):
+                m.d.sync += fed_row.eq(fed_row + 1)
+                with m.If(fed_row == last_row):
+                    m.d.sync += [feeding.eq(0), fed_row.eq(0)]
+        fed_query = fed_slot[:query_bits]
+        feed_0 = feeding & (fed_slot < queries)
+        step_total = self.step_valid & (self.step.op == MergeOp.TOTAL)
+        distance = Signal(signed(MAX_BITS + 1))
+        exponent = Signal(AMOUNT_BITS, reset_less=True)
+        m.d.comb += [
+            whole_read.addr.eq(Cat(fed_query, fed_row)),
+            new_read.addr.eq(fed_query),
+            distance.eq(Mux(self.step_valid, self.step.maximum, new_read.data)
+                        - Mux(self.step_valid, maxima_read.data, whole_read.data)),
+        ]
+        m.d.sync += [
+            exponent.eq(_saturated(distance)),
+            self.present.eq(context_seen), self.maximum.eq(maxima_read.data),
+        ]
+        sum_latency = FloorShift.latency
+        feed = stages(m, feed_0, 1 + sum_latency, name="feed", reset=True)
+        feed_query = stages(m, Mux(self.step_valid, self.step.query, fed_query), 1, name="feed_query")[1]
+        feed_row = stages(m, fed_row, 1, name="feed_row")[1]
+        source = Mux(self.step_valid, self.step.context.as_value(), fed_context.as_value())
+        feed_context = stages(m, source, 1, name="feed_context")[1]
+        totalling = stages(m, step_total, 1, name="totalling", reset=True)[1]
+
+        # Feed cycle 1: tables of the value slot; the weight and the sum start to shift.
+        totals_write, totals_read = table("totals", signed(SUM_BITS), states)
+        m.submodules.weight_shift = weight_shift = FloorShift(width=SUM_FRACTION + 2)
+        m.submodules.total_shift = total_shift = FloorShift(width=SUM_BITS)
+        amount = Signal(AMOUNT_BITS + 1)
+        m.d.comb += [
+            growth_read.addr.eq(feed_query),
+            weight_read.addr.eq(Cat(feed_query, feed_row)),
+            weight_shift.value.eq(weight_read.data << (SUM_FRACTION - WEIGHT_FRACTION)),
+            weight_shift.amount.eq(exponent),
+            totals_read.addr.eq(Cat(feed_query, feed_context)),
+            total_shift.value.eq(totals_read.data),
+            total_shift.amount.eq(amount), total_shift.drop.eq(amount[AMOUNT_BITS]),
+        ]
+        with m.If(totalling):
+            m.d.comb += amount.eq(Cat(exponent, ~self.present))
+        with m.Elif(feed_row == 0):
+            m.d.comb += amount.eq(growth_read.data)
+        total_address = stages(m, Cat(feed_query, feed_context), sum_latency, name="total_address")
+
+        # Feed cycle 1 + shift: L, and the answer to TOTAL.
+        m.d.comb += [
+            totals_write.addr.eq(total_address[-1]),
+            totals_write.data.eq(total_shift.result + weight_shift.result),
+            totals_write.en.eq(feed[-1]),
+        ]
+        m.d.sync += self.total.eq(total_shift.result)
+
+        # Tables that the value slot and the merge read, one memory per query.
+        amount_bits = DIE_BITS + 1
+        growth_entry, still_entry = C(1 << DIE_BITS, amount_bits), C((1 << DIE_BITS) + 1, amount_bits)
+        amount_read = Mux(self.amount_merge, Cat(self.amount_die, C(0, 1)),
+                          Mux(self.amount_first, growth_entry, still_entry))
+        feed_die = Cat(feed_context[:len(context.die)], C(0, amount_bits - len(context.die)))
+        for index in range(queries):
+            exponents_write, exponents_read = table(f"exponents_{index}", AMOUNT_BITS, 1 << ROW_BITS)
+            amounts_write, amounts_read = table(f"amounts_{index}", AMOUNT_BITS + 1, 1 << amount_bits)
+            m.d.comb += [
+                exponents_write.addr.eq(feed_row), exponents_write.data.eq(exponent),
+                exponents_write.en.eq(feed[1] & (feed_query == index)),
+                exponents_read.addr.eq(self.exponent_row),
+                amounts_write.addr.eq(Mux(totalling, feed_die, growth_entry)),
+                amounts_write.data.eq(Mux(totalling, amount, growth)),
+                amounts_write.en.eq(Mux(totalling, feed_query == index, final[2] & (query[2] == index))),
+                amounts_read.addr.eq(amount_read),
+            ]
+            m.d.sync += [self.exponents[index].eq(exponents_read.data),
+                         self.amounts[index].eq(amounts_read.data)]
+
+        with m.If(feed_0 & (fed_row == 0) & (fed_slot == queries - 1)):
+            m.d.sync += self.ready.eq(1)
+        with m.If(self.taken):
+            m.d.sync += self.ready.eq(0)
+        m.d.comb += self.busy.eq(feeding | Cat(final).any() | Cat(feed).any())
+        return m
+
+
+def _saturated(distance: Signal) -> Mux:
+    """A distance between maxima, never negative, as a shift amount."""
+    return Mux(distance[AMOUNT_BITS:].any(), (1 << AMOUNT_BITS) - 1, distance[:AMOUNT_BITS])

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hub and its cores as one design under test, slot streams outside."""
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from instinfer.abi.config import EngineConfig
+from instinfer.hw.attention.core import AttentionCore
+from instinfer.hw.attention.hub import AttentionHub
+from instinfer.hw.signatures import merge_request, query_beat, result_beat, slot_beat, stripe_finish
+
+
+class Cluster(wiring.Component):
+    """``cores`` cores on one hub; ``core`` makes each of them (tests pass broken ones)."""
+
+    def __init__(self, *, config: EngineConfig, cores: int, core=AttentionCore):
+        self._hub = AttentionHub(config=config, cores=cores)
+        self._cores = [core(config=config) for _ in range(cores)]
+        super().__init__({
+            "queries": In(stream.Signature(query_beat(config))), "scale2": In(32), "queries_idle": Out(1),
+            "not_finite_valid": Out(1), "not_finite_slot": Out(range(config.head_slots)),
+            "open_valid": In(1), "open_slot": In(range(config.head_slots)),
+            "merge": In(stream.Signature(merge_request(config))),
+            "results": Out(stream.Signature(result_beat(config))), "merge_active": Out(1),
+            "slots": In(stream.Signature(slot_beat(config))).array(cores),
+            "finish": Out(stripe_finish(config)).array(cores),
+            "busy": Out(cores), "stalled": Out(cores),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.hub = hub = self._hub
+        for name in ("queries", "merge"):
+            connect(m, flipped(getattr(self, name)), getattr(hub, name))
+        connect(m, hub.results, flipped(self.results))
+        m.d.comb += [hub.scale2.eq(self.scale2), hub.open_valid.eq(self.open_valid),
+                     hub.open_slot.eq(self.open_slot)]
+        m.d.comb += [getattr(self, name).eq(getattr(hub, name)) for name in (
+            "queries_idle", "not_finite_valid", "not_finite_slot", "merge_active")]
+        for index, core in enumerate(self._cores):
+            m.submodules[f"core_{index}"] = core
+            connect(m, hub.cores[index], core.port)
+            connect(m, flipped(self.slots[index]), core.slots)
+            connect(m, core.finish, flipped(self.finish[index]))
+            m.d.comb += [self.busy[index].eq(core.busy), self.stalled[index].eq(core.stalled)]
+        return m
