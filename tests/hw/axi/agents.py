@@ -2,6 +2,7 @@
 """Both ends of a memory port in benches: an AXI4 memory that can be slow, refuse or die, and port drivers."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import cocotb
@@ -23,7 +24,7 @@ class AxiMemory:
     latency : cycles from an accepted burst to its first beat or response
     stall : probability of a pause, per channel and cycle
     dead : names of channels that do nothing ("ar", "r", "aw", "w", "b")
-    bad : set of 4 KiB page numbers that answer SLVERR
+    bad : says of a burst's address that it answers SLVERR
     """
 
     def __init__(self, dut: Any, prefix: str, *, size: int, max_beats: int, base: int = 0,
@@ -32,7 +33,7 @@ class AxiMemory:
         self.base = base
         self.latency, self.stall = latency, stall
         self.dead: set[str] = set()
-        self.bad: set[int] = set()
+        self.bad: Callable[[int], bool] = lambda address: False
         self.max_beats = max_beats
         self.reads: list[tuple[int, int]] = []
         self.writes: list[tuple[int, int]] = []
@@ -138,7 +139,7 @@ class AxiMemory:
     def _take_read(self, address: int, beats: int, now: int) -> None:
         self.reads.append((address, beats))
         self._owed["r"] += 1
-        resp = SLVERR if address // 4096 in self.bad else OKAY
+        resp = SLVERR if self.bad(address) else OKAY
         for n in range(beats):
             value = int.from_bytes(self.at(address + n * BEAT), "little")
             self._r.append((now + self.latency, value, resp, int(n == beats - 1)))
@@ -147,7 +148,7 @@ class AxiMemory:
         """Bursts whose data are complete reach the memory."""
         while self._aw and len(self._w) >= self._aw[0][1]:
             address, beats = self._aw.popleft()
-            bad = address // 4096 in self.bad
+            bad = self.bad(address)
             for n in range(beats):
                 data, strobe, last = self._w.popleft()
                 assert last == (n == beats - 1), f"wlast {last} on beat {n} of {beats}"

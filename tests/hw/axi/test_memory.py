@@ -147,7 +147,7 @@ async def reads_do_not_stall_the_bus(dut):
 @bench(cycles=20_000)
 async def errors_are_told(dut):
     memory = bridge_memory(dut, stall=0.3)
-    memory.bad = {(HIGH + PAGE) // PAGE}
+    memory.bad = lambda address: address // PAGE == (HIGH + PAGE) // PAGE
     read = ReadPort(dut, "bridge__read", back_pressure=0.3)
     write = WritePort(dut, "bridge__write", back_pressure=0.3)
     await start(dut)
