@@ -140,7 +140,7 @@ def build_library(
             *("--x-assign", "fast", "--x-initial", "fast", "-O3", *_trace_flags(trace), *flags),
             *("-CFLAGS", " ".join(compile_flags), "-LDFLAGS", " ".join(["-shared", *link_flags])),
         ),
-        make_flags=(f"OPT_FAST={optimise}", "OPT_SLOW=-O1", "OPT_GLOBAL=-O2"),
+        make_flags=(f"OPT_FAST={optimise}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2"),
     )
     return _cached(request, name) / name
 

@@ -26,7 +26,7 @@ class Copier(wiring.Component):
                 "host": Out(AxiBus()),
                 "dram": Out(AxiBus()),
                 "bar": In(AxiLiteBus()),
-                "interrupt": Out(1),
+                "irq": Out(1),
                 "event_state": Out(3),
             }
         )
@@ -79,7 +79,7 @@ class Copier(wiring.Component):
             write.addr.eq(index),
             read.addr.eq(index),
             write.data.eq(Mux(from_dram, self.dram.rdata, self.host.rdata)),
-            busy.eq(~self.interrupt),
+            busy.eq(~self.irq),
         ]
         with m.FSM(name="copy") as fsm:
             with m.State("WAIT_FOR_START"):
@@ -90,7 +90,7 @@ class Copier(wiring.Component):
                         destination.eq(Cat(words[2], words[3])),
                         left.eq(words[4]),
                         errors.eq(0),
-                        self.interrupt.eq(0),
+                        self.irq.eq(0),
                     ]
                     m.next = "MEASURE"
             with m.State("MEASURE"):
@@ -99,7 +99,7 @@ class Copier(wiring.Component):
                 nearest = Mux(room(destination) < fit, room(destination), fit)
                 m.d.sync += [count.eq(Mux(left < nearest, left, nearest)), index.eq(0)]
                 with m.If(left == 0):
-                    m.d.sync += self.interrupt.eq(1)
+                    m.d.sync += self.irq.eq(1)
                     m.next = "WAIT_FOR_START"
                 with m.Else():
                     m.next = "ADDRESS_READ"

@@ -153,17 +153,30 @@ def build(
     cxx: Sequence[Source] = (),
     headers: Sequence[Source] = (),
     events: Mapping[str, int] | None = None,
+    shared: Sequence[str] = (),
     trace: bool = False,
+    optimise: str = "-O3",
 ) -> Path:
-    """The library of a design (module ``design``, see `simulation_top`), from the cache when it is there."""
+    """The library of a design (module ``design``, see `simulation_top`), from the cache when it is there.
+
+    Args:
+        shared: modules that stay C++ classes of their own, so that a change elsewhere does not compile them again.
+        optimise: g++'s level for the design.
+    """
+    control = ["`verilator_config", *(f'no_inline -module "{name}"' for name in shared)]
     own = [HERE / "axi.hpp", HERE / "harness.hpp"]
     return build_library(
         top="top",
-        verilog=[Text("top.sv", simulation_top(design, parts=parts, events=events)), *verilog],
+        verilog=[
+            Text("shared.vlt", "\n".join(control) + "\n"),
+            Text("top.sv", simulation_top(design, parts=parts, events=events)),
+            *verilog,
+        ],
         cxx=[HERE / "harness.cpp", *cxx],
         headers=[*own, Text("simulation.hpp", simulation_header(events=events, nand=bool(parts))), *headers],
         cxx_flags=[PRINT_FLAG],
         trace=trace,
+        optimise=optimise,
     )
 
 

@@ -87,13 +87,14 @@ def nand_parts(config: EngineConfig) -> list[Part]:
     ]
 
 
-def engine_library(config: EngineConfig, *, trace: bool = False) -> Path:
+def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str = "-O1") -> Path:
     """The engine's simulation as a shared library, from the cache when nothing has changed."""
     from instinfer.hw.events import event_layouts
     from instinfer.hw.flash.nand import nand_sources
     from instinfer.hw.generate import top_name
 
     verilog = [Text(name, text) for name, text in rtl(config).items() if name.endswith(".v")]
+    modules = [Path(text.name).stem for text in verilog if text.name != f"{top_name(config)}.v"]
     nand_verilog, nand_cxx, nand_headers = nand_sources(checkout())
     return build(
         design=top_name(config),
@@ -102,7 +103,9 @@ def engine_library(config: EngineConfig, *, trace: bool = False) -> Path:
         cxx=nand_cxx,
         headers=nand_headers,
         events={name: layout.size for name, layout in event_layouts(config).items()},
+        shared=[*(part.module for part in nand_parts(config)[:1]), *modules],
         trace=trace,
+        optimise=optimise,
     )
 
 

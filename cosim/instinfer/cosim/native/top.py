@@ -70,12 +70,12 @@ def simulation_top(
 
     Args:
         design: module name of the design; it has ports ``host``, ``dram`` (AxiBus), ``bar`` (AxiLiteBus),
-            ``interrupt``.
+            ``irq``.
         parts: what hangs on its other ports.
         events: width of each event port of the design, by the name of the port (at most 64 bits).
     """
     ports = ["input wire clk", "input wire rst", "output wire irq"]
-    pins = [".clk(clk)", ".rst(rst)", ".interrupt(irq)"]
+    pins = [".clk(clk)", ".rst(rst)", ".irq(irq)"]
     wires: list[str] = []
     checks: list[str] = []
 

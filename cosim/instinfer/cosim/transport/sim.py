@@ -96,7 +96,7 @@ class SimTransport:
                 f"host memory of {size} B aligned to {align}: give a positive size and a power of two"
             )
         address = -(-self._next // align) * align
-        self._next = address + -(-size // DRAM_PAGE + 1) * DRAM_PAGE
+        self._next = address + (-(-size // DRAM_PAGE) + 1) * DRAM_PAGE
         # The device moves whole pages' beats: what is behind the last byte is memory, too, and not shown.
         whole = np.zeros(-(-size // DRAM_PAGE) * DRAM_PAGE, np.uint8)
         buffer = Buffer(address, whole[:size])

@@ -9,6 +9,7 @@ every Verilog file.
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ MANIFEST = "manifest.json"
 LINT_WAIVERS: Mapping[str, str] = {
     "PROCASSINIT": "a register's initial value is its power-up state, beside its clocked assignment",
     "UNUSEDSIGNAL": "flattened stream payloads carry fields that one of their readers does not need",
+    "WIDTHEXPAND": "Yosys relies on Verilog's extension of the narrower operand, which is RTLIL's rule, too",
+    "WIDTHTRUNC": "likewise for results that are cut to the width of their net",
+    "CASEINCOMPLETE": "every case stands behind a default assignment",
     "DECLFILENAME": "a file holds the modules of one component, under one file name",
 }
 """What ``verilator --lint-only -Wall`` may say about generated Verilog, and why that is no fault."""
@@ -33,7 +37,7 @@ LINT_WAIVERS: Mapping[str, str] = {
 
 def top_name(config: EngineConfig) -> str:
     """Name of the engine's Verilog module."""
-    return f"instinfer_{config.name}"
+    return "instinfer_" + re.sub(r"[^a-z0-9_]", "_", config.name.lower())
 
 
 def to_verilog(component: wiring.Component, *, name: str) -> str:

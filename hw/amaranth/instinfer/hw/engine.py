@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: all subsystems, connected (docs/architecture.md has the picture)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, Mux, ResetSignal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+
+from .attention.core import AttentionCore
+from .attention.hub import AttentionHub
+from .attention.ports import CorePort
+from .axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
+from .events import COMMAND_EVENT, COMPLETION_EVENT, CoreActivity, channel_event, event_layouts
+from .flash.channel import FlashChannel
+from .kv.engine import DRAM_READS, DRAM_WRITES, HOST_READS, HOST_WRITES, KvEngine
+from .queue.engine import QueueEngine
+from .queue.registers import RegisterFile
+from .shared import SharedModule
+from .signatures import CHANNEL_EVENT, MemoryReadPort, PhyPort, channel_request, read_fault, stripe_finish
+
+CHANNEL_COUNTERS = {
+    "stripes_sensed": "stripes_sensed",
+    "pages_sensed": "pages_sensed",
+    "slots_moved": "slots_moved",
+    "stripes_programmed": "programmed",
+    "program_failures": "program_failures",
+    "stripes_erased": "erased",
+    "tuple_errors": "tuple_errors",
+    "bus_data_cycles": "data_cycle",
+    "bus_command_cycles": "command_cycle",
+    "array_wait_cycles": "array_wait_cycle",
+    "buffer_wait_cycles": "buffer_wait_cycle",
+    "bus_idle_cycles": "idle_cycle",
+}
+"""Counter -> pulse of a flash channel; the counter sums over the channels."""
+PULSES = data.StructLayout(
+    {**dict.fromkeys(CHANNEL_COUNTERS, 1), "core_busy_cycles": 1, "core_stall_cycles": 1}
+)
+
+
+def core_activity(core: Any) -> Value:
+    """What a core does in this cycle, as a `CoreActivity`."""
+    return Mux(core.busy, CoreActivity.BUSY, Mux(core.stalled, CoreActivity.STALL, CoreActivity.IDLE))
+
+
+class ChannelWithCore(wiring.Component):
+    """A flash channel and the attention core that consumes its slots (connections only).
+
+    Parameters
+    ----------
+    config : the engine's configuration
+    core : the attention core's module
+
+    Members
+    -------
+    requests, events, fault, program_data, phy : see `FlashChannel`
+    finish, port : see `AttentionCore`
+    pulses : what the counters count
+    event : for timelines, see `instinfer.hw.events`
+
+    Latency, throughput and back-pressure are those of its two parts.
+    """
+
+    def __init__(self, *, config: EngineConfig, core: SharedModule):
+        self._config = config
+        self._core = core
+        super().__init__(
+            {
+                "requests": In(stream.Signature(channel_request(config))),
+                "events": Out(stream.Signature(CHANNEL_EVENT)),
+                "fault": Out(read_fault(config)),
+                "program_data": Out(MemoryReadPort()),
+                "phy": Out(PhyPort(config.dies)),
+                "finish": Out(stripe_finish(config)),
+                "port": In(CorePort(config)),
+                "pulses": Out(PULSES),
+                "event": Out(channel_event(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.flash = flash = FlashChannel(config=self._config)
+        m.submodules.core = core = self._core.instance()
+        for name in ("requests", "events", "fault", "program_data", "phy"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
+        wiring.connect(m, flash.slots, core.slots)
+        wiring.connect(m, wiring.flipped(self.port), core.port)
+        wiring.connect(m, wiring.flipped(self.finish), core.finish)
+        m.d.comb += flash.enable.eq(1)  # the domain's reset is the channel's
+        m.d.sync += [
+            *(self.pulses[counter].eq(getattr(flash, pulse)) for counter, pulse in CHANNEL_COUNTERS.items()),
+            self.pulses.core_busy_cycles.eq(core.busy),
+            self.pulses.core_stall_cycles.eq(core.stalled),
+            self.event.bus.eq(flash.trace.bus),
+            self.event.core.eq(core_activity(core)),
+            self.event.ready.eq(self.phy.ready),
+        ]
+        return m
+
+
+class Engine(wiring.Component):
+    """Everything between the BAR, host memory, device DRAM and the flash buses.
+
+    Two clock domains of one clock: ``sync`` holds what outlives a controller reset (registers, AXI bridges),
+    ``core`` all else; its reset is CC.EN = 0 (`RegisterFile`).
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    bar : registers and doorbells
+    host, dram : memories; all accesses are whole 32-byte beats
+    phy : one flash bus per channel
+    irq : interrupt, level
+    event_* : what goes on, see `instinfer.hw.events`
+    """
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        core = SharedModule(AttentionCore(config=config), name="instinfer_core")
+        channel = SharedModule(ChannelWithCore(config=config, core=core), name="instinfer_channel")
+        self._core, self._channel = core, channel
+        self.shared = (core, channel)
+        """Modules that are generated once and instantiated here."""
+        super().__init__(
+            {
+                "bar": In(AxiLiteBus()),
+                "host": Out(AxiBus()),
+                "dram": Out(AxiBus()),
+                "phy": Out(PhyPort(config.dies)).array(config.channels),
+                "irq": Out(1),
+                **{name: Out(layout) for name, layout in event_layouts(config).items()},
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.registers = registers = RegisterFile(self.config)
+        m.domains.core = ClockDomain(local=True)
+        m.d.comb += [
+            ClockSignal("core").eq(ClockSignal()),
+            ResetSignal("core").eq(ResetSignal() | registers.engine_reset),
+        ]
+        in_core = DomainRenamer("core")
+        m.submodules.queues = queues = in_core(QueueEngine(self.config))
+        m.submodules.kv = kv = in_core(KvEngine(self.config))
+        m.submodules.hub = hub = in_core(AttentionHub(config=self.config, cores=self.config.cores))
+        m.submodules.tail_core = tail_core = in_core(self._core.instance())
+        channels = []
+        for index in range(self.config.channels):
+            m.submodules[f"channel_{index}"] = channel = in_core(self._channel.instance())
+            channels.append(channel)
+        bridges = self._memories(m, registers, queues, kv, channels)
+        self._commands(m, registers, queues, kv)
+        self._attention(m, kv, hub, channels, tail_core)
+        self._count(m, registers, queues, kv, hub, channels, tail_core, bridges)
+        self._show(m, queues, hub, channels, tail_core)
+        return m
+
+    def _memories(
+        self, m: Module, registers: Any, queues: Any, kv: Any, channels: list[Any]
+    ) -> dict[str, Any]:
+        """Users of host memory and of device DRAM, arbiters, bridges."""
+        in_core = DomainRenamer("core")
+        timeout = self.config.cycles(1000 * self.config.timeout_us)
+        users = {
+            "host": (
+                [queues.read, *(kv.host_read[n] for n in range(HOST_READS))],
+                [queues.write, *(kv.host_write[n] for n in range(HOST_WRITES))],
+            ),
+            "dram": (
+                [*(kv.dram_read[n] for n in range(DRAM_READS)), *(each.program_data for each in channels)],
+                [kv.dram_write[n] for n in range(DRAM_WRITES)],
+            ),
+        }
+        bridges = {}
+        for name, (readers, writers) in users.items():
+            m.submodules[f"{name}_bridge"] = bridge = MemoryBridge(timeout_cycles=timeout)
+            m.submodules[f"{name}_reads"] = reads = in_core(ReadArbiter(ports=len(readers)))
+            m.submodules[f"{name}_writes"] = writes = in_core(WriteArbiter(ports=len(writers)))
+            for arbiter, each in ((reads, readers), (writes, writers)):
+                for index, user in enumerate(each):
+                    wiring.connect(m, user, arbiter.ports[index])
+            wiring.connect(m, reads.memory, bridge.read)
+            wiring.connect(m, writes.memory, bridge.write)
+            wiring.connect(m, bridge.bus, wiring.flipped(getattr(self, name)))
+            m.d.comb += bridge.clear.eq(registers.engine_reset)
+            bridges[name] = bridge
+        m.d.comb += registers.idle.eq(bridges["host"].idle & bridges["dram"].idle)
+        return bridges
+
+    def _commands(self, m: Module, registers: Any, queues: Any, kv: Any) -> None:
+        """From doorbell to executor and back."""
+        wiring.connect(m, wiring.flipped(self.bar), registers.bus)
+        wiring.connect(m, registers.doorbell, queues.doorbell)
+        wiring.connect(m, queues.fault, registers.fault)
+        wiring.connect(m, queues.command, kv.commands)
+        wiring.connect(m, kv.completions, queues.completion)
+        m.d.comb += [
+            queues.admin.eq(registers.admin),
+            registers.unread.eq(queues.unread),
+            self.irq.eq(registers.irq),
+        ]
+
+    def _attention(self, m: Module, kv: Any, hub: Any, channels: list[Any], tail_core: Any) -> None:
+        """Stripes to the channels, slots to the cores, partials to the hub, results back."""
+        for index, channel in enumerate(channels):
+            wiring.connect(m, kv.channels[index], channel.requests)
+            wiring.connect(m, channel.events, kv.events[index])
+            wiring.connect(m, channel.fault, kv.faults[index])
+            wiring.connect(m, channel.phy, wiring.flipped(self.phy[index]))
+        wiring.connect(m, kv.tail, tail_core.slots)
+        for index, core in enumerate((*channels, tail_core)):
+            wiring.connect(m, core.finish, kv.finish[index])
+            wiring.connect(m, hub.cores[index], core.port)
+        wiring.connect(m, kv.queries, hub.queries)
+        wiring.connect(m, kv.merge, hub.merge)
+        wiring.connect(m, hub.results, kv.results)
+        m.d.comb += [
+            hub.scale2.eq(kv.scale2),
+            hub.open_valid.eq(kv.open.valid),
+            hub.open_slot.eq(kv.open.head_slot),
+            kv.queries_idle.eq(hub.queries_idle),
+            kv.not_finite.valid.eq(hub.not_finite_valid),
+            kv.not_finite.head_slot.eq(hub.not_finite_slot),
+        ]
+
+    def _count(
+        self,
+        m: Module,
+        registers: Any,
+        queues: Any,
+        kv: Any,
+        hub: Any,
+        channels: list[Any],
+        tail_core: Any,
+        bridges: dict[str, Any],
+    ) -> None:
+        counters = registers.counters
+        pulses = [channel.pulses for channel in channels]
+        for name in CHANNEL_COUNTERS:
+            m.d.comb += counters[name].eq(_ones(each[name] for each in pulses))
+        m.d.comb += [
+            counters.core_busy_cycles.eq(
+                _ones([*(each.core_busy_cycles for each in pulses), tail_core.busy])
+            ),
+            counters.core_stall_cycles.eq(
+                _ones([*(each.core_stall_cycles for each in pulses), tail_core.stalled])
+            ),
+            counters.merge_cycles.eq(hub.merge_active),
+            counters.host_read_bytes.eq(bridges["host"].read_bytes),
+            counters.host_write_bytes.eq(bridges["host"].write_bytes),
+            counters.dram_read_bytes.eq(bridges["dram"].read_bytes),
+            counters.dram_write_bytes.eq(bridges["dram"].write_bytes),
+            counters.tail_beats.eq(kv.count_tail_beats),
+            counters.rows_wanted.eq(kv.rows_wanted),
+            counters.commands.eq(queues.done),
+            counters.errors.eq(queues.failed),
+        ]
+
+    def _show(self, m: Module, queues: Any, hub: Any, channels: list[Any], tail_core: Any) -> None:
+        """Event words, one register behind what they show."""
+        for index, channel in enumerate(channels):
+            m.d.comb += getattr(self, f"event_channel_{index}").eq(channel.event)
+        m.d.sync += [
+            self.event_tail.core.eq(core_activity(tail_core)),
+            self.event_merge.busy.eq(hub.merge_active),
+        ]
+        for event, layout, each in (
+            (self.event_command, COMMAND_EVENT, queues.command),
+            (self.event_completion, COMPLETION_EVENT, queues.completion),
+        ):
+            payload = each.payload
+            fields = (
+                {"opcode": payload.entry[:8], "cid": payload.entry[16:32], "queue": payload.queue}
+                if layout is COMMAND_EVENT
+                else {"status": payload.status, "cid": payload.cid, "queue": payload.queue}
+            )
+            with m.If(each.valid & each.ready):
+                m.d.sync += [
+                    event.count.eq(event.count + 1),
+                    *(event[name].eq(value) for name, value in fields.items()),
+                ]
+
+
+def _ones(bits: Iterable[Value]) -> Value:
+    """How many of these bits are 1."""
+    return sum(bits, start=Value.cast(0))
