@@ -91,7 +91,8 @@ class Scheduler(wiring.Component):
         entry = Signal(channel_request(config))
         passed = Signal(range(PROGRAM_PATIENCE + 1))
         finished, final = Signal(), Signal()
-        picked = self._decide(m, dies, turns, passed)
+        slot = Signal(range(config.slots_per_page))
+        picked = self._decide(m, dies, turns, passed, slot)
         self._connect_dies(m, dies, turns, own=[finished & (chosen == index) for index in range(config.dies)],
                            task=task, final=final)
         mine = Array(dies)[chosen]
@@ -112,7 +113,7 @@ class Scheduler(wiring.Component):
                 m.d.sync += entry.eq(self.entry)
                 m.next = "RUN"
             with m.State("RUN"):
-                self._run(m, mine, turns, task, work, entry, final, finished)
+                self._run(m, mine, turns, task, work, entry, slot, final, finished)
                 with m.If(finished):
                     m.next = "DECIDE"
         with m.If(finished & (task == Task.WORK) & (work == Work.PROGRAM)):
@@ -146,7 +147,8 @@ class Scheduler(wiring.Component):
                 turns.transferable[index].eq(die.transferable), turns.arrived[index].eq(die.arrived),
             ]
 
-    def _decide(self, m: Module, dies: list[DieControl], turns: PageTurns, passed: Signal) -> Any:
+    def _decide(self, m: Module, dies: list[DieControl], turns: PageTurns, passed: Signal,
+                slot: Signal) -> Any:
         """The best thing to do in this cycle."""
         picked = Signal(data.StructLayout({"valid": 1, "task": Task, "work": Work, "die": 3}))
         current, following = Array(dies)[turns.current], Array(dies)[turns.following]
@@ -171,19 +173,20 @@ class Scheduler(wiring.Component):
         with m.If(turns.current_valid & ~current.columned):
             pick(Task.COLUMN, turns.current)
         for index, die in reversed(list(enumerate(dies))):
+            # The empty pair of a dead die must not come between a key slot and its value slot.
             blocked = ((die.work == Work.REPORT) & self.events.valid) | (
-                (die.work == Work.FORGO) & (self.free < 2))
+                (die.work == Work.FORGO) & ((self.free < 2) | slot[0]))
             with m.If((die.work != Work.NONE) & (die.work != Work.PROGRAM) & ~blocked):
                 pick(Task.WORK, index, die.work)
         return picked
 
     def _run(self, m: Module, die: Any, turns: PageTurns, task: Signal, work: Signal, entry: Any,
-             final: Signal, finished: Signal) -> None:
+             slot: Signal, final: Signal, finished: Signal) -> None:
         """Offer the job to the sequencer, or do what needs no bus."""
         config = self._config
         job, ticket = self.job.payload, self.ticket
         page_bits = (config.slots_per_page - 1).bit_length()
-        slot, second = Signal(range(config.slots_per_page)), Signal()
+        second = Signal()
         pairs, last_rows = extent(config, entry.tokens, entry.wide)
         last_slot, index = Signal(range(config.slots_per_stripe)), Signal(range(config.slots_per_stripe))
         plane, last_pair, accepted = Signal(range(max(2, config.planes))), Signal(), Signal()
