@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig, NandTiming
 from instinfer.abi.layout import MAP_ENTRY_BYTES, MapEntry, RowShape, map_index
+from instinfer.abi.tables import CacheWord, SequenceWord
 
 FORMAT = 1
 DRAM_PAGE = 4096
@@ -131,18 +132,19 @@ class DriveState:
         """(name, address of the map entry, tokens, shape) of every stripe with resident tokens."""
         caches, resident = self.table(Table.CACHE), self.table(Table.RESIDENT)
         for sequence, word in self.table(Table.SEQUENCE).items():
-            cache = caches[word >> 16 & 63]
-            layers, kv_heads = cache & 0x1FF, cache >> 9 & 0xFF
-            shape = RowShape(cache >> 21 & 0xFF)
+            owner = SequenceWord.unpack(word)
+            cache = CacheWord.unpack(caches[owner.cache])
+            shape = cache.shape
             per_stripe = shape.tokens_per_stripe(self.config)
-            stripes_max = shape.stripes(self.config, cache >> 29 & 0x3FFFF)
-            for layer in range(layers):
+            stripes_max = shape.stripes(self.config, cache.max_tokens)
+            for layer in range(cache.layers):
                 total = resident.get(sequence * self.config.max_layers + layer, 0)
-                for head in range(kv_heads):
+                for head in range(cache.kv_heads):
                     for stripe in range(shape.stripes(self.config, total)):
-                        index = map_index(layer, head, stripe, kv_heads=kv_heads, stripes_max=stripes_max)
+                        index = map_index(layer, head, stripe, kv_heads=cache.kv_heads,
+                                          stripes_max=stripes_max)
                         yield (f"sequence {sequence} layer {layer} head {head} stripe {stripe}",
-                               (word >> 22 & (1 << 36) - 1) + index * MAP_ENTRY_BYTES,
+                               owner.base + index * MAP_ENTRY_BYTES,
                                min(per_stripe, total - stripe * per_stripe), shape)
 
 

@@ -7,10 +7,11 @@ from typing import Protocol
 
 from instinfer.abi.commands import ADMIN_SQE, AdminOpcode, Dtype, PolicyKind, Status
 from instinfer.abi.layout import map_bytes
+from instinfer.abi.tables import SequenceWord
 
 from .executor import WINDOW_READ, WINDOW_WRITE
 from .store import KvStore
-from .tables import Cache, CommandError, Sequence, check
+from .tables import Cache, CommandError, check
 
 MAP_ALIGN = 32
 QUEUE_ALIGN = 4096
@@ -95,7 +96,7 @@ class Admin:
         check(base % MAP_ALIGN == 0 and base + size <= self._config.dram_bytes, Status.BAD_FIELD)
         check(number not in tables.sequences, Status.BUSY)
         self._store.clear(number)
-        tables.sequences[number] = Sequence(generation=f["generation"], cache=handle, base=base)
+        tables.sequences[number] = SequenceWord(generation=f["generation"], cache=handle, base=base)
         return 0
 
     def _policy_set(self, f: dict[str, int]) -> int:

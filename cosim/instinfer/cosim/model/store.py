@@ -16,11 +16,12 @@ from instinfer.abi.commands import Status
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import MAP_ENTRY_BYTES, MapEntry, RowShape, encode_stripe, map_index, placement
 from instinfer.abi.registers import Counter
+from instinfer.abi.tables import SequenceWord
 
 from .memory import Dram
 from .nand import Nand, Row
 from .rows import LayerRows, check_slots, place_rows, stripe_data
-from .tables import Cache, CommandError, Sequence, Tables
+from .tables import Cache, CommandError, Tables
 
 PROGRAM_ATTEMPTS = 3
 
@@ -30,7 +31,7 @@ class Layer:
     """One layer of a sequence, as commands name it."""
 
     number: int
-    sequence: Sequence
+    sequence: SequenceWord
     cache: Cache
     layer: int
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """On-chip tables of the device (docs/architecture.md "Tables") and the words that move in and out of them."""
 
-import dataclasses
 from collections import deque
 from typing import TypeVar
 
@@ -9,7 +8,8 @@ import numpy as np
 
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import HEAD_DIMS, RowShape
+from instinfer.abi.layout import HEAD_DIMS
+from instinfer.abi.tables import VALID, CacheWord, SequenceWord
 
 T = TypeVar("T")
 
@@ -31,50 +31,14 @@ def check(ok: bool, status: Status) -> None:
         raise CommandError(status)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cache:
+class Cache(CacheWord):
     """Shape of the sequences made in a cache."""
-
-    layers: int
-    kv_heads: int
-    queries: int
-    head_dim: int
-    max_tokens: int
-
-    @property
-    def shape(self) -> RowShape:
-        return RowShape(self.head_dim)
 
     def valid(self, config: EngineConfig) -> bool:
         return (1 <= self.layers <= config.max_layers and 1 <= self.kv_heads <= config.max_kv_heads
                 and 1 <= self.queries <= min(QUERIES_MAX, config.queries * config.head_slots)
                 and self.head_dim in HEAD_DIMS and self.head_dim <= config.head_dim_max
                 and 1 <= self.max_tokens <= config.max_context)
-
-    def pack(self) -> int:
-        return (self.layers | self.kv_heads << 9 | self.queries << 17 | self.head_dim << 21
-                | self.max_tokens << 29 | 1 << 63)
-
-    @classmethod
-    def unpack(cls, word: int) -> "Cache":
-        return cls(layers=word & 0x1FF, kv_heads=word >> 9 & 0xFF, queries=word >> 17 & 15,
-                   head_dim=word >> 21 & 0xFF, max_tokens=word >> 29 & 0x3FFFF)
-
-
-@dataclasses.dataclass(kw_only=True)
-class Sequence:
-    generation: int
-    cache: int
-    base: int
-    fault: bool = False
-
-    def pack(self) -> int:
-        return self.generation | self.cache << 16 | self.base << 22 | int(self.fault) << 62 | 1 << 63
-
-    @classmethod
-    def unpack(cls, word: int) -> "Sequence":
-        return cls(generation=word & 0xFFFF, cache=word >> 16 & 63, base=word >> 22 & (1 << 36) - 1,
-                   fault=bool(word >> 62 & 1))
 
 
 class Tables:
@@ -91,7 +55,7 @@ class Tables:
     def format(self, *, erased: bool) -> None:
         """Forget all sequences; every superblock and buffer is free."""
         config = self._config
-        self.sequences: dict[int, Sequence] = {}
+        self.sequences: dict[int, SequenceWord] = {}
         self.resident = np.zeros((config.max_sequences, config.max_layers), np.int64)
         self.superblocks: list[list[int]] = [[] for _ in range(config.max_sequences)]
         self.row_count = np.zeros((config.max_sequences, config.dies_total), np.int64)
@@ -134,7 +98,7 @@ class Tables:
                 return len((self.superblock_free, self.buffer_free, *self.superblocks)[index])
             case Table.POLICY:
                 self._within(index, config.max_policies)
-                return self.policies[index] | 1 << 63 if index in self.policies else 0
+                return self.policies[index] | VALID if index in self.policies else 0
             case Table.WINDOW:
                 self._within(index, 2 * config.max_windows)
                 return self.windows.get(index // 2, (0, 0))[index & 1]
@@ -154,12 +118,12 @@ class Tables:
             return
         if table != Table.SUPERBLOCK_LIST:
             self.read(table, index)
-        valid = bool(value >> 63)
+        valid = bool(value & VALID)
         match table:
             case Table.CACHE:
                 _store(self.caches, index, Cache.unpack(value) if valid else None)
             case Table.SEQUENCE:
-                _store(self.sequences, index, Sequence.unpack(value) if valid else None)
+                _store(self.sequences, index, SequenceWord.unpack(value) if valid else None)
             case Table.RESIDENT:
                 self.resident.flat[index] = value
             case Table.SUPERBLOCK_LIST:

@@ -8,6 +8,7 @@ from typing import Any
 from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
+from instinfer.abi.tables import SequenceWord
 
 from .errors import DeviceReset, DriverError, ResourceError
 from .kv_cache import CacheShape, KvCache, check_shape
@@ -250,13 +251,14 @@ class Csd:
         numbers = list(range(config.max_sequences))
         for number, word in zip(numbers, self.read_table(Table.SEQUENCE, numbers), strict=True):
             if word:
-                cache, base = self._caches[word >> 16 & 63], word >> 22 & (1 << 36) - 1
-                if not self.device_dram.reserve(base, cache.map_bytes):
+                saved = SequenceWord.unpack(word)
+                cache = self._caches[saved.cache]
+                if not self.device_dram.reserve(saved.base, cache.map_bytes):
                     raise DriverError(f"the map of sequence {number} overlaps another or a stripe buffer: "
                                       "the saved state is damaged")
                 self._numbers.discard(number)
-                self._generation = max(self._generation, word & 0xFFFF)
-                cache.adopt(number, word & 0xFFFF, base)
+                self._generation = max(self._generation, saved.generation)
+                cache.adopt(number, saved.generation, saved.base)
         self.restoring = False
 
     def require_epoch(self, epoch: int) -> None:

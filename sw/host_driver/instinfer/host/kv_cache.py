@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A KV cache in the device: the shape that its sequences share."""
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING
 
 from instinfer.abi.commands import AdminOpcode, Dtype
 from instinfer.abi.errors import require
-from instinfer.abi.layout import HEAD_DIMS, RowShape, map_bytes
+from instinfer.abi.layout import HEAD_DIMS, map_bytes
+from instinfer.abi.tables import CacheWord
 
 from .errors import ResourceError
 from .sequence import Sequence
@@ -19,15 +19,8 @@ QUERIES_PER_HEAD_MAX = 8
 DTYPES = {"fp16": Dtype.FP16}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheShape:
-    """Shape of a cache's sequences; ``queries`` are query heads per KV head."""
-
-    layers: int
-    kv_heads: int
-    queries: int
-    head_dim: int
-    max_tokens: int
+class CacheShape(CacheWord):
+    """Shape of a cache's sequences, as the driver's user counts."""
 
     @property
     def query_heads(self) -> int:
@@ -37,12 +30,6 @@ class CacheShape:
     def scale(self) -> float:
         """The usual softmax scale."""
         return 1 / math.sqrt(self.head_dim)
-
-    @classmethod
-    def unpack(cls, word: int) -> "CacheShape":
-        """From a word of Table.CACHE."""
-        return cls(layers=word & 0x1FF, kv_heads=word >> 9 & 0xFF, queries=word >> 17 & 15,
-                   head_dim=word >> 21 & 0xFF, max_tokens=word >> 29 & 0x3FFFF)
 
 
 class KvCache:
@@ -55,7 +42,7 @@ class KvCache:
         self.shape = shape
         self._sequences: dict[int, Sequence] = {}
         config = csd.config
-        stripes_max = RowShape(shape.head_dim).stripes(config, shape.max_tokens)
+        stripes_max = shape.shape.stripes(config, shape.max_tokens)
         self._map_bytes = map_bytes(shape.layers, shape.kv_heads, stripes_max)
 
     @property

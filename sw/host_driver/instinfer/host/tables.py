@@ -9,6 +9,7 @@ from typing import Any
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.tables import CacheWord, SequenceWord
 
 from .transport.base import Tables
 
@@ -17,11 +18,8 @@ Read = Callable[[Table, list[int]], list[int]]
 Write = Callable[[Table, list[tuple[int, int]]], None]
 """Store (index, value) pairs in order."""
 
-VALID = 1 << 63
 SUPERBLOCK_COUNT, BUFFER_COUNT, SEQUENCE_COUNT = 0, 1, 2
 """Indices of Table.COUNTS."""
-CACHE_LAYERS = 0x1FF
-"""Mask of the number of layers in a CACHE word."""
 
 
 def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
         found[table.name] = [[index, value] for index, value in
                              zip(positions, read(table, positions), strict=True)]
     for number, word in sequences.items():
-        layers = caches[word >> 16 & 63] & CACHE_LAYERS
+        layers = CacheWord.unpack(caches[SequenceWord.unpack(word).cache]).layers
         take(Table.RESIDENT, [number * config.max_layers + layer for layer in range(layers)])
         take(Table.ROW_COUNT, [number * config.dies_total + die for die in range(config.dies_total)])
         owned = read(Table.COUNTS, [SEQUENCE_COUNT + number])[0]
