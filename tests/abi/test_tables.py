@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from instinfer.abi.tables import VALID, CacheWord, SequenceWord
 
 
-@given(st.builds(CacheWord, layers=st.integers(1, 256), kv_heads=st.integers(1, 128),
-                 queries=st.integers(1, 8), head_dim=st.sampled_from([64, 80, 96, 128]), max_tokens=st.integers(1, 131_072)))
+@given(st.builds(
+    CacheWord, layers=st.integers(1, 256), kv_heads=st.integers(1, 128), queries=st.integers(1, 8),
+    head_dim=st.sampled_from([64, 80, 96, 128]), max_tokens=st.integers(1, 131_072)))
 def test_caches(word: CacheWord) -> None:
     packed = word.pack()
     assert VALID <= packed < 2 * VALID
