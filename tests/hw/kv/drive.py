@@ -229,7 +229,8 @@ class Attention:
                 assert owner["stripe"] not in got_flash, "a stripe was read twice"
                 got_flash[owner["stripe"]] = content
         assert sorted(got_flash) == sorted(flash), (sorted(got_flash), sorted(flash))
-        assert got_flash == flash, "stripes from flash"
+        for stripe, content in flash.items():
+            assert got_flash[stripe] == content, f"head {head}, stripe {stripe}, {self.context} of {self.resident}"
         assert got_tail == tail, "stripes from DRAM"
 
     def _padded(self, rows: Any) -> Any:

@@ -155,7 +155,8 @@ class Memory:
 
     def _read(self, payload: int) -> None:
         request = self._read_request.unpack(payload)
-        assert request["address"] % 32 == 0 and request["beats"] > 0, request
+        assert request["address"] % 32 == 0, request
+        assert request["beats"] > 0, request
         self._after(lambda: self._answer(request["address"], request["beats"]))
 
     def _answer(self, address: int, beats: int) -> None:
@@ -169,7 +170,8 @@ class Memory:
 
     def _write(self, payload: int) -> None:
         request = self._write_request.unpack(payload)
-        assert request["address"] % 32 == 0 and request["beats"] > 0, request
+        assert request["address"] % 32 == 0, request
+        assert request["beats"] > 0, request
         self._writes.append((request["address"], request["beats"]))
         self._finish_writes()
 
@@ -324,7 +326,7 @@ class Cores:
         self._query, self._slot = Fields(query_beat(config)), Fields(slot_beat(config))
         self._merge, self._result = Fields(merge_request(config)), Fields(result_beat(config))
         self._tail: list[int] = []
-        self._tail_stripe: dict[int, bytearray] = {}
+        self._keys = b""
         self._results = StreamSource(dut, "results", idle=noise)
         self._opens: dict[int, bool] = {}
         self.scales: list[int] = []
@@ -393,15 +395,15 @@ class Cores:
         if not beat["last"]:
             return
         shape = RowShape(128 if beat["wide"] else 64)
-        assert beat["die"] == 0 and len(self._tail) == beat["rows"] * shape.row_beats, beat
+        assert beat["die"] == 0, beat
+        assert len(self._tail) == beat["rows"] * shape.row_beats, beat
         rows = np.array(self._tail, np.uint64).tobytes()
         self._tail.clear()
         pair = self.seen[beat["head_slot"]]
         if beat["kind"] == 0:
-            pair.append(({"tail": 1}, rows))
+            self._keys = rows
         else:
-            owner, keys = pair.pop()
-            pair.append((owner, keys + rows))
+            pair.append(({"tail": 1}, self._keys + rows))
         if beat["stripe_end"]:
             self.flash().finish(self.config.channels, beat["base_slot"])
 
@@ -446,7 +448,8 @@ class Bench:
     def _complete(self, payload: int) -> None:
         fields = self._completion.unpack(payload)
         cid = fields["cid"]
-        assert cid in self._waiting and cid not in self._done, f"completion of {cid} was not expected"
+        assert cid in self._waiting, f"completion of {cid} was not expected"
+        assert cid not in self._done, f"second completion of {cid}"
         self._done[cid] = (Status(fields["status"]), fields["result"], fields["queue"])
         self._waiting[cid].set()
 
