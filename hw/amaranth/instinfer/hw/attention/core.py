@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import KIND_VALUE
 
-from ..numeric.fp16 import MANTISSA_BITS, SHIFT_BITS, Fp16
+from ..numeric.fp16 import MANTISSA_BITS, SHIFT_BITS, fp16
 from ..numeric.pipeline import stages
 from ..numeric.product import POSITION_SHAPE, UNIT_POSITION, VALUE_POSITION
 from ..signatures import BEAT_BITS, LANES, slot_beat, stripe_finish
@@ -85,7 +85,7 @@ class AttentionCore(wiring.Component):
         # Cycles 0 to 2: elements, exponents, positions.
         mantissas, positions = self._elements(m, token, beat, softmax)
         join = self.read_cycle - 1
-        tokens = stages(m, token, max(join, self.lane_cycle), name="token", reset=True)
+        tokens = stages(m, token, join, name="token", reset=True)
         merging = Signal(token_layout(config))
         step = hub["step"]
         m.d.comb += [
@@ -101,14 +101,17 @@ class AttentionCore(wiring.Component):
         at = dict(zip(range(join, self.score_cycle + 1), later, strict=True))
         reader = Mux(adding, at[join].as_value(), at[join + 1].as_value())
         reading = Signal(token_layout(config))
+        operand = at[self.lane_cycle]
         m.d.comb += [
             reading.eq(reader),
-            operands.key.eq(tokens[2].key), operands.head_slot.eq(tokens[2].context.head_slot),
-            operands.group.eq(tokens[2].group), operands.row.eq(tokens[2].row),
+            operands.key.eq(operand.key), operands.head_slot.eq(operand.context.head_slot),
+            operands.group.eq(operand.group), operands.row.eq(operand.row),
             softmax.exponent_row.eq(token.row),
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
             softmax.amount_die.eq(reading.context.die),
         ]
+        amounts = [stages(m, amount, 1, name=f"amount_{query}")[1] for query, amount in
+                   enumerate(softmax.amounts)]
         add, store = at[self.adder_cycle], at[self.adder_cycle + 1]
         for query in range(config.queries):
             for index in range(LANES):
@@ -118,7 +121,7 @@ class AttentionCore(wiring.Component):
                     lane.mantissa.eq(mantissas[index]), lane.position.eq(positions[query][index]),
                     lane.factor.eq(operands.factors[query][index]),
                     lane.read_address.eq(Cat(reading.group, reading.context)),
-                    lane.amount.eq(softmax.amounts[query]), lane.drop.eq(softmax.amounts[query][-1]),
+                    lane.amount.eq(amounts[query]), lane.drop.eq(amounts[query][-1]),
                     lane.addend.eq(at[self.adder_cycle - 1].merge),
                     lane.enable.eq(add.key | add.value | add.merge),
                     lane.shifted.eq(add.value), lane.loop.eq(~add.start),
@@ -194,10 +197,11 @@ class AttentionCore(wiring.Component):
     def _elements(self, m: Module, token: Signal, beat: Signal, softmax: Softmax) -> tuple[list, list]:
         """Mantissas of the lanes and positions per query and lane, both in cycle 2."""
         config = self._config
-        mantissas, positions = [], [[] for _ in range(config.queries)]
+        mantissas: list[Signal] = []
+        positions: list[list[Signal]] = [[] for _ in range(config.queries)]
         (value,) = stages(m, token.value, 1, name="is_value")[1:]
         for lane in range(LANES):
-            element = Fp16(beat.word_select(lane, 16))
+            element = fp16(beat.word_select(lane, 16))
             mantissa = Signal(signed(MANTISSA_BITS), name=f"mantissa_{lane}", reset_less=True)
             shift = Signal(SHIFT_BITS, name=f"shift_{lane}", reset_less=True)
             m.d.sync += [mantissa.eq(element.mantissa), shift.eq(element.shift)]

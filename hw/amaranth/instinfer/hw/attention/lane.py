@@ -32,14 +32,14 @@ class AccumulatorLane(wiring.Component):
     1                          factor
     ``read_cycle``             read_address of an accumulation
     ``read_cycle`` - 1         read_address of a merge
-    one after read_address     amount, drop
+    two after read_address     amount, drop
     ``adder_cycle`` - 1        addend
     ``adder_cycle``            enable, shifted, loop
     ``adder_cycle`` + 1        write, write_address, capture
     ``adder_cycle`` + 2        captured; a read sees the written word
     ========================== =====================================
 
-    One operation per cycle; a word may be read again six cycles after its last read.
+    One operation per cycle; a word may be read again seven cycles after its last read.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class AccumulatorLane(wiring.Component):
     """
 
     adder_cycle = AlignedProduct.latency
-    read_cycle = adder_cycle - FloorShift.latency - 1
+    read_cycle = adder_cycle - FloorShift.latency - 2
 
     def __init__(self, *, depth: int) -> None:
         require(isinstance(depth, int) and depth >= 2, "depth", depth, "at least 2 words",
@@ -64,21 +64,24 @@ class AccumulatorLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=signed(SUM_BITS), depth=self._depth, init=[])
+        memory: Memory = Memory(shape=signed(SUM_BITS), depth=self._depth, init=[])
+        m.submodules.memory = memory
         m.submodules.shift = shift = FloorShift(width=SUM_BITS)
         m.submodules.product = product = AlignedProduct()
         read, write = memory.read_port(), memory.write_port()
+        word = Signal(signed(SUM_BITS), reset_less=True)  # the block RAM's output register
         total = Signal(signed(SUM_BITS), reset_less=True)
         other = Signal(signed(SUM_BITS))
         m.d.comb += [
             read.addr.eq(self.read_address),
-            shift.value.eq(read.data), shift.amount.eq(self.amount), shift.drop.eq(self.drop),
+            shift.value.eq(word), shift.amount.eq(self.amount), shift.drop.eq(self.drop),
             product.mantissa.eq(self.mantissa), product.position.eq(self.position),
             product.factor.eq(self.factor),
             product.bypass.eq(self.addend), product.addend.eq(shift.result),
             other.eq(Mux(self.shifted, shift.result, Mux(self.loop, total, 0))),
             write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
         ]
+        m.d.sync += word.eq(read.data)
         with m.If(self.enable):
             # value + other + carry, written as a difference: the multiplexer then shares the adder's LUTs.
             m.d.sync += total.eq((Cat(product.carry, product.value) - Cat(C(1, 1), ~other))[1:])

@@ -61,7 +61,7 @@ class OperandMemory(wiring.Component):
         depth = 1 << (GROUP_BITS + slot_bits + 1)
         for query in range(queries):
             for pair in range(LANES // 2):
-                memory = Memory(shape=PAIR_BITS, depth=depth, init=[])
+                memory: Memory = Memory(shape=PAIR_BITS, depth=depth, init=[])
                 m.submodules[f"memory_{query}_{pair}"] = memory
                 read, write = memory.read_port(), memory.write_port()
                 m.d.comb += [

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Query rows to integers with a common exponent (``arith.quantise_query``)."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from typing import Any
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -9,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.arith import EXPONENT_MIN, FP16_UNIT, QUERY_FRACTION, SCORE_SHIFT_BASE
 from instinfer.abi.config import EngineConfig
 
-from ..numeric.fp16 import Fp16
+from ..numeric.fp16 import Fp16, fp16
 from ..numeric.pipeline import stages
 from ..numeric.quantise import PRODUCT_BITS, RIGHT_BITS, SCALE_BITS, QueryElement
 from ..numeric.score import RIGHT_BITS as SCORE_RIGHT_BITS
@@ -54,7 +56,8 @@ class QueryQuantiser(wiring.Component):
             "head_slot": range(config.head_slots), "query": query_shape(config), "last_group": GROUP_BITS,
             "right": RIGHT_BITS, "score_right": SCORE_RIGHT_BITS,
         })
-        m.submodules.rows = rows = Memory(shape=BEAT_BITS, depth=2 << GROUP_BITS, init=[])
+        rows: Memory = Memory(shape=BEAT_BITS, depth=2 << GROUP_BITS, init=[])
+        m.submodules.rows = rows
         store, fetch = rows.write_port(), rows.read_port()
 
         # First pass: keep the beat, track the largest magnitude (one cycle later).
@@ -62,13 +65,13 @@ class QueryQuantiser(wiring.Component):
         bank = Signal()
         taken, tracked, closing = Signal(), Signal(), Signal()
         owned, ready = Signal(2), Signal(2)  # banks that hold a row; of these, with known exponents
-        row = Signal(data.ArrayLayout(descriptor, 2), reset_less=True)
+        row: Any = Signal(data.ArrayLayout(descriptor, 2), reset_less=True)
         m.d.comb += [
             self.queries.ready.eq(~owned.bit_select(bank, 1) & ~closing),
             taken.eq(self.queries.valid & self.queries.ready),
             store.addr.eq(Cat(beat.group, bank)), store.data.eq(beat.data), store.en.eq(taken),
         ]
-        elements = [Fp16(beat.data.word_select(lane, 16)) for lane in range(LANES)]
+        elements = [fp16(beat.data.word_select(lane, 16)) for lane in range(LANES)]
         low, high = (_larger(*(element.as_value()[:_MAGNITUDE_BITS] for element in pair))
                      for pair in (elements[:2], elements[2:]))
         of_beat = Signal(_MAGNITUDE_BITS, reset_less=True)
@@ -148,13 +151,13 @@ class QueryQuantiser(wiring.Component):
         return m
 
 
-def _larger(a: Signal, b: Signal) -> Mux:
+def _larger(a: Value, b: Value) -> Value:
     return Mux(a > b, a, b)
 
 
-def _bit_length(value: Signal) -> Mux:
+def _bit_length(value: Value) -> Value:
     """1 + index of the leading one; 0 for 0."""
-    length = C(0, range(len(value) + 1))
+    length: Value = C(0, range(len(value) + 1))
     for index in range(len(value)):
         length = Mux(value[index], index + 1, length)
     return length

@@ -96,7 +96,8 @@ class Scorer(wiring.Component):
 
         # Cycles 3 to 5: the score.
         depth = config.head_slots << query_bits
-        m.submodules.rights = rights = Memory(shape=RIGHT_BITS, depth=depth, init=[])
+        rights: Memory = Memory(shape=RIGHT_BITS, depth=depth, init=[])
+        m.submodules.rights = rights
         write, read = rights.write_port(), rights.read_port(domain="comb")
         m.submodules.shift = shift = ScoreShift()
         m.d.comb += [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running maximum, exponents of the weights and softmax sums of all partials of a core."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -65,7 +65,7 @@ class Softmax(wiring.Component):
 
         def table(name: str, shape: object, depth: int) -> tuple:
             """Distributed memory: one write port, one read port without latency."""
-            memory = Memory(shape=shape, depth=depth, init=[])
+            memory: Memory = Memory(shape=shape, depth=depth, init=[])
             m.submodules[name] = memory
             return memory.write_port(), memory.read_port(domain="comb")
 
@@ -221,6 +221,6 @@ class Softmax(wiring.Component):
         return m
 
 
-def _saturated(distance: Signal) -> Mux:
+def _saturated(distance: Value) -> Value:
     """A distance between maxima, never negative, as a shift amount."""
     return Mux(distance[AMOUNT_BITS:].any(), (1 << AMOUNT_BITS) - 1, distance[:AMOUNT_BITS])

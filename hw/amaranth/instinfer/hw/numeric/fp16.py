@@ -33,3 +33,8 @@ class Fp16(data.Struct):
     @property
     def finite(self) -> Value:
         return ~self.exponent.all()
+
+
+def fp16(bits: Value) -> Fp16:
+    """A view of sixteen bits."""
+    return Fp16(bits)  # type: ignore[call-arg]
