@@ -206,7 +206,7 @@ class Engine(wiring.Component):
         m.d.comb += [
             queues.admin.eq(registers.admin),
             registers.unread.eq(queues.unread),
-            self.irq.eq(registers.irq),
+            self.irq.eq(registers.interrupt),
         ]
 
     def _attention(self, m: Module, kv: Any, hub: Any, channels: list[Any], tail_core: Any) -> None:
