@@ -85,12 +85,10 @@ if ! .venv/bin/python -c "$same_python" "$("$python" -c 'import sys; print(sys.v
     say "creating .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
 fi
-say "installing Python packages into .venv (about 500 MB, a minute or two)"
+say "bringing the Python packages of .venv up to date (about 500 MB the first time, a minute or two)"
 PIP_CONSTRAINT=scripts/constraints.txt .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
     --editable '.[dev]'
-say "preparing Verilator"
 .venv/bin/python -m instinfer.cosim.toolchain
-say "fetching the model file SmolLM2-135M-Instruct (93 MB)"
 .venv/bin/python -m instinfer.cosim.modelfile
 echo "$stamp" >"$stamp_file"
 say "done"

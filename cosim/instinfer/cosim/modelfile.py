@@ -80,4 +80,6 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    if not model_path().is_file():
+        print(f"setup: fetching the model file {model_path().name} (93 MB)", flush=True)
     print(f"setup: model file in {fetch_model()}")
