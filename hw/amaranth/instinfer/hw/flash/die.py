@@ -134,7 +134,8 @@ class DieControl(wiring.Component):
             with m.State("IDLE"):
                 m.d.sync += self.plane.eq(0)
                 with m.If(front):
-                    with m.If(~back & more & ~self.held & (self.bus_served | (self.page != 0))):
+                    # After 3Fh the page registers hold nothing that 31h could move on.
+                    with m.If(~back & ~finishing & more & ~self.held & (self.bus_served | (self.page != 0))):
                         m.d.sync += self.cached.eq(1)
                         m.next = "SENSE"
                     with m.Else():
