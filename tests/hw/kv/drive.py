@@ -230,7 +230,7 @@ class Attention:
                 got_flash[owner["stripe"]] = content
         assert sorted(got_flash) == sorted(flash), (sorted(got_flash), sorted(flash))
         for stripe, content in flash.items():
-            assert got_flash[stripe] == content, f"head {head}, stripe {stripe}, {self.context} of {self.resident}"
+            assert got_flash[stripe] == content, f"head {head}, stripe {stripe}"
         assert got_tail == tail, "stripes from DRAM"
 
     def _padded(self, rows: Any) -> Any:

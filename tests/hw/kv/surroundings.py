@@ -112,8 +112,16 @@ class Sink(StreamSink):
     """A stream sink that hands on what it takes."""
 
     def __init__(self, dut: Any, name: str, handler: Callable[[int], None], *, back_pressure: float):
+        self.hold = False
         super().__init__(dut, name, back_pressure=back_pressure, check=False)
         self._handler = handler
+
+    def _set_ready(self, before: bool | None) -> bool:
+        if not self.hold:
+            return super()._set_ready(before)
+        if before:
+            self._ready.value = False
+        return False
 
     def _take(self, payload: int) -> None:
         self._handler(payload)
@@ -212,6 +220,7 @@ class Flash:
         self.read_errors: list[ReadError] = []
         self.hold_programs = False
         self.counts: defaultdict[str, int] = defaultdict(int)
+        self.first_request: int | None = None
         self._random = rng("flash")
         self._request = Fields(channel_request(config))
         self._owner = Fields(channel_request(config)["owner"].shape)
@@ -234,6 +243,8 @@ class Flash:
 
     def _take(self, channel: int, payload: int) -> None:
         request = self._request.unpack(payload)
+        if self.first_request is None:
+            self.first_request = cycle()
         queue, wake = self._queues[channel, request["die"]]
         queue.append(request)
         wake.set()
@@ -334,7 +345,7 @@ class Cores:
         dut.not_finite__valid.value = 0
         dut.queries_idle.value = 1
         self._landing: defaultdict[int, int] = defaultdict(int)
-        Sink(dut, "queries", self._take_query, back_pressure=noise)
+        self.queries = Sink(dut, "queries", self._take_query, back_pressure=noise)
         Sink(dut, "tail", self._take_slot, back_pressure=noise)
         Sink(dut, "merge", self._take_merge, back_pressure=noise)
         cocotb.start_soon(self._watch_open())

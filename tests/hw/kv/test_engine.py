@@ -2,6 +2,7 @@
 """The KV engine at `tiny` in modelled surroundings, command for command against the functional model."""
 
 import pytest
+from cocotb.triggers import ClockCycles
 
 from hw.kv.drive import SCALE2, Drive
 from hw.kv.surroundings import Bench, KvEngineOnMemories, io_entry
@@ -9,7 +10,7 @@ from instinfer.abi.commands import SQE, AdminOpcode, Opcode, Status, Table, pack
 from instinfer.abi.config import load
 from instinfer.hw.signatures import ReadError
 from support import run_cocotb
-from support.benches import bench, parameters, start
+from support.benches import bench, cycle, parameters, start
 
 CONFIG = load(preset="tiny")
 
@@ -249,6 +250,28 @@ async def pool_of_buffers(dut):
     await drive.attend(sequence, 4)
 
 
+@bench(cycles=100_000)
+async def readers(dut):
+    """A buffer that an attention still has to read is not used again, however long the attention takes."""
+    surroundings, drive = await prepare(dut)
+    cache = await drive.cache(0, layers=1, kv_heads=16, queries=1, head_dim=128, max_tokens=128)
+    sequence = await drive.sequence(1, cache)
+    await drive.write(sequence, 0, 16)
+    merges = len(surroundings.cores.merged)
+    surroundings.cores.queries.hold = True
+    begun = []
+    for entry, attention in (drive.attend_entry(sequence, 0), (drive.write_entry(sequence, 0, 80), None)):
+        begun.append((surroundings.submit(entry, 1), surroundings.expected(entry, 1), attention))
+    await ClockCycles(dut.clk, 12_000)
+    assert surroundings.flash.counts["PROGRAM"] >= 16, "the write goes on as far as there are buffers"
+    surroundings.cores.queries.hold = False
+    for cid, expected, attention in begun:
+        assert await surroundings.result(cid, 1) == expected
+        if attention is not None:
+            attention.check(merges)
+    await drive.attend(sequence, 0)
+
+
 @bench(cycles=400_000)
 async def traffic(dut):
     """Many commands in flight on interleaved sequences: statuses, DWs, stripes and outputs in order; free and
@@ -295,7 +318,29 @@ async def traffic(dut):
     assert (await surroundings.table(Table.COUNTS, 1))[1] == CONFIG.stripe_buffers
 
 
+@bench(cycles=100_000)
+async def timing(dut):
+    """Rows at one beat per cycle; an attention's first request after one round trip of host memory."""
+    surroundings, drive = await prepare(dut)
+    cache = await drive.cache(0, layers=1, kv_heads=8, queries=4, head_dim=128, max_tokens=512)
+    sequence = await drive.sequence(0, cache)
+    entry = drive.write_entry(sequence, 0, 96)
+    begin = cycle()
+    await drive.good(surroundings.run(entry, 1))
+    took, beats, stripes = cycle() - begin, 2 * 96 * 8 * 8, 6
+    await surroundings.settle()
+    surroundings.flash.first_request = None
+    entry, _ = drive.attend_entry(sequence, 0, heads=1)
+    begin = cycle()
+    await drive.good(surroundings.run(entry, 1))
+    latency = (surroundings.flash.first_request or 0) - begin
+    print(f"write of {beats} beats: {took} cycles; attend to first request: {latency} cycles")
+    if parameters()["noise"] == 0.0:
+        assert took <= beats + stripes * (8 * 90 + 150)
+        assert latency <= 240
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_kv_engine(noise):
     passed = run_cocotb(KvEngineOnMemories(CONFIG), __file__, name="kv_engine", parameters={"noise": noise})
-    assert len(passed) == 6
+    assert len(passed) == 8

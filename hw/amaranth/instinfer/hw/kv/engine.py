@@ -81,10 +81,9 @@ class KvEngine(wiring.Component):
     rows_wanted : added to Counter.ROWS_WANTED each cycle (0 when nothing happened)
     ready : tables are initialised; commands wait until then
 
-    Latency: an attention asks for its first stripe about 60 cycles after its command, plus one round trip of
-    host memory for the queries and one of DRAM for the map. Throughput: rows are copied at one 32-byte beat
-    per cycle; map entries are walked at four per DRAM round trip. Back-pressure: every stream may stall for
-    any time.
+    Latency: an attention asks for its first stripe about 35 cycles after its command, plus its query beats,
+    one round trip of host memory and what ``queries_idle`` takes; the map is fetched beside that. Throughput:
+    rows are copied at one 32-byte beat per cycle. Back-pressure: every stream may stall for any time.
     """
 
     def __init__(self, config: EngineConfig):

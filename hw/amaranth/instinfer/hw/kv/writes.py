@@ -53,7 +53,7 @@ class WriteEngine(wiring.Component):
     settled : nothing is under way that could return a buffer to the pool
 
     Latency: a one-token append takes one round trip of DRAM for the map, one of host memory and DRAM each for
-    K and V, and about 5 cycles per head. Throughput: that of the copier; per stripe about 10 cycles per head
+    K and V, and about 5 cycles per head. Throughput: that of the copier; per stripe about 90 cycles per head
     on top. Back-pressure: waits for everything that it uses; for buffers as long as one can still return.
     """
 
