@@ -90,9 +90,9 @@ class EventCollector(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.join = join = StreamArbiter(shape=CHANNEL_EVENT, ports=self.channel_count)
+        m.submodules.join = join = StreamArbiter(shape=CHANNEL_EVENT, ports=max(2, self.channel_count))
         m.submodules.programs = programs = StreamFIFO(shape=CHANNEL_EVENT, depth=self.outstanding)
-        for outside, inside in zip(self.events, join.i, strict=True):
+        for outside, inside in zip(self.events, join.i, strict=False):
             wiring.connect(m, wiring.flipped(outside), inside)
         wiring.connect(m, programs.o, wiring.flipped(self.programs))
         erase = join.o.payload.op == ChannelOp.ERASE

@@ -51,7 +51,7 @@ class QueryLoader(wiring.Component):
         wiring.connect(m, wiring.flipped(self.memory.data), beats.i)
         load, beat, source = self.loads.payload, self.queries.payload, beats.o
         count = Signal(4)
-        row, head_slot = Signal(range(c.queries)), Signal.like(beat.head_slot)
+        row, head_slot = Signal(range(max(2, c.queries))), Signal.like(beat.head_slot)
         group = Signal(5)
         real = group[2:] < load.beats
         m.d.comb += [

@@ -120,7 +120,7 @@ class RowAllocator(wiring.Component):
         m.submodules.divider = divider = ConstantDivider(width=(limit * c.pages).bit_length(),
                                                          divisor=c.pages)
         sequence = Signal(10)
-        row_index = Signal(range(c.max_sequences * c.dies_total))
+        row_index = Signal(range(max(2, c.max_sequences * c.dies_total)))
         row = Signal(divider.width)
         owned = Signal(range(limit + 2))
         block = Signal(13)
