@@ -4,10 +4,13 @@
 from pathlib import Path
 
 import pytest
+from amaranth.hdl import Module
 
 from instinfer.abi.config import load
+from instinfer.hw.attention import lane
 from instinfer.hw.attention.core import AttentionCore
 from instinfer.hw.attention.hub import AttentionHub
+from instinfer.hw.numeric.shift import FloorShift
 from support.harness import BenchFailure, run_cocotb
 
 from .cluster import Cluster
@@ -34,6 +37,22 @@ def test_product_cluster():
 def test_a_difference_from_the_model_is_seen():
     with pytest.raises(BenchFailure, match="elements differ"):
         run("tiny", SMALL, "wrong_on_purpose")
+
+
+class NothingDropped(FloorShift):
+    """Broken on purpose: words of an empty partial are not dropped, so old sums stay."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = FloorShift(width=64)
+        m.d.comb += [inner.value.eq(self.value), inner.amount.eq(self.amount), self.result.eq(inner.result)]
+        return m
+
+
+def test_a_core_that_keeps_old_sums_is_seen(monkeypatch):
+    monkeypatch.setattr(lane, "FloorShift", NothingDropped)
+    with pytest.raises(BenchFailure, match="elements differ"):
+        run("tiny", SMALL, "random_heads", cores=1)
 
 
 @pytest.mark.parametrize("cores", [0, -1, "3"])
