@@ -108,6 +108,7 @@ class FlashChannel(wiring.Component):
             sequencer.slots_idle.eq(ring.idle),
             # Slots
             ring.ticket.eq(scheduler.ticket), ring.issue.eq(scheduler.issue), scheduler.free.eq(ring.free),
+            scheduler.slots_idle.eq(ring.idle),
             ring.beat_valid.eq(phy.read.valid), ring.beat.eq(phy.read.payload),
             # Programs; while the bus is cleared, a data input that was under way is fed to its end.
             encoder.start.eq(scheduler.encoder_start), encoder.clear.eq(scheduler.encoder_clear | ~run),

@@ -41,8 +41,9 @@ class DieControl(wiring.Component):
     """State of one die: reset, reads through page and cache registers, programs, erases, time-out.
 
     The *front* stripe is in the cache registers and can be transferred; the *back* stripe is in the page
-    registers or on its way there. A sense of the next stripe starts as soon as the back is free, with one
-    exception: a die whose first page is the only work that the bus could do transfers that page first.
+    registers or on its way there. A sense of the next stripe starts as soon as the back is free, with two
+    exceptions: a die whose first page is the only work that the bus could do transfers that page first, and
+    after the end of a cache read (3Fh) ONFI wants a new first read (30h), so the front must be gone.
     A write starts when no read is queued, or after PATIENCE stripes; the die is empty then.
 
     Parameters

@@ -77,7 +77,8 @@ class SlotRing(wiring.Component):
 
     Members
     -------
-    ticket, issue : a slot was asked for; only while ``free`` is not 0
+    ticket, issue : a slot was asked for; only while ``free`` is not 0. An ``absent`` one only while ``idle``
+        holds, but for the absent one before it, and no beat may follow within 2 cycles
     free : slots that may still be asked for
     idle : all that were asked for have arrived
     beat_valid, beat : the PHY's beats

@@ -52,7 +52,7 @@ class Scheduler(wiring.Component):
     read_level, write_level, write_erase : of the request queues
     die, write, offset, entry, pop : look at and end a queued request
     job, failed, aborted : of the bus sequencer
-    ticket, issue, free : of the slot ring
+    ticket, issue, free, slots_idle : of the slot ring
     encoder_start, encoder_clear, encoder_busy, encoder_loaded : of the page encoder
     program : the request whose stripe the encoder takes, from ``encoder_start`` on
     events : ends of programs and erases
@@ -75,6 +75,7 @@ class Scheduler(wiring.Component):
             "die": Out(3), "write": Out(1), "offset": Out(range(DEPTH)), "entry": In(request), "pop": Out(1),
             "job": Out(stream.Signature(JOB)), "failed": In(1), "aborted": In(1),
             "ticket": Out(slot_ticket(config)), "issue": Out(1), "free": In(range(config.slot_buffers + 1)),
+            "slots_idle": In(1),
             "encoder_start": Out(1), "encoder_clear": Out(1), "encoder_busy": In(1), "encoder_loaded": In(1),
             "program": Out(request), "events": Out(stream.Signature(CHANNEL_EVENT)),
             "buffer_wait": Out(1), "pending": Out(1), **{name: Out(1) for name in PULSES},
@@ -152,9 +153,12 @@ class Scheduler(wiring.Component):
         """The best thing to do in this cycle."""
         picked = Signal(data.StructLayout({"valid": 1, "task": Task, "work": Work, "die": 3}))
         current, following = Array(dies)[turns.current], Array(dies)[turns.following]
-        ready, transfer = Signal(), Signal()
+        ready, transfer, between = Signal(), Signal(), Signal()
         m.d.comb += [
-            ready.eq(turns.current_valid & current.prepared), transfer.eq(ready & (self.free != 0)),
+            # The empty pair of a dead die comes between two pairs, while no slot is on its way.
+            between.eq((Cat(die.work == Work.FORGO for die in dies) != 0) & ~slot[0]),
+            ready.eq(turns.current_valid & current.prepared),
+            transfer.eq(ready & (self.free != 0) & ~between),
             self.buffer_wait.eq(ready & (self.free == 0)),
         ]
 
@@ -173,9 +177,8 @@ class Scheduler(wiring.Component):
         with m.If(turns.current_valid & ~current.columned):
             pick(Task.COLUMN, turns.current)
         for index, die in reversed(list(enumerate(dies))):
-            # The empty pair of a dead die must not come between a key slot and its value slot.
             blocked = ((die.work == Work.REPORT) & self.events.valid) | (
-                (die.work == Work.FORGO) & ((self.free < 2) | slot[0]))
+                (die.work == Work.FORGO) & ((self.free < 2) | ~between | ~self.slots_idle))
             with m.If((die.work != Work.NONE) & (die.work != Work.PROGRAM) & ~blocked):
                 pick(Task.WORK, index, die.work)
         return picked
