@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // AXI4 memories for a Verilated design: host memory behind PCIe, and device DRAM.
 //
-// A memory has two steps per clock cycle: drive() sets the subordinate's outputs from its state alone,
-// and, when the design has settled, sample() takes the handshakes. Everything is answered in order.
+// A memory has two steps per clock cycle: drive() sets the subordinate's outputs from its state alone, and,
+// when the design has settled with them, sample() takes the handshakes. Everything is answered in order.
 //
 // Ordering (PCIe's): writes land in the order of their data beats, `write_cycles` after the beat; the write
 // response may come before (posted write); a read sees every write beat that was taken before its address.
@@ -171,6 +171,7 @@ class AxiMemory {
         responses_.clear();
         beats_left_ = 0;
         read_offered_ = write_open_ = false;
+        pins_.arready() = pins_.awready() = pins_.wready() = pins_.rvalid() = pins_.bvalid() = 0;
     }
 
     // Land all posted writes, and forget pointers into a window that goes away.

@@ -19,6 +19,10 @@ from instinfer.cosim.build import Source, Text, build_library
 from .top import Part, simulation_header, simulation_top
 
 HERE = Path(__file__).parent
+SHARING_FLAGS = ("-fno-dedup", "-fno-dfg", "-fno-table")
+"""Verilator joins the functions of a module's instances when they are equal to the letter. These
+optimisations look across instances and make them differ; public ports keep an instance from reading its
+parent's signals. Joined, the code of eight channels fits a processor's caches: 1.7 times the speed."""
 PRINT_FLAG = (
     "'-DVL_PRINTF(...)=([](const char*format,auto...rest)"
     "{int instinfer_print(const char*,...);return instinfer_print(format,rest...);})(__VA_ARGS__)'"
@@ -153,17 +157,21 @@ def build(
     cxx: Sequence[Source] = (),
     headers: Sequence[Source] = (),
     events: Mapping[str, int] | None = None,
-    shared: Sequence[str] = (),
+    shared: Mapping[str, Sequence[str]] | None = None,
     trace: bool = False,
     optimise: str = "-O3",
 ) -> Path:
     """The library of a design (module ``design``, see `simulation_top`), from the cache when it is there.
 
     Args:
-        shared: modules that stay C++ classes of their own, so that a change elsewhere does not compile them again.
+        shared: modules with many instances, and their ports: C++ classes of their own whose instances share
+            their functions.
         optimise: g++'s level for the design.
     """
-    control = ["`verilator_config", *(f'no_inline -module "{name}"' for name in shared)]
+    control = ["`verilator_config"]
+    for module, ports in (shared or {}).items():
+        control.append(f'no_inline -module "{module}"')
+        control += [f'public_flat_rd -module "{module}" -var "{port}"' for port in ports]
     own = [HERE / "axi.hpp", HERE / "harness.hpp"]
     return build_library(
         top="top",
@@ -174,6 +182,7 @@ def build(
         ],
         cxx=[HERE / "harness.cpp", *cxx],
         headers=[*own, Text("simulation.hpp", simulation_header(events=events, nand=bool(parts))), *headers],
+        flags=SHARING_FLAGS if shared else (),
         cxx_flags=[PRINT_FLAG],
         trace=trace,
         optimise=optimise,

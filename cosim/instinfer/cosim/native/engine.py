@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine in the native harness: its Verilog (made once per configuration), NAND packages, the library."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -87,23 +88,30 @@ def nand_parts(config: EngineConfig) -> list[Part]:
     ]
 
 
+@functools.cache
 def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str = "-O1") -> Path:
     """The engine's simulation as a shared library, from the cache when nothing has changed."""
     from instinfer.hw.events import event_layouts
     from instinfer.hw.flash.nand import nand_sources
-    from instinfer.hw.generate import top_name
+    from instinfer.hw.generate import MANIFEST, top_name
 
-    verilog = [Text(name, text) for name, text in rtl(config).items() if name.endswith(".v")]
-    modules = [Path(text.name).stem for text in verilog if text.name != f"{top_name(config)}.v"]
+    files = rtl(config)
+    verilog = [Text(name, text) for name, text in files.items() if name.endswith(".v")]
+    parts = nand_parts(config)
+    shared: dict[str, list[str]] = {
+        module: [port["name"] for port in ports if port["name"] != "clk"]
+        for module, ports in json.loads(files[MANIFEST])["shared_modules"].items()
+    }
+    shared[parts[0].module] = ["rst", *parts[0].constants, *parts[0].ports]
     nand_verilog, nand_cxx, nand_headers = nand_sources(checkout())
     return build(
         design=top_name(config),
         verilog=[*nand_verilog, *verilog],
-        parts=nand_parts(config),
+        parts=parts,
         cxx=nand_cxx,
         headers=nand_headers,
         events={name: layout.size for name, layout in event_layouts(config).items()},
-        shared=[*(part.module for part in nand_parts(config)[:1]), *modules],
+        shared=shared,
         trace=trace,
         optimise=optimise,
     )

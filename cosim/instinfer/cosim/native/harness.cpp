@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The clock loop around a Verilated engine: host memory, device DRAM, the BAR, events and waveforms.
 //
-// A cycle: the rising edge is evaluated with the inputs of the cycle before; memories and BAR then set their
-// outputs (which depend on their state alone); the design settles at the falling edge; handshakes are taken.
+// A cycle: the rising edge moves the inputs into the top's registers, and the design settles; handshakes are taken;
+// memories and BAR, whose outputs depend on their state alone, give what the design sees in the next cycle.
 #include "harness.hpp"
 
 #include <sys/mman.h>
@@ -185,13 +185,6 @@ struct Simulation {
         top.clk = 1;
         top.eval();
         dump();
-        host.drive(cycle);
-        dram.drive(cycle);
-        if (bar.active) bar.drive();
-        context.timeInc(1);
-        top.clk = 0;
-        top.eval();
-        dump();
         if (context.gotFinish()) throw std::runtime_error("the simulation stopped itself");
         host.sample(cycle);
         dram.sample(cycle);
@@ -201,6 +194,13 @@ struct Simulation {
         }
         if (events.enabled()) watch_events();
         ++cycle;
+        host.drive(cycle);
+        dram.drive(cycle);
+        if (bar.active) bar.drive();
+        context.timeInc(1);
+        top.clk = 0;
+        top.eval();
+        dump();
     }
 
     int run(uint64_t cycles, bool stop_on_interrupt) {

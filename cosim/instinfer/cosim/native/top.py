@@ -4,6 +4,9 @@
 It is written for each design because the number of flash buses and of event ports is the design's. What the
 C++ harness relies on is fixed here: ``clk``, ``rst``, ``irq``, AXI4 ``host_*`` and ``dram_*``, AXI4-Lite
 ``bar_*``, one ``event_*`` port for each event source.
+
+Every input passes a register of the top: the harness gives at one edge what the design sees after the next.
+So nothing in the design hangs on the inputs combinationally, and one evaluation per cycle settles it.
 """
 
 import dataclasses
@@ -75,14 +78,20 @@ def simulation_top(
         events: width of each event port of the design, by the name of the port (at most 64 bits).
     """
     ports = ["input wire clk", "input wire rst", "output wire irq"]
-    pins = [".clk(clk)", ".rst(rst)", ".irq(irq)"]
-    wires: list[str] = []
+    pins = [".clk(clk)", ".rst(rst_q)", ".irq(irq)"]
+    wires = ["reg rst_q = 1'b1;"]
+    inputs = ["rst"]
     checks: list[str] = []
 
     def expose(prefix: str, signals: Mapping[str, int]) -> None:
         for name, width in signals.items():
             ports.append(f"{'output' if width > 0 else 'input'} wire [{abs(width) - 1}:0] {prefix}_{name}")
-            pins.append(f".{prefix}__{name}({prefix}_{name})")
+            if width > 0:
+                pins.append(f".{prefix}__{name}({prefix}_{name})")
+            else:
+                inputs.append(f"{prefix}_{name}")
+                wires.append(f"reg [{-width - 1}:0] {prefix}_{name}_q = 0;")
+                pins.append(f".{prefix}__{name}({prefix}_{name}_q)")
 
     for prefix in ("host", "dram"):
         expose(prefix, AXI)
@@ -94,7 +103,7 @@ def simulation_top(
                 pins.append(f".{prefix}__{channel}{signal}({name}{signal})")
             checks += [
                 *_held(f"{name}valid", f"{name}ready", f"{{{name}addr, {name}len}}", 72),
-                f"if (!rst && {name}valid && ({name}size != 3'd5 || {name}burst != 2'd1))",
+                f"if (!rst_q && {name}valid && ({name}size != 3'd5 || {name}burst != 2'd1))",
                 f'  $error("{name}: only INCR bursts of 32-byte beats are served");',
             ]
         checks += _held(f"{prefix}_wvalid", f"{prefix}_wready", f"{{{prefix}_wstrb, {prefix}_wlast}}", 33)
@@ -107,7 +116,7 @@ def simulation_top(
         pins.append(f".{name}({name})")
     bodies = []
     for part in parts:
-        connections = [".clk(clk)", ".rst(rst)"]
+        connections = [".clk(clk)", ".rst(rst_q)"]
         connections += [f".{port}({value})" for port, value in part.constants.items()]
         for port, (name, width) in part.ports.items():
             net = name.replace("__", "_")
@@ -129,8 +138,9 @@ def simulation_top(
         ",\n".join(f"    {pin}" for pin in pins),
         "  );",
         *bodies,
-        "  // AXI: what is offered stays until it is taken.",
         "  always @(posedge clk) begin",
+        *(f"    {name}_q <= {name};" for name in inputs),
+        "    // AXI: what is offered stays until it is taken.",
         *(f"    {line}" for line in clocked),
         "  end",
         "endmodule",
@@ -142,9 +152,9 @@ def _held(valid: str, ready: str, payload: str, width: int) -> list[str]:
     held = f"{valid}_held"
     return [
         f"reg:reg {held} = 1'b0; reg [{width - 1}:0] {held}_payload;",
-        f"{held} <= !rst && {valid} && !{ready};",
+        f"{held} <= !rst_q && {valid} && !{ready}_q;",
         f"{held}_payload <= {payload};",
-        f"if (!rst && {held} && (!{valid} || {held}_payload != {payload}))",
+        f"if (!rst_q && {held} && (!{valid} || {held}_payload != {payload}))",
         f'  $error("{valid} or its payload changed before {ready}");',
     ]
 

