@@ -52,7 +52,7 @@ def test_outputs_counts_and_state(tmp_path: Path) -> None:
         assert_same_bits(one, other)
     for name in AGREEING:
         assert counters["sim:tiny"][name.lower()] == counters["model:tiny"][name.lower()], name
-    assert counters["sim:tiny"]["STRIPES_SENSED"] > 0
+    assert counters["sim:tiny"]["stripes_sensed"] > 0
     assert states["model:tiny"].differences(states["sim:tiny"]) == []
 
 

@@ -77,7 +77,7 @@ def _runs(
 ) -> Iterator[Interval]:
     """Intervals of constant value; values without a name are pauses; short pauses are closed."""
     open_name, start, stop = "", 0, 0
-    edges = np.append(cycles[1:], end)
+    edges = np.append(cycles, end)[1:]
     for begin, finish, value in zip(cycles.tolist(), edges.tolist(), values.tolist(), strict=True):
         name = names.get(value, "")
         if not name:
