@@ -75,6 +75,7 @@ def test_lint_is_clean_but_for_explained_waivers(preset: str) -> None:
     lint(top=top_name(config), verilog=verilog, waive=tuple(LINT_WAIVERS))
 
 
+@pytest.mark.soak  # minutes for `product`
 @pytest.mark.parametrize("preset", PRESETS)
 def test_yosys_reads_it(preset: str, tmp_path: Path) -> None:
     config = presets()[preset]
