@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One multiplier that serves key and value slots: a product put into place by powers of two."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -66,13 +66,10 @@ class AlignedProduct(wiring.Component):
             product[1].eq(product[0]),
             coarse[1].eq(coarse[0]),
             coarse[2].eq(coarse[1]),
+            window.eq(product[1] << Cat(C(0, 3), coarse[2][:2])),
             high.eq(coarse[2][2]),
             self.carry.eq(~self.bypass & ~high & window[UNIT_POSITION - 1]),
         ]
-        with m.Switch(coarse[2][:2]):  # constant shifts: no wire is wider than the window (64-bit simulation)
-            for step in range(4):
-                with m.Case(step):
-                    m.d.sync += window.eq(product[1] << (step << FINE_BITS))
         with m.If(self.bypass):
             m.d.sync += self.value.eq(self.addend)
         with m.Elif(high):
