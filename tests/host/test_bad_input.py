@@ -317,7 +317,7 @@ def test_admin_commands(csd: Csd) -> None:
     refused(Status.BAD_FIELD, AdminOpcode.TABLE_READ, cdw10=Table.SEQUENCE, cdw11=csd.config.max_sequences)
 
 
-@pytest.mark.parametrize("offset", [8, 12, 8 * 3, 8 * 60 + 4])
+@pytest.mark.parametrize("offset", [8, 12])
 def test_doorbell_beyond_the_queue(stored: Stored, offset: int) -> None:
     csd = stored.csd
     csd.transport.bar_write32(Register.DOORBELLS + offset, 64)
@@ -328,6 +328,17 @@ def test_doorbell_beyond_the_queue(stored: Stored, offset: int) -> None:
         stored.sequence.attend(0, stored.q)
     csd.reset()
     Stored.__init__(stored, csd)
+
+
+@pytest.mark.parametrize("offset", [8 * 3, 8 * 60 + 4])
+def test_doorbell_of_no_queue_halts_none(stored: Stored, offset: int) -> None:
+    read = stored.csd.transport.bar_read32
+    stored.csd.transport.bar_write32(Register.DOORBELLS + offset, 0)
+    assert (read(Register.CSTS), read(Register.FAULT)) == (3, Fault.DOORBELL)
+    stored.check()
+    stored.csd.reset()
+    assert (read(Register.CSTS), read(Register.FAULT)) == (1, Fault.NONE)
+    Stored.__init__(stored, stored.csd)
 
 
 def test_reset_with_commands_under_way(stored: Stored) -> None:

@@ -33,6 +33,8 @@ class _Ring:
     head: int = 0
     tail: int = 0
     phase: int = 1
+    halted: bool = False
+    """Of a submission queue: a fault stopped it, nothing more is fetched until a reset."""
 
     def next(self, index: int) -> int:
         return (index + 1) % self.entries
@@ -125,16 +127,20 @@ class ModelDevice:
 
     def _doorbell(self, number: int, is_head: bool, value: int) -> None:
         ring = (self._completions if is_head else self._submissions).get(number)
-        if ring is None or value >= ring.entries:
-            self._fail(Fault.DOORBELL)
+        if ring is None or value >= ring.entries or (
+                is_head and (value - ring.head) % ring.entries > (ring.tail - ring.head) % ring.entries):
+            self._fail(Fault.DOORBELL, number)
         elif is_head:
             ring.head = value
         else:
             ring.tail = value
 
-    def _fail(self, fault: Fault) -> None:
+    def _fail(self, fault: Fault, number: int) -> None:
+        """Halt a queue (if there is one of this number); the others go on."""
         if self._fault is Fault.NONE:
             self._fault = fault
+        if number in self._submissions:
+            self._submissions[number].halted = True
 
     # -- queues ----------------------------------------------------------------------------------
     def has_queue(self, number: int, *, completion: bool) -> bool:
@@ -145,12 +151,14 @@ class ModelDevice:
 
     def step(self) -> bool:
         """Fetch, execute and complete one command; False when there is none or no room to complete it."""
-        if not self._enabled or self._fault is not Fault.NONE or self.hang:
+        if not self._enabled or self.hang:
             return False
         queues = sorted(self._submissions)
         for offset in range(len(queues)):
             number = queues[(self._turn + offset) % len(queues)]
             submission, completion = self._submissions[number], self._completions[number]
+            if submission.halted:
+                continue
             if submission.head != submission.tail and completion.next(completion.tail) != completion.head:
                 self._turn += offset + 1
                 self._command(number, submission, completion)
@@ -161,7 +169,7 @@ class ModelDevice:
         try:
             data = self.memory.view(submission.base + submission.head * SQE_BYTES, SQE_BYTES).tobytes()
         except BusError:
-            self._fail(Fault.SQ_READ)
+            self._fail(Fault.SQ_READ, number)
             return
         self.store.count(Counter.HOST_READ_BYTES, SQE_BYTES)
         submission.head = submission.next(submission.head)
@@ -178,7 +186,7 @@ class ModelDevice:
         try:
             target = self.memory.view(completion.base + completion.tail * CQE_BYTES, CQE_BYTES)
         except BusError:
-            self._fail(Fault.CQ_WRITE)
+            self._fail(Fault.CQ_WRITE, number)
             return
         target[:] = np.frombuffer(entry_out, np.uint8)
         self.store.count(Counter.HOST_WRITE_BYTES, CQE_BYTES)

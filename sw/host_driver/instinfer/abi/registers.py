@@ -49,11 +49,11 @@ class Register(enum.IntEnum):
 
 
 class Fault(enum.IntEnum):
-    """Why CSTS.CFS is set; commands after it are refused until a reset."""
+    """Why CSTS.CFS is set. The queue concerned is halted until a reset, the others go on."""
 
     NONE = 0
     DOORBELL = 1
-    """A doorbell value was outside its queue, or its queue does not exist."""
+    """A value outside its queue, a head beyond what was written, or no such queue (then none is halted)."""
     SQ_READ = 2
     CQ_WRITE = 3
 
