@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benches over the RTL of ``tiny``: figures belong together, and follow what the hardware does."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from instinfer.abi.config import EngineConfig, presets
+from instinfer.cosim.bench.attention import dense, latency
+from instinfer.cosim.bench.workload import Shape
+from instinfer.cosim.bench.writes import append, write
+
+TINY = presets()["tiny"]
+SHAPE = Shape(tokens=200, kv_heads=2, queries=2, head_dim=128)
+
+
+def run(config: EngineConfig) -> dict[str, Any]:
+    return dense(config, SHAPE, commands=2)
+
+
+def test_dense_figures_belong_together() -> None:
+    row = run(TINY)
+    assert row["bit_exact"]
+    assert row["values_compared"] == 2 * 4 * 128
+    assert row["ideal_cycles"] < row["bound_cycles"] <= row["cycles"]
+    assert row["efficiency"] == row["ideal_cycles"] / row["cycles"]
+    # 12 stripes of 16 tokens; the 8 behind them are a page's worth, so that all 12 are read from flash.
+    assert row["stripes_sensed"] == 2 * 2 * 12
+    assert row["slots_moved"] == row["stripes_sensed"] * TINY.slots_per_stripe
+    assert row["bus_data_cycles"] == row["slots_moved"] * TINY.slot_beats
+    assert row["rows_wanted"] == 2 * 2 * 200 * 2
+    cycles = sum(row["stall_cycles"][name] for name in (
+        "bus_command_cycles", "array_wait_cycles", "buffer_wait_cycles", "bus_idle_cycles"))
+    assert abs(cycles + row["bus_data_cycles"] - TINY.channels * row["cycles"]) < 0.1 * cycles
+
+
+def test_latency_write_and_append_over_the_rtl() -> None:
+    one = latency(TINY, dataclasses.replace(SHAPE, kv_heads=1))
+    assert one["bit_exact"]
+    assert one["bound_cycles"] <= one["cycles"]
+    stored = write(TINY, SHAPE, layers=2)
+    assert stored["bit_exact"]
+    assert stored["stripes_programmed"] == 2 * 2 * 12
+    assert stored["ideal_cycles"] < stored["cycles"], "no die programs faster than tPROG"
+    beside = append(TINY, SHAPE, commands=2)
+    assert beside["bit_exact"]
+    assert beside["appends"] == 16
+
+
+@pytest.mark.soak
+def test_slower_hardware_shows_in_the_figures() -> None:
+    """Dies that take longer, and a bus at half its rate, cost what they must."""
+    good = run(TINY)
+    slow_array = run(dataclasses.replace(TINY, timing=dataclasses.replace(TINY.timing, tR=12_000)))
+    assert slow_array["cycles"] > good["cycles"] + 1000
+    assert slow_array["stall_cycles"]["array_wait_cycles"] > good["stall_cycles"]["array_wait_cycles"] + 1000
+    assert slow_array["efficiency"] < good["efficiency"]
+    slow_bus = run(dataclasses.replace(TINY, mega_transfers=800))
+    assert slow_bus["cycles"] > 1.5 * good["cycles"]
+    assert slow_bus["gigabytes_per_second"] < 0.7 * good["gigabytes_per_second"]
+    assert all(row["bit_exact"] for row in (good, slow_array, slow_bus))
