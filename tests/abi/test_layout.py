@@ -58,15 +58,22 @@ def test_a_stripe_moves_to_flash_when_a_page_follows_it(config: EngineConfig, sh
     assert layout.flash_stripes(config, shape, resident + 1, context) >= count
 
 
-@given(CONFIGS, st.integers(0, 127), st.integers(0, 2000))
-def test_placement_uses_all_channels_and_dies_in_turn(config: EngineConfig, head: int, stripe: int) -> None:
-    around = [layout.placement(config, head, stripe + offset) for offset in range(config.dies_total)]
+@given(CONFIGS, st.integers(0, 1000), st.integers(0, 2000))
+def test_placement_uses_all_channels_and_dies_in_turn(config: EngineConfig, line: int, stripe: int) -> None:
+    around = [layout.placement(config, line, stripe + offset) for offset in range(config.dies_total)]
     for start in range(0, config.dies_total - config.channels + 1, config.channels):
         if stripe % config.channels == 0:
             assert len({channel for channel, _ in around[start:start + config.channels]}) == config.channels
     if stripe % config.dies_total == 0:
         assert len(set(around)) == config.dies_total
     assert all(channel < config.channels and die < config.dies for channel, die in around)
+
+
+@given(CONFIGS, st.integers(0, 1000))
+def test_short_contexts_of_few_heads_use_all_dies(config: EngineConfig, first: int) -> None:
+    """One stripe of each of ``dies_total`` neighbouring map lines: every die has its share."""
+    lines = range(first * config.channels, first * config.channels + config.dies_total)
+    assert len({layout.placement(config, line, 0) for line in lines}) == config.dies_total
 
 
 @given(st.builds(MapEntry, block=st.integers(0, 0x1FFF), page=st.integers(0, 0xFFF), die=st.integers(0, 7),

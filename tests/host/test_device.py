@@ -187,7 +187,7 @@ def test_a_saved_drive_goes_on(csd: Csd, csd_kind: str, tmp_path: Path) -> None:
         fresh[1].write(1, more, more)
         opened[0].free()
         q = random_half(random, (4, 64), 3)
-        assert_same_bits(fresh[1].attend(1, q), exact_attention(csd.config, q, more, more))
+        assert_same_bits(fresh[1].attend(1, q), exact_attention(csd.config, q, more, more, layer=1))
 
 
 def test_equal_histories_leave_equal_drives(csd_kind: str, tmp_path: Path) -> None:

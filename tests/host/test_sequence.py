@@ -100,7 +100,8 @@ def test_sequences_interleaved_freed_and_reused(csd: Csd) -> None:
             sequence.write(layer, *new)
             stored[layer] = tuple(np.concatenate(pair) for pair in zip(stored[layer], new, strict=True))
         q = random_half(random, (query_heads, dims), 3)
-        assert_same_bits(sequence.attend(layer, q), exact_attention(csd.config, q, *stored[layer]))
+        expected = exact_attention(csd.config, q, *stored[layer], layer=layer)
+        assert_same_bits(sequence.attend(layer, q), expected)
         print(f"step {step}: sequence {sequence.number} layer {layer} holds {len(stored[layer][0])} tokens")
     for sequence in list(live):
         sequence.free()
@@ -123,7 +124,7 @@ def test_many_commands_in_flight(csd: Csd) -> None:
     again = [sequence.attend_async(layer, q[layer]) for layer in range(layers)]
     assert [pending.result() for pending in writes] == [69] * layers
     for layer in reversed(range(layers)):
-        expected = exact_attention(csd.config, q[layer], k[layer], v[layer])
+        expected = exact_attention(csd.config, q[layer], k[layer], v[layer], layer=layer)
         assert_same_bits(steps[layer].result(), expected)
         assert_same_bits(again[layer].result(), expected)
         assert steps[layer].done

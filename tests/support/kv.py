@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from instinfer.abi import arith
 from instinfer.abi.arith import F16, Partial
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import RowShape, flash_stripes, placement
+from instinfer.abi.layout import RowShape, flash_stripes, map_line, placement
 
 
 def random_half(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0) -> F16:
@@ -15,8 +15,9 @@ def random_half(rng: np.random.Generator, shape: tuple[int, ...], scale: float =
     return (rng.standard_normal(shape) * scale).astype(np.float16)
 
 
-def exact_attention(config: EngineConfig, q: F16, k: F16, v: F16, *, resident: int | None = None,
-                    scale: float | None = None, in_flash: int | None = None) -> F16:
+def exact_attention(config: EngineConfig, q: F16, k: F16, v: F16, *, layer: int = 0,
+                    resident: int | None = None, scale: float | None = None,
+                    in_flash: int | None = None) -> F16:
     """What the device must return, bit by bit, straight from ``abi.arith``: one slot pair after the other.
 
     Args:
@@ -36,7 +37,8 @@ def exact_attention(config: EngineConfig, q: F16, k: F16, v: F16, *, resident: i
         qi, exponent = arith.quantise_query(grouped[head], scale2)
         partials: dict[tuple[int, int], Partial] = {}
         for stripe in range(shape.stripes(config, context)):
-            core = placement(config, head, stripe) if stripe < settled else (config.channels, 0)
+            line = map_line(layer, head, kv_heads=heads)
+            core = placement(config, line, stripe) if stripe < settled else (config.channels, 0)
             state = partials.setdefault(core, Partial.empty((len(qi),), dims))
             for start in range(stripe * per_stripe, min((stripe + 1) * per_stripe, context), rows):
                 pair = slice(start, min(start + rows, context))

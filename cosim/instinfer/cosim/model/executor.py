@@ -181,15 +181,15 @@ class Executor:
         store.refresh(at, head, heads, flash, words, context)
         rows = store.rows(at)
         result = attend(shape, rows.stripe_tokens, q, scale2, rows.k[head:head + heads],
-                        rows.v[head:head + heads], self._partials(head, heads, flash, words), context)
+                        rows.v[head:head + heads], self._partials(at.line + head, flash, words), context)
         self._save(out, result)
         return int(np.count_nonzero(flash)) | context << 32
 
-    def _partials(self, head: int, heads: int, flash: NDArray[np.bool_],
-                  words: NDArray[np.uint32]) -> NDArray[np.int64]:
+    def _partials(self, line: int, flash: NDArray[np.bool_], words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """The softmax partial of each stripe: channel by placement, die by the map; last the tail core."""
         config = self._config
-        channel = (np.arange(flash.shape[1]) + np.arange(head, head + heads)[:, None]) % config.channels
+        heads, stripes = flash.shape
+        channel = (line + np.arange(heads)[:, None] + np.arange(stripes)) % config.channels
         die = (words[..., 0] >> 25 & 7).astype(np.int64)
         return np.where(flash, channel * config.dies + die, config.dies_total)
 

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import Status
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import MAP_ENTRY_BYTES, MapEntry, RowShape, encode_stripe, map_index, placement
+from instinfer.abi.layout import (
+    MAP_ENTRY_BYTES,
+    MapEntry,
+    RowShape,
+    encode_stripe,
+    map_index,
+    map_line,
+    placement,
+)
 from instinfer.abi.registers import Counter
 from instinfer.abi.tables import SequenceWord
 
@@ -38,6 +46,11 @@ class Layer:
     @property
     def shape(self) -> RowShape:
         return self.cache.shape
+
+    @property
+    def line(self) -> int:
+        """Map line of head 0."""
+        return map_line(self.layer, 0, kv_heads=self.cache.kv_heads)
 
 
 class KvStore:
@@ -118,7 +131,7 @@ class KvStore:
         guard = tag = 0
         for each, stripe in np.argwhere(stale).tolist():
             entry = MapEntry.unpack(int(words[each, stripe, 0]))
-            row = self._row(head + each, stripe, entry)
+            row = self._row(at, head + each, stripe, entry)
             if not entry.in_flash:
                 raise CommandError(Status.INTERNAL)
             if not self._alive(row.channel, row.die):
@@ -150,8 +163,8 @@ class KvStore:
             self._dead.add((channel, die))
         return (channel, die) not in self._dead
 
-    def _row(self, head: int, stripe: int, entry: MapEntry) -> Row:
-        channel, _ = placement(self.config, head, stripe)
+    def _row(self, at: Layer, head: int, stripe: int, entry: MapEntry) -> Row:
+        channel, _ = placement(self.config, at.line + head, stripe)
         return Row(channel, entry.die, entry.block, entry.page)
 
     # -- writing -------------------------------------------------------------------------------
@@ -189,7 +202,7 @@ class KvStore:
     def _flush(self, at: Layer, head: int, stripe: int) -> None:
         """Program a full stripe; pin it in DRAM when that fails or flash is exhausted."""
         entry = self._entry(at, head, stripe)
-        channel, die = placement(self.config, head, stripe)
+        channel, die = placement(self.config, at.line + head, stripe)
         for _ in range(PROGRAM_ATTEMPTS):
             row = self._allocate_row(at.number, channel, die)
             if row is None:

@@ -84,9 +84,20 @@ def flash_stripes(config: EngineConfig, shape: RowShape, resident: int, context:
     return min(settled, shape.stripes(config, context))
 
 
-def placement(config: EngineConfig, head: int, stripe: int) -> tuple[int, int]:
-    """(channel, die) of a head's stripe."""
-    return ((stripe + head) % config.channels, (stripe // config.channels + head) % config.dies)
+def map_line(layer: int, head: int, *, kv_heads: int) -> int:
+    """Number of a head of a layer among all of its sequence: its line in the map."""
+    return layer * kv_heads + head
+
+
+def placement(config: EngineConfig, line: int, stripe: int) -> tuple[int, int]:
+    """(channel, die) of a stripe of map line ``line``.
+
+    Neighbouring lines start on neighbouring channels and on dies that differ, so that short contexts of few
+    heads, layer after layer, are written to all dies; a line of ``channels * dies`` stripes uses each once.
+    """
+    group, first = divmod(line, config.channels)
+    turn = stripe // config.channels
+    return ((stripe + first) % config.channels, (turn + group + first) % config.dies)
 
 
 # -- map entry ---------------------------------------------------------------------------------
@@ -123,7 +134,7 @@ class MapEntry:
 
 def map_index(layer: int, head: int, stripe: int, *, kv_heads: int, stripes_max: int) -> int:
     """Index of a map entry from the sequence's map base: stripes of a head are contiguous."""
-    return (layer * kv_heads + head) * stripes_max + stripe
+    return map_line(layer, head, kv_heads=kv_heads) * stripes_max + stripe
 
 
 def map_bytes(layers: int, kv_heads: int, stripes_max: int) -> int:

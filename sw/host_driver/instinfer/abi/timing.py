@@ -32,7 +32,7 @@ class AttentionBound:
 
 def dense_bound(config: EngineConfig, *, head_dim: int,
                 contexts: list[tuple[int, int, int]]) -> AttentionBound:
-    """Bounds for commands that each attend ``kv_heads`` heads.
+    """Bounds for commands that each attend ``kv_heads`` heads of layer 0.
 
     Args:
         contexts: one (context, resident, kv_heads) per command.

@@ -88,7 +88,7 @@ class IoCommands(wiring.Component):
         policy = Signal()
         resident, room = Signal(TOKEN_BITS), Signal(TOKEN_BITS)
         layer: Any = Signal(LAYER)
-        line, write_rows = Signal(25), Signal(24)
+        write_rows = Signal(24)
         query_rows = Signal(12)
         write_beats, query_beats = Signal(28), Signal(16)
         status = Signal(Status)
@@ -136,14 +136,15 @@ class IoCommands(wiring.Component):
                     layer.sequence.eq(f["sequence"]), layer.generation.eq(f["generation"]),
                     layer.layer.eq(f["layer"]), layer.kv_heads.eq(cache[9:17]), layer.beats.eq(head_dim >> 4),
                     layer.wide.eq(wide), layer.map.eq(sequence[22:58]),
+                    layer.line.eq(f["layer"] * cache[9:17]),
                     layer.stripes_max.eq(g.stripe_of(cache[29:47] + g.per_stripe(wide) - 1, wide)),
-                    line.eq(f["layer"] * cache[9:17]), write_rows.eq(tokens * cache[9:17]),
+                    write_rows.eq(tokens * cache[9:17]),
                     query_rows.eq(f["heads"] * cache[17:21]),
                 ]
                 m.next = "MULTIPLY_AGAIN"
             with m.State("MULTIPLY_AGAIN"):
                 m.d.sync += [
-                    layer.map.eq(layer.map + ((line * layer.stripes_max) << 3)),
+                    layer.map.eq(layer.map + ((layer.line * layer.stripes_max) << 3)),
                     write_beats.eq(write_rows * layer.beats), query_beats.eq(query_rows * layer.beats),
                 ]
                 with m.If(is_[Opcode.KV_FREE]):

@@ -12,6 +12,8 @@ from instinfer.abi.layout import RowShape
 TOKEN_BITS = 18
 """Counts of tokens: 0 to 131,072."""
 STRIPE_BITS = 16
+LINE_BITS = 16
+"""Map lines of a sequence: layer * kv_heads + head."""
 DRAM_BITS = 37
 """Byte addresses in device DRAM, one past the largest included."""
 INTERNAL_OUTSTANDING = max(Table) + 1
@@ -47,10 +49,10 @@ class TablePort(wiring.Signature):
 
 LAYER = data.StructLayout({
     "sequence": 10, "generation": 16, "layer": 16, "kv_heads": 8, "beats": 4, "wide": 1, "map": DRAM_BITS,
-    "stripes_max": STRIPE_BITS,
+    "line": LINE_BITS, "stripes_max": STRIPE_BITS,
 })
 """One layer of a sequence. ``beats``: 32-byte beats of a row in host memory; ``map``: DRAM address of the
-layer's first map entry; ``stripes_max``: map entries of each head."""
+layer's first map entry; ``line``: map line of head 0; ``stripes_max``: map entries of each head."""
 
 WRITE_JOB = data.StructLayout({
     "layer": LAYER, "resident": TOKEN_BITS, "tokens": 16, "keys": 64, "values": 64,

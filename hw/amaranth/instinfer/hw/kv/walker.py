@@ -12,14 +12,14 @@ from instinfer.abi.config import EngineConfig
 from ..signatures import ChannelOp, channel_request
 from .access import ConstantDivider
 from .entries import ENTRY_READ
-from .ports import DRAM_BITS, STRIPE_BITS, TAIL_JOB, TOKEN_BITS, Geometry, routed
+from .ports import DRAM_BITS, LINE_BITS, STRIPE_BITS, TAIL_JOB, TOKEN_BITS, Geometry, routed
 
 POLL_CYCLES = 64
 """Between two looks at an entry whose program has not ended."""
 
 WALK = data.StructLayout({
-    "entry": DRAM_BITS, "generation": 16, "layer": 16, "head": 8, "wide": 1, "head_slot": 3, "passes": 4,
-    "context": TOKEN_BITS, "stripes": STRIPE_BITS, "settled": STRIPE_BITS,
+    "entry": DRAM_BITS, "generation": 16, "layer": 16, "head": 8, "line": LINE_BITS, "wide": 1,
+    "head_slot": 3, "passes": 4, "context": TOKEN_BITS, "stripes": STRIPE_BITS, "settled": STRIPE_BITS,
 })
 """``entry``: address of the head's first map entry; ``settled``: stripes that are read from flash."""
 
@@ -66,7 +66,7 @@ class StripeWalker(wiring.Component):
         c = self.config
         g = Geometry(c)
         walk: Any = self.walks.payload
-        m.submodules.channels = channels = ConstantDivider(width=8, divisor=c.channels)
+        m.submodules.channels = channels = ConstantDivider(width=LINE_BITS, divisor=c.channels)
         asked, taken = Signal(STRIPE_BITS), Signal(STRIPE_BITS)
         channel = Signal(4)
         left = Signal(TOKEN_BITS)
@@ -76,7 +76,7 @@ class StripeWalker(wiring.Component):
         tokens = Mux(left < g.per_stripe(walk.wide), left, g.per_stripe(walk.wide))
         self._describe(m, walk, found, tokens, taken, channel)
         m.d.comb += [
-            channels.dividend.eq(walk.head),
+            channels.dividend.eq(walk.line),
             self.entry_reads.valid.eq(asking),
             self.entry_reads.payload.eq(walk.entry + (asked << 3)),
         ]

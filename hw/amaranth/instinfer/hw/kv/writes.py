@@ -18,12 +18,18 @@ from .ports import (
     COPY_RESULT,
     DRAM_BITS,
     FLUSH_JOB,
+    LINE_BITS,
     STRIPE_BITS,
     WRITE_JOB,
     WRITE_RESULT,
     Geometry,
     TablePort,
 )
+
+
+def modulo(value: Value, divisor: int) -> Value:
+    """Of a value below twice the divisor."""
+    return Mux(value >= divisor, value - divisor, value)
 
 
 class WriteEngine(wiring.Component):
@@ -91,6 +97,7 @@ class WriteEngine(wiring.Component):
         entry, stride = Signal(DRAM_BITS), Signal(DRAM_BITS)
         asked = Signal.like(head)
         channel, die = Signal(4), Signal(3)
+        line = Signal(range(max(2, c.channels)))
         popped = Signal(16)
         fresh, full, settles, value_turn = Signal(), Signal(), Signal(), Signal()
         was_settled = Signal()
@@ -98,7 +105,8 @@ class WriteEngine(wiring.Component):
         first_entry = Signal(DRAM_BITS)
         entered = Signal.like(head)
         m.submodules.channels = channels = ConstantDivider(width=STRIPE_BITS, divisor=c.channels)
-        m.submodules.dies = dies = ConstantDivider(width=STRIPE_BITS, divisor=c.dies)
+        m.submodules.lines = lines = ConstantDivider(width=LINE_BITS, divisor=c.channels)
+        m.submodules.dies = dies = ConstantDivider(width=STRIPE_BITS + 2, divisor=c.dies)
         last_head = head == layer.kv_heads - 1
         m.d.comb += [
             stride.eq(layer.stripes_max << 3),
@@ -107,7 +115,8 @@ class WriteEngine(wiring.Component):
             full.eq(end == g.per_stripe(layer.wide)),
             settles.eq((stripe != 0) & (first < g.per_page(layer.wide)) & (end >= g.per_page(layer.wide))),
             first_entry.eq(layer.map + (stripe << 3)),
-            channels.dividend.eq(stripe), dies.dividend.eq(channels.quotient),
+            channels.dividend.eq(stripe), lines.dividend.eq(layer.line),
+            dies.dividend.eq(channels.quotient + lines.quotient + lines.remainder),
             self.lookup_head.eq(head),
             self.copies.payload.address.eq(Mux(value_turn, values, address)),
             self.copies.payload.tokens.eq(count), self.copies.payload.first.eq(first),
@@ -149,7 +158,7 @@ class WriteEngine(wiring.Component):
                 m.d.sync += [count.eq(Mux(left < room, left, room)), head.eq(0), asked.eq(0),
                              entry.eq(first_entry),
                              entered.eq(0)]
-                m.d.comb += channels.start.eq(1)
+                m.d.comb += [channels.start.eq(1), lines.start.eq(1)]
                 m.next = "READ_MAP"
                 with m.If(fresh):
                     m.next = "NOTE_POOL"
@@ -187,7 +196,7 @@ class WriteEngine(wiring.Component):
                         with m.If(getattr(self.copied.payload, error)):
                             m.d.sync += [status.eq(code), value_turn.eq(0)]
                             m.next = "END_FAILED"
-            with m.State("WAIT_FOR_MAP"), m.If(self.entries_written & channels.done):
+            with m.State("WAIT_FOR_MAP"), m.If(self.entries_written & channels.done & lines.done):
                 m.d.sync += [resident.eq(resident + count), left.eq(left - count)]
                 m.d.comb += dies.start.eq(1)
                 m.next = "MOVE_RESIDENT"
@@ -206,12 +215,14 @@ class WriteEngine(wiring.Component):
                 m.d.comb += [self.flush.valid.eq(settles & dies.done), self.flush.payload.settle.eq(1),
                              self.flush.payload.stripe.eq(stripe - 1)]
                 with m.If(dies.done & (~settles | self.flush.ready)):
-                    m.d.sync += [entry.eq(first_entry), channel.eq(channels.remainder),
-                                 die.eq(dies.remainder)]
+                    m.d.sync += [
+                        entry.eq(first_entry), line.eq(lines.remainder), die.eq(dies.remainder),
+                        channel.eq(modulo(channels.remainder + lines.remainder, c.channels)),
+                    ]
                     m.next = "LOOK_UP_BUFFER"
                     with m.If(~full):
                         m.next = "NEXT_STRIPE"
-            self._queue_programs(m, channel, die, last_head, next_head)
+            self._queue_programs(m, line, channel, die, last_head, next_head)
             with m.State("NEXT_STRIPE"):
                 m.next = "SPLIT"
                 with m.If((left == 0) | (status != Status.SUCCESS)):
@@ -262,9 +273,9 @@ class WriteEngine(wiring.Component):
                 with m.If(last_head):
                     m.next = "START_COPY"
 
-    def _queue_programs(self, m: Module, channel: Signal, die: Signal, last_head: Value,
+    def _queue_programs(self, m: Module, line: Signal, channel: Signal, die: Signal, last_head: Value,
                         next_head: Any) -> None:
-        """A program for each head of a full stripe."""
+        """A program for each head of a full stripe; ``line`` is the head's map line modulo channels."""
         c = self.config
         with m.State("LOOK_UP_BUFFER"):
             m.next = "QUEUE_PROGRAM"
@@ -272,9 +283,10 @@ class WriteEngine(wiring.Component):
             m.d.comb += self.flush.valid.eq(1)
             with m.If(self.flush.ready):
                 next_head()
+                step = Mux(line == c.channels - 1, (2 - c.channels) % c.dies, 1 % c.dies)
                 m.d.sync += [
-                    channel.eq(Mux(channel == c.channels - 1, 0, channel + 1)),
-                    die.eq(Mux(die == c.dies - 1, 0, die + 1)),
+                    line.eq(modulo(line + 1, c.channels)), channel.eq(modulo(channel + 1, c.channels)),
+                    die.eq(modulo(die + step, c.dies)),
                 ]
                 m.next = "LOOK_UP_BUFFER"
                 with m.If(last_head):
