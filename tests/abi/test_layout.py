@@ -69,6 +69,20 @@ def test_placement_uses_all_channels_and_dies_in_turn(config: EngineConfig, line
     assert all(channel < config.channels and die < config.dies for channel, die in around)
 
 
+@pytest.mark.parametrize("channels", range(1, 17))
+def test_neighbouring_lines_start_apart(channels: int) -> None:
+    stride = layout.line_stride(channels)
+    assert len({line * stride % channels for line in range(channels)}) == channels
+    if channels >= 7:
+        assert 2 < stride < channels / 2
+
+
+def test_few_heads_of_two_stripes_share_no_channel() -> None:
+    used = [layout.placement(EngineConfig(channels=8, dies=4), line, stripe)[0]
+            for line in range(3) for stripe in range(2)]
+    assert len(set(used)) == 6
+
+
 @given(CONFIGS, st.integers(0, 1000))
 def test_short_contexts_of_few_heads_use_all_dies(config: EngineConfig, first: int) -> None:
     """One stripe of each of ``dies_total`` neighbouring map lines: every die has its share."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from instinfer.abi import arith
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, SQE, Dtype, Opcode, Status
-from instinfer.abi.layout import FP16_BYTES, flash_stripes
+from instinfer.abi.layout import FP16_BYTES, flash_stripes, line_stride
 from instinfer.abi.registers import Counter
 
 from .attention import attend
@@ -189,7 +189,8 @@ class Executor:
         """The softmax partial of each stripe: channel by placement, die by the map; last the tail core."""
         config = self._config
         heads, stripes = flash.shape
-        channel = (line + np.arange(heads)[:, None] + np.arange(stripes)) % config.channels
+        start = (line + np.arange(heads)) * line_stride(config.channels)
+        channel = (start[:, None] + np.arange(stripes)) % config.channels
         die = (words[..., 0] >> 25 & 7).astype(np.int64)
         return np.where(flash, channel * config.dies + die, config.dies_total)
 

@@ -9,6 +9,7 @@ the same row address, programmed and sensed together.
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,15 +90,26 @@ def map_line(layer: int, head: int, *, kv_heads: int) -> int:
     return layer * kv_heads + head
 
 
+def line_stride(channels: int) -> int:
+    """Channels from the first one of a map line to that of the next: prime to ``channels``, near 0.38 of it.
+
+    The heads of a layer then overlap as little as possible when they have fewer stripes than channels.
+    """
+    return min((stride for stride in range(1, channels + 1) if math.gcd(stride, channels) == 1),
+               key=lambda stride: abs(stride - 0.382 * channels))
+
+
 def placement(config: EngineConfig, line: int, stripe: int) -> tuple[int, int]:
     """(channel, die) of a stripe of map line ``line``.
 
-    Neighbouring lines start on neighbouring channels and on dies that differ, so that short contexts of few
-    heads, layer after layer, are written to all dies; a line of ``channels * dies`` stripes uses each once.
+    Neighbouring lines start `line_stride` channels apart and on different dies, so that the short contexts of
+    a model with few heads, layer after layer, use all dies; ``channels * dies`` stripes of a line use each
+    die once.
     """
     group, first = divmod(line, config.channels)
     turn = stripe // config.channels
-    return ((stripe + first) % config.channels, (turn + group + first) % config.dies)
+    start = first * line_stride(config.channels)
+    return ((stripe + start) % config.channels, (turn + group + first) % config.dies)
 
 
 # -- map entry ---------------------------------------------------------------------------------

@@ -3,9 +3,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import line_stride
 
 from .ports import TableOp
 
@@ -87,3 +90,9 @@ class ConstantDivider(wiring.Component):
                 self.remainder.eq(Mux(fits, partial - self.divisor, partial)),
             ]
         return m
+
+
+def first_channel(config: EngineConfig, remainder: Value) -> Value:
+    """Channel of stripe 0 of a map line, from the line's number modulo ``channels`` (`layout.placement`)."""
+    channels, stride = config.channels, line_stride(config.channels)
+    return Array(Const(line * stride % channels, 4) for line in range(channels))[remainder]

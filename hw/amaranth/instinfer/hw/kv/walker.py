@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 
 from ..signatures import ChannelOp, channel_request
-from .access import ConstantDivider
+from .access import ConstantDivider, first_channel
 from .entries import ENTRY_READ
 from .ports import DRAM_BITS, LINE_BITS, STRIPE_BITS, TAIL_JOB, TOKEN_BITS, Geometry, routed
 
@@ -100,7 +100,7 @@ class StripeWalker(wiring.Component):
                 m.d.sync += [asked.eq(0), taken.eq(0), left.eq(walk.context), asking.eq(1)]
                 m.next = "PLACE"
             with m.State("PLACE"), m.If(channels.done & self.go):
-                m.d.sync += channel.eq(channels.remainder)
+                m.d.sync += channel.eq(first_channel(c, channels.remainder))
                 m.next = "TAKE_ENTRY"
             with m.State("TAKE_ENTRY"):
                 m.d.comb += self.entries.ready.eq(1)

@@ -9,9 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import line_stride
 
 from ..signatures import AXI_BYTES
-from .access import ConstantDivider, pop, write
+from .access import ConstantDivider, first_channel, pop, write
 from .entries import ENTRY_READ, ENTRY_WRITE
 from .ports import (
     COPY_JOB,
@@ -217,7 +218,8 @@ class WriteEngine(wiring.Component):
                 with m.If(dies.done & (~settles | self.flush.ready)):
                     m.d.sync += [
                         entry.eq(first_entry), line.eq(lines.remainder), die.eq(dies.remainder),
-                        channel.eq(modulo(channels.remainder + lines.remainder, c.channels)),
+                        channel.eq(modulo(first_channel(c, lines.remainder) + channels.remainder,
+                                          c.channels)),
                     ]
                     m.next = "LOOK_UP_BUFFER"
                     with m.If(~full):
@@ -285,7 +287,8 @@ class WriteEngine(wiring.Component):
                 next_head()
                 step = Mux(line == c.channels - 1, (2 - c.channels) % c.dies, 1 % c.dies)
                 m.d.sync += [
-                    line.eq(modulo(line + 1, c.channels)), channel.eq(modulo(channel + 1, c.channels)),
+                    line.eq(modulo(line + 1, c.channels)),
+                    channel.eq(modulo(channel + line_stride(c.channels), c.channels)),
                     die.eq(modulo(die + step, c.dies)),
                 ]
                 m.next = "LOOK_UP_BUFFER"
