@@ -60,7 +60,8 @@ install_packages() {
 
 # --- Stamp: the inputs of the Python environment.
 inputs=(pyproject.toml scripts/constraints.txt scripts/setup.sh
-    cosim/instinfer/cosim/toolchain.py cosim/instinfer/cosim/modelfile.py)
+    cosim/instinfer/cosim/toolchain.py cosim/instinfer/cosim/modelfile.py
+    sw/host_driver/instinfer/host/integrations/smollm2/weights.py)
 stamp=$( { cat "${inputs[@]}"; "$python" -c 'import sys; print(sys.version, sys.base_prefix)'; pwd; } | sha256sum)
 stamp_file=.venv/setup.stamp
 cache=${INSTINFER_CACHE:-.cache}

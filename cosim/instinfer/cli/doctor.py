@@ -21,12 +21,13 @@ def doctor(
     from rich.table import Table
 
     from instinfer.abi.errors import ConfigError
-    from instinfer.cosim.modelfile import ModelFileError, verify_model
     from instinfer.cosim.toolchain import Check, checks
+    from instinfer.host.integrations.smollm2.weights import ModelFileError, read_weight_file, weight_path
 
     results = checks()
     try:
-        results.append(Check("model file", True, str(verify_model())))
+        read_weight_file()
+        results.append(Check("model file", True, str(weight_path())))
     except ModelFileError as fault:
         results.append(Check("model file", False, str(fault), "run `make setup`"))
     try:

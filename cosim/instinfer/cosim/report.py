@@ -24,6 +24,8 @@ COLOURS = {
 def draw_timeline(path: Path, config: EngineConfig, found: list[Interval], *, title: str) -> None:
     """A PNG: one line per bus, die, core and command lane; time in microseconds of the device.
 
+    What did nothing meanwhile has no line.
+
     Raises:
         ValueError: there is nothing to draw.
     """
@@ -49,9 +51,9 @@ def draw_timeline(path: Path, config: EngineConfig, found: list[Interval], *, ti
     axes.set_xlabel("microseconds (simulated clock)")
     axes.set_title(title, fontsize=10)
     names = [name for name in COLOURS if any(each.name == name for each in found)]
-    axes.legend(handles=[Patch(color=COLOURS[name], label=name) for name in names], ncols=len(names),
-                loc="upper center", bbox_to_anchor=(0.5, -0.06), fontsize=8, frameon=False)
-    figure.tight_layout()
+    figure.legend(handles=[Patch(color=COLOURS[name], label=name) for name in names], ncols=len(names),
+                  loc="lower center", fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.25 / figure.get_figheight(), 1, 1))
     figure.savefig(path)
     pyplot.close(figure)
 

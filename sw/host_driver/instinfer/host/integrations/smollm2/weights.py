@@ -89,12 +89,11 @@ def weight_path() -> Path:
     return user / "instinfer" / "models" / WEIGHT_FILE
 
 
-def load_weights(path: Path | None = None) -> tuple[Weights, Vocabulary]:
-    """Read and check the weight file: about 1 s, 540 MB of memory.
+def read_weight_file(path: Path | None = None) -> bytes:
+    """The file's bytes, after a check of their SHA-256 (a fraction of a second).
 
-    Parameters
-    ----------
-    path: the weight file; `weight_path()` unless given.
+    Raises:
+        ModelFileError: there is no file, or it is another one.
     """
     source = path or weight_path()
     if not source.is_file():
@@ -109,7 +108,17 @@ def load_weights(path: Path | None = None) -> tuple[Weights, Vocabulary]:
             f"{source} has SHA-256 {found}, expected {WEIGHT_SHA256}: delete the file and run "
             f"`make setup` to fetch it again"
         )
-    file = GgufFile(data)
+    return data
+
+
+def load_weights(path: Path | None = None) -> tuple[Weights, Vocabulary]:
+    """Read and check the weight file: about 1 s, 540 MB of memory.
+
+    Parameters
+    ----------
+    path: the weight file; `weight_path()` unless given.
+    """
+    file = GgufFile(read_weight_file(path))
     control = (
         token for token, kind in enumerate(file.facts["tokenizer.ggml.token_type"]) if kind == _CONTROL_TOKEN
     )
