@@ -191,10 +191,11 @@ def _crc_table() -> NDArray[np.uint16]:
 def slot_crc(slots: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """CRC-16 of whole slots (..., slot_bytes), their own CRC field and parity ignored."""
     table = _crc_table()
-    covered = np.array(slots[..., : len(table)])
-    covered[..., TUPLE_OFFSET:TUPLE_OFFSET + 2] = 0
-    covered[..., TUPLE_OFFSET + SLOT_TUPLE_BYTES:] = 0
-    return np.bitwise_xor.reduce(table[np.arange(len(table)), covered], axis=-1)
+    entries = slots[..., :len(table)].astype(np.intp)
+    entries[..., TUPLE_OFFSET:TUPLE_OFFSET + 2] = 0
+    entries[..., TUPLE_OFFSET + SLOT_TUPLE_BYTES:] = 0
+    entries += np.arange(0, table.size, table.shape[1])
+    return np.bitwise_xor.reduce(table.take(entries), axis=-1)
 
 
 def encode_stripe(config: EngineConfig, data: NDArray[np.uint8], *, generation: int, layer: int, head: int,
