@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import AdminOpcode, Opcode, Status, Table
+from instinfer.abi.layout import RowShape
 from instinfer.abi.registers import Fault, Register
 from instinfer.host import (
     CapacityError,
@@ -27,7 +28,7 @@ from instinfer.host import (
     open_csd,
 )
 from support import rng
-from support.kv import assert_same_bits, exact_attention, float_attention, random_half
+from support.kv import UNCHECKED, assert_same_bits, exact_attention, float_attention, random_half
 
 TOKENS, HEADS, QUERIES, DIMS = 70, 2, 2, 64
 
@@ -160,33 +161,43 @@ def test_buffers_exhausted_loses_nothing(csd: Csd) -> None:
     assert_same_bits(sequences[1].attend(1, q), expected)
 
 
-def test_flash_exhausted_stays_in_dram(csd_kind: str) -> None:
+def test_flash_exhausted_stays_in_dram(csd: Csd) -> None:
     """A sequence beyond its superblocks is served from stripe buffers, bit by bit as those say."""
     random = rng("flash full")
-    with open_csd(csd_kind, erased=True, overrides={"max_superblocks_per_sequence": 1}) as csd:
-        shape_tokens = 32 * csd.config.dies_total * csd.config.pages
-        cache = csd.kv_cache(layers=1, kv_heads=1, query_heads=1, head_dim=64, max_tokens=8192)
-        sequence = cache.new_sequence()
-        tokens = shape_tokens + 300
-        k, v = (random_half(random, (tokens, 1, 64)) for _ in range(2))
-        sequence.write(0, k, v)
-        q = random_half(random, (1, 64), 3)
-        before = csd.counters()
-        out = sequence.attend(0, q)
-        after = csd.counters()
-        assert after["stripes_sensed"] - before["stripes_sensed"] == shape_tokens // 32
-        assert after["tail_beats"] - before["tail_beats"] == 300 * 2 * 16
-        assert_same_bits(out, exact_attention(csd.config, q, k, v, in_flash=shape_tokens // 32))
-        more = random_half(random, (4000, 1, 64))
-        with pytest.raises(CapacityError):
-            sequence.write(0, more, more)
-        stored = sequence.resident(0)
-        assert stored >= csd.config.stripe_buffers * 32
-        k, v = (np.concatenate([array, more])[:stored] for array in (k, v))
-        expected = exact_attention(csd.config, q, k, v, in_flash=shape_tokens // 32)
-        assert_same_bits(sequence.attend(0, q), expected)
-        sequence.free()
-        assert csd.read_table(Table.COUNTS, [0, 1]) == [csd.config.blocks, csd.config.stripe_buffers]
+    config = csd.config
+    layers, per_stripe = 5, RowShape(64).tokens_per_stripe(config)
+    rows = config.max_superblocks_per_sequence * config.pages  # of each die
+    full = rows * config.dies_total * per_stripe // (layers - 1)
+    cache = csd.kv_cache(layers=layers, kv_heads=1, query_heads=1, head_dim=64, max_tokens=full)
+    sequence = cache.new_sequence()
+    k, v = (random_half(random, (full, 1, 64)) for _ in range(2))
+    q = random_half(random, (1, 64), 3)
+    for layer in range(layers - 1):
+        sequence.write(layer, k, v)
+    sequence.sync()
+    assert csd.counters()["stripes_programmed"] == rows * config.dies_total
+    last, tokens = layers - 1, 300
+    sequence.write(last, k[:tokens], v[:tokens])
+    sequence.sync()
+    before = csd.counters()
+    out = sequence.attend(last, q)
+    after = csd.counters()
+    assert after["stripes_programmed"] == rows * config.dies_total
+    assert after["stripes_sensed"] == before["stripes_sensed"]
+    assert after["tail_beats"] - before["tail_beats"] == tokens * 2 * 16
+    assert_same_bits(out, exact_attention(config, q, k[:tokens], v[:tokens], in_flash=0))
+    with pytest.raises(CapacityError):
+        sequence.write(last, k[tokens:], v[tokens:])
+    stored = sequence.resident(last)
+    assert (config.stripe_buffers - layers) * per_stripe <= stored < full
+    for layer, count, in_flash in ((0, full, None), (last - 1, full, None), (last, stored, 0)):
+        expected = exact_attention(config, q, k[:count], v[:count], layer=layer, in_flash=in_flash)
+        assert_same_bits(sequence.attend(layer, q), expected)
+    sequence.free()
+    assert csd.read_table(Table.COUNTS, [0, 1]) == [config.blocks, config.stripe_buffers]
+    again = cache.new_sequence()
+    again.write(last, k[:tokens], v[:tokens])
+    assert_same_bits(again.attend(last, q), exact_attention(config, q, k[:tokens], v[:tokens], layer=last))
 
 
 def test_addresses(stored: Stored) -> None:
@@ -221,6 +232,11 @@ def test_host_memory_errors(stored: Stored, faults: Any) -> None:
     stored.refused(Status.TRANSFER_ERROR, out_offset=64)
     faults.fail_host_memory(address=0, size=0)
     stored.csd.io_command(Opcode.ATTEND, **stored.fields())
+    gone = stored.csd.transport.allocate(4096)  # a window to memory that is no longer there
+    stored.csd.admin_command(AdminOpcode.WINDOW_SET, index=5, prp1=gone.address, prp2=4096, cdw10=3)
+    stored.csd.transport.release(gone)
+    stored.refused(Status.TRANSFER_ERROR, prp1=gone.address, out_offset=16)
+    stored.refused(Status.TRANSFER_ERROR, Opcode.KV_WRITE, layer=1, tokens=3, prp2=gone.address)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -319,16 +335,38 @@ def test_admin_commands(csd: Csd) -> None:
 
 
 @pytest.mark.parametrize("offset", [8, 12])
-def test_doorbell_beyond_the_queue(stored: Stored, offset: int) -> None:
-    csd = stored.csd
-    csd.transport.bar_write32(Register.DOORBELLS + offset, 64)
-    with pytest.raises(DeviceFault) as caught:
-        csd.io_command(Opcode.KV_SYNC, sequence=0, generation=stored.sequence.generation)
-    assert caught.value.fault is Fault.DOORBELL
-    with pytest.raises(DeviceFault, match=r"Csd\.reset"):
-        stored.sequence.attend(0, stored.q)
-    csd.reset()
-    Stored.__init__(stored, csd)
+def test_doorbell_beyond_the_queue(csd_kind: str, offset: int) -> None:
+    with open_csd(csd_kind, erased=True, timeout_us=300) as csd:  # seen when a command's time is up
+        stored = Stored(csd)
+        csd.transport.bar_write32(Register.DOORBELLS + offset, 64)
+        with pytest.raises(DeviceFault) as caught:
+            csd.io_command(Opcode.KV_SYNC, sequence=0, generation=stored.sequence.generation)
+        assert caught.value.fault is Fault.DOORBELL
+        with pytest.raises(DeviceFault, match=r"Csd\.reset"):
+            stored.sequence.attend(0, stored.q)
+        csd.reset()
+        Stored(csd).check()
+
+
+@pytest.mark.parametrize(("ring", "fault"), [("submissions", Fault.SQ_READ), ("completions", Fault.CQ_WRITE)])
+def test_rings_that_cannot_be_reached(csd_kind: str, ring: str, fault: Fault) -> None:
+    """An error response to a queue's own accesses halts that queue; the other goes on."""
+    with open_csd(csd_kind, erased=True, timeout_us=300, queues=2) as csd:
+        stored = Stored(csd)
+        other = stored.cache.new_sequence()
+        other.write(0, stored.k, stored.v)
+        broken, working = (csd.queue_of(each.number) for each in (stored.sequence, other))
+        assert broken is not working
+        place = getattr(broken, ring)
+        csd.transport.faults.fail_host_memory(address=place.address, size=4096)  # type: ignore[attr-defined]
+        with pytest.raises(DeviceFault) as caught:
+            stored.sequence.attend(0, stored.q)
+        assert caught.value.fault is fault
+        expected = exact_attention(csd.config, stored.q, stored.k, stored.v)
+        assert_same_bits(other.attend(0, stored.q), expected)
+        csd.transport.faults.fail_host_memory(address=0, size=0)  # type: ignore[attr-defined]
+        csd.reset()
+        Stored(csd).check()
 
 
 @pytest.mark.parametrize("offset", [8 * 3, 8 * 60 + 4])
@@ -387,7 +425,7 @@ def test_damage_beside_the_slots_is_not_seen(stored: Stored, faults: Any) -> Non
 
 
 def test_flipped_bit_shows_when_nobody_checks(csd_kind: str) -> None:
-    with open_csd(csd_kind, erased=True, overrides={"check_tuples": False}) as csd:
+    with open_csd(csd_kind, erased=True, overrides=UNCHECKED) as csd:
         stored = Stored(csd)
         before = stored.sequence.attend(0, stored.q)
         byte = csd.config.slot_bytes + 1  # sign of the first V element of token 0

@@ -16,7 +16,7 @@ from instinfer.cosim.transport.model import open_transport as open_model
 from instinfer.host import CommandTimeout, Csd, Dense, ResourceError, TransportError, open_csd
 from instinfer.host.transport.base import open_transport
 from support import rng
-from support.kv import assert_same_bits, exact_attention, random_half
+from support.kv import UNCHECKED, assert_same_bits, exact_attention, random_half
 
 SHAPE: dict[str, Any] = {"layers": 2, "kv_heads": 2, "query_heads": 4, "head_dim": 64, "max_tokens": 300}
 
@@ -100,7 +100,7 @@ def test_what_is_absent_is_not_exported() -> None:
 
 
 def test_device_dram_runs_out(csd_kind: str) -> None:
-    with open_csd(csd_kind, overrides={"dram_bytes": 1 << 20}) as csd:
+    with open_csd(csd_kind, overrides=UNCHECKED) as csd:
         cache = csd.kv_cache(layers=32, kv_heads=16, query_heads=16, head_dim=128, max_tokens=2048)
         cache.new_sequence()
         with pytest.raises(ResourceError, match="make the cache with fewer max_tokens"):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """K, V and q for tests of whole devices, and what their attention must be."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,6 +10,13 @@ from instinfer.abi import arith
 from instinfer.abi.arith import F16, Partial
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape, flash_stripes, map_line, placement
+
+UNCHECKED: dict[str, Any] = {
+    "check_tuples": False, "stripe_buffers": 256, "dram_bytes": 4 << 20, "blocks": 64,
+    "max_superblocks_per_sequence": 64,
+}
+"""Overrides of `tiny`, one build for several tests: damaged slots reach the softmax; stripe buffers for each
+of the 90 heads of SmolLM2's layers, and flash for a few hundred of their tokens; little DRAM."""
 
 
 def random_half(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0) -> F16:

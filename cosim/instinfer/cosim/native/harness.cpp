@@ -174,6 +174,7 @@ struct Simulation {
     }
     ~Simulation() {
         printed = &text;
+        Verilated::threadContextp(&context);  // the design's scopes leave this context, not the one opened last
         close_waves();
         top.final();
         close_nand();
@@ -326,6 +327,7 @@ template <class Call>
 int guarded(Simulation* s, Call call) {
     if (s->failed) return -1;
     printed = &s->text;
+    Verilated::threadContextp(&s->context);
     s->attach_nand();
     try {
         return call();
