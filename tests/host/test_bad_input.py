@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instinfer.abi.commands import AdminOpcode, Opcode, Status, Table
+from instinfer.abi.commands import CQE_BYTES, SQE, AdminOpcode, Completion, Opcode, Status, Table, pack
 from instinfer.abi.layout import RowShape
 from instinfer.abi.registers import Fault, Register
 from instinfer.host import (
@@ -31,6 +31,9 @@ from support import rng
 from support.kv import UNCHECKED, assert_same_bits, exact_attention, float_attention, random_half
 
 TOKENS, HEADS, QUERIES, DIMS = 70, 2, 2, 64
+
+
+STORING_AND_ATTENDING = [opcode for opcode in Opcode if opcode is not Opcode.KV_READ]
 
 
 class Stored:
@@ -93,10 +96,10 @@ def test_sequence_unknown_freed_or_stale(stored: Stored) -> None:
     gone = stored.cache.new_sequence()
     old = {"sequence": gone.number, "generation": gone.generation}
     gone.free()
-    for opcode in Opcode:
+    for opcode in STORING_AND_ATTENDING:
         stored.refused(Status.NO_SEQUENCE, opcode, **old)
     stored.cache.new_sequence()
-    for opcode in Opcode:
+    for opcode in STORING_AND_ATTENDING:
         stored.refused(Status.STALE_GENERATION, opcode, **old)
     for use in (gone.free, gone.sync, lambda: gone.resident(0)):
         with pytest.raises(DriverError, match="was freed: make a new one"):
@@ -110,13 +113,20 @@ def test_layer_heads_and_context(stored: Stored) -> None:
     stored.refused(Status.RANGE, Opcode.KV_APPEND, head=1, heads=1, token=TOKENS, tokens=1)
     stored.refused(Status.CONTEXT, token=TOKENS + 1)
     stored.refused(Status.CONTEXT, layer=1)
-    stored.refused(Status.CONTEXT, Opcode.KV_READ, token=TOKENS - 1, tokens=2)
     with pytest.raises(PositionError, match="append first"):
         stored.sequence.attend(0, stored.q, context=TOKENS + 1)
     with pytest.raises(ValueError, match=r"layer 3: this cache has layers 0 to 2"):
         stored.sequence.attend(3, stored.q)
     with pytest.raises(ValueError, match=r"layer -1"):
         stored.sequence.resident(-1)
+
+
+def test_reading_back_is_checked(stored: Stored) -> None:
+    stored.refused(Status.NO_SEQUENCE, Opcode.KV_READ, sequence=5)
+    stored.refused(Status.STALE_GENERATION, Opcode.KV_READ, generation=stored.sequence.generation + 1)
+    stored.refused(Status.CONTEXT, Opcode.KV_READ, token=TOKENS - 1, tokens=2)
+    outside = stored.csd.transport.allocate(4096)
+    stored.refused(Status.WINDOW, Opcode.KV_READ, tokens=TOKENS, prp1=outside.address)
 
 
 def test_append_gap_and_duplicate(stored: Stored) -> None:
@@ -207,7 +217,6 @@ def test_addresses(stored: Stored) -> None:
     outside = stored.csd.transport.allocate(4096)
     assert isinstance(stored.refused(Status.WINDOW, prp1=outside.address), DmaError)
     stored.refused(Status.WINDOW, Opcode.KV_APPEND, token=TOKENS, tokens=1, prp2=outside.address)
-    stored.refused(Status.WINDOW, Opcode.KV_READ, tokens=TOKENS, prp1=outside.address)
     stored.refused(Status.WINDOW, prp1=0)
     assert not outside.data.any()
     csd = stored.csd
@@ -369,6 +378,28 @@ def test_rings_that_cannot_be_reached(csd_kind: str, ring: str, fault: Fault) ->
         Stored(csd).check()
 
 
+def test_full_completion_queue_holds_commands_back(csd: Csd) -> None:
+    """A ring of two entries has room for one completion at a time: the others wait, none is overwritten."""
+    number, transport = 2, csd.transport
+    submissions, completions = (transport.allocate(4096) for _ in range(2))
+    csd.admin_command(AdminOpcode.CREATE_CQ, cdw10=1 << 16 | number, prp1=completions.address)
+    csd.admin_command(AdminOpcode.CREATE_SQ, cdw10=7 << 16 | number, cdw11=number << 16,
+                      prp1=submissions.address)
+    entries = b"".join(pack(SQE, opcode=0xFF, cid=cid) for cid in range(7))
+    submissions.data[:len(entries)] = np.frombuffer(entries, np.uint8)
+    transport.bar_write32(Register.DOORBELLS + 8 * number, 7)
+    for cid in range(7):
+        transport.wait(lambda: False, 20)  # time for one too many
+        found = [Completion.unpack(completions.data[start:start + CQE_BYTES].tobytes())
+                 for start in (0, CQE_BYTES)]
+        assert found[cid % 2].cid == cid
+        assert found[cid % 2].status is Status.BAD_OPCODE
+        assert found[cid % 2].phase == 1 - cid // 2 % 2
+        assert found[1 - cid % 2].cid == max(cid - 1, 0)
+        transport.bar_write32(Register.DOORBELLS + 8 * number + 4, (cid + 1) % 2)
+    Stored(csd).check()
+
+
 @pytest.mark.parametrize("offset", [8 * 3, 8 * 60 + 4])
 def test_doorbell_of_no_queue_halts_none(stored: Stored, offset: int) -> None:
     read = stored.csd.transport.bar_read32
@@ -469,6 +500,12 @@ def test_erase_failure_drops_the_superblock(stored: Stored, faults: Any) -> None
     free = csd.read_table(Table.COUNTS, [0])[0]
     faults.fail_erase(channel=1, die=0, count=1)
     other.free()
+    assert csd.read_table(Table.COUNTS, [0]) == [free]
+    after = stored.cache.new_sequence()
+    after.write(0, stored.k, stored.v)
+    expected = exact_attention(csd.config, stored.q, stored.k, stored.v)
+    assert_same_bits(after.attend(0, stored.q), expected)
+    after.free()
     assert csd.read_table(Table.COUNTS, [0]) == [free]
 
 

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+from instinfer.abi.arith import F16
 from instinfer.abi.layout import RowShape
 from instinfer.host import Csd, Dense, open_csd
 from support import rng
@@ -57,6 +58,46 @@ def test_shapes(csd: Csd, head_dim: int, queries: int) -> None:
     q = random_half(random, (2 * queries, head_dim), 2)
     assert_same_bits(sequence.attend(0, q), exact_attention(csd.config, q, k, v))
     assert_same_bits(sequence.attend(0, q, scale=0.5), exact_attention(csd.config, q, k, v, scale=0.5))
+
+
+Operands = tuple[F16, F16, F16, float]
+
+
+def hostile(name: str, tokens: int, dims: int) -> Operands:
+    """q (4 query heads), k and v (2 KV heads) that strain the arithmetic, and the softmax scale."""
+    random = rng(f"hostile {name}")
+    q, k, v = (random.standard_normal(shape) for shape in ((4, dims), (tokens, 2, dims), (tokens, 2, dims)))
+    scale = dims ** -0.5
+    if name == "one-hot":
+        k[77] = q[::2] * 40
+    elif name == "equal scores":
+        q[:] = 0
+    elif name == "equal scores, largest V":
+        q[:], k[:], v[:] = 1, 1, np.where(np.arange(dims) % 2, 65504, -65504)
+    elif name in ("logits of 10,000", "logits of -10,000"):
+        k += 30 * np.sign(q[0]) * (1 if name == "logits of 10,000" else -1)
+        q *= 1e4 / 30 / np.abs(q).sum(axis=-1, keepdims=True) / scale
+    elif name == "subnormal":
+        q, k, v = (2e-6 * each for each in (q, k, v))
+    elif name == "subnormal q, large scale":
+        q, k, scale = 2e-6 * q, 1e4 * k, 100.0
+    return (*(each.astype(np.float16) for each in (q, k, v)), scale)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", [
+    "one-hot", "equal scores", "equal scores, largest V", "logits of 10,000", "logits of -10,000",
+    "subnormal", "subnormal q, large scale"])
+@pytest.mark.parametrize("dims", [64, 128])
+def test_hostile_values(csd: Csd, name: str, dims: int) -> None:
+    q, k, v, scale = hostile(name, 150, dims)
+    cache = csd.kv_cache(layers=1, kv_heads=2, query_heads=4, head_dim=dims, max_tokens=150)
+    sequence = cache.new_sequence()
+    sequence.write(0, k, v)
+    out = sequence.attend(0, q, scale=scale)
+    assert_same_bits(out, exact_attention(csd.config, q, k, v, scale=scale))
+    half_a_step = 1.001 * 2.0 ** -25  # of the smallest fp16 numbers
+    bound = max(2.0 ** -10 * np.abs(v.astype(float)).max(), half_a_step)
+    assert np.abs(out - float_attention(q, k, v, scale=scale)).max() <= bound
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128])

@@ -6,6 +6,7 @@ import pytest
 
 from host.test_bad_input import (
     stored,
+    test_addresses,
     test_admin_commands,
     test_append_gap_and_duplicate,
     test_buffers_exhausted_loses_nothing,
@@ -18,9 +19,11 @@ from host.test_bad_input import (
     test_erase_failure_drops_the_superblock,
     test_flash_exhausted_stays_in_dram,
     test_flipped_bit_shows_when_nobody_checks,
+    test_full_completion_queue_holds_commands_back,
     test_good_command_as_a_control,
     test_handles_run_out,
     test_host_memory_errors,
+    test_layer_heads_and_context,
     test_not_finite_keeps_finished_stripes,
     test_opcodes_and_fields,
     test_operands_that_are_not_finite,
@@ -28,6 +31,7 @@ from host.test_bad_input import (
     test_reserved_bits,
     test_reset_with_commands_under_way,
     test_rings_that_cannot_be_reached,
+    test_sequence_unknown_freed_or_stale,
 )
 from host.test_device import (
     test_a_saved_drive_goes_on,
@@ -41,8 +45,10 @@ from host.test_device import (
     test_shapes_that_a_device_cannot_hold,
     test_states_that_cannot_be_opened,
 )
+from host.test_examples import quickstart
 from host.test_sequence import (
     test_context_lengths_grown_by_appends,
+    test_hostile_values,
     test_many_commands_in_flight,
     test_more_commands_than_the_ring_holds,
     test_sequences_interleaved_freed_and_reused,
@@ -55,6 +61,7 @@ from instinfer.host import Csd, MalformedCommandError
 __all__ = [
     "stored",
     "test_a_saved_drive_goes_on",
+    "test_addresses",
     "test_admin_commands",
     "test_append_gap_and_duplicate",
     "test_arrays_and_arguments",
@@ -72,10 +79,13 @@ __all__ = [
     "test_erase_failure_drops_the_superblock",
     "test_flash_exhausted_stays_in_dram",
     "test_flipped_bit_shows_when_nobody_checks",
+    "test_full_completion_queue_holds_commands_back",
     "test_generations_never_repeat_soon_and_are_never_zero",
     "test_good_command_as_a_control",
     "test_handles_run_out",
     "test_host_memory_errors",
+    "test_hostile_values",
+    "test_layer_heads_and_context",
     "test_many_commands_in_flight",
     "test_more_commands_than_the_ring_holds",
     "test_not_finite_keeps_finished_stripes",
@@ -87,6 +97,7 @@ __all__ = [
     "test_reset_with_commands_under_way",
     "test_rings_that_cannot_be_reached",
     "test_saved_drive_with_damage_is_noticed",
+    "test_sequence_unknown_freed_or_stale",
     "test_sequences_interleaved_freed_and_reused",
     "test_shapes",
     "test_shapes_that_a_device_cannot_hold",
@@ -105,3 +116,7 @@ def test_reading_back_is_absent_and_says_so(csd: Csd) -> None:
         sequence.read(0)
     assert caught.value.status is Status.BAD_OPCODE
     assert (sequence.attend(0, np.zeros((1, 64), np.float16)) == 1).all()
+
+
+def test_the_example_of_the_documentation() -> None:
+    quickstart("sim:tiny")
