@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A slot that belongs elsewhere never enters a softmax of the RTL: the map in device DRAM is falsified."""
+"""Device DRAM that is wrong or answers with errors: nothing false enters a softmax of the RTL."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ import pytest
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.layout import MAP_ENTRY_BYTES, MapEntry, RowShape, map_index
 from instinfer.abi.tables import SequenceWord
-from instinfer.host import Csd, MediaError, Sequence
+from instinfer.cosim.native.binding import AxiResponse
+from instinfer.host import Csd, InternalError, MediaError, Sequence
 from support import rng
 from support.kv import assert_same_bits, exact_attention, random_half
 
@@ -60,3 +61,48 @@ def test_slots_of_other_places_are_refused(csd: Csd) -> None:
         assert_same_bits(other.attend(0, q), expected)
         mine[0] = good
         assert_same_bits(sequence.attend(0, q), expected)
+
+
+def test_errors_of_device_memory_end_the_command_alone(csd: Csd) -> None:
+    """DRAM that answers with an error: INTERNAL, nothing is stored; all is right when it answers again."""
+    random = rng("device memory")
+    cache = csd.kv_cache(layers=LAYERS, kv_heads=HEADS, query_heads=HEADS, head_dim=DIMS,
+                         max_tokens=MAX_TOKENS)
+    k, v = (random_half(random, (TOKENS, HEADS, DIMS)) for _ in range(2))
+    q = random_half(random, (HEADS, DIMS), 3)
+    sequence, tokens = cache.new_sequence(), RowShape(DIMS).tokens_per_stripe(csd.config) - 3
+    sequence.write(0, k[:tokens], v[:tokens])
+    simulation: Any = csd.transport.simulation  # type: ignore[attr-defined]
+    start = simulation.dram.ctypes.data
+    first, second = (entry(csd, sequence, 0, 1, stripe).ctypes.data - start for stripe in (0, 1))
+    buffer = MapEntry.unpack(int(entry(csd, sequence, 0, 1, 0)[0])).buffer * csd.config.stripe_data_bytes
+
+    def attend() -> None:
+        out = sequence.attend(0, q)
+        assert_same_bits(out, exact_attention(csd.config, q, k[:tokens], v[:tokens]))
+
+    def append() -> None:
+        sequence.append(0, k[tokens:tokens + 2], v[tokens:tokens + 2])
+
+    def begin_a_stripe() -> None:
+        sequence.write(0, k[tokens:], v[tokens:])
+
+    attend()
+    for name, address, size, use in (
+            ("map entry, read", first, MAP_ENTRY_BYTES, attend),
+            ("tail, read", buffer, csd.config.stripe_data_bytes, attend),
+            ("tail, written", buffer, csd.config.stripe_data_bytes, append),
+            ("map entry, written", second, MAP_ENTRY_BYTES, begin_a_stripe)):
+        print(f"{name}: {size} bytes at {address:#x}")
+        simulation.poison([(address, size, AxiResponse.SLAVE_ERROR)], dram=True)
+        with pytest.raises(InternalError) as caught:
+            use()
+        assert caught.value.status is Status.INTERNAL, name
+        simulation.poison([], dram=True)
+        if use is begin_a_stripe:
+            tokens = sequence.resident(0)  # the first stripe was filled before the second was begun
+        assert sequence.resident(0) == tokens, name
+        attend()
+    sequence.write(0, k[tokens:], v[tokens:])
+    tokens = TOKENS
+    attend()

@@ -138,7 +138,7 @@ _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
     "sim_bar_write": (_INT, [_POINTER, _U32, _U32]),
     "sim_window_add": (_INT, [_POINTER, _U64, _U64, _POINTER, _INT]),
     "sim_window_remove": (_INT, [_POINTER, _U64, _U64, _POINTER]),
-    "sim_poison": (_INT, [_POINTER, _POINTER, _POINTER, _POINTER, _U32]),
+    "sim_poison": (_INT, [_POINTER, _INT, _POINTER, _POINTER, _POINTER, _U32]),
     "sim_dram": (_POINTER, [_POINTER]),
     "sim_dram_touched": (_POINTER, [_POINTER]),
     "sim_counts": (None, [_POINTER, _INT, ctypes.POINTER(Counts)]),
@@ -286,14 +286,18 @@ class Simulation:
         data = self._windows.pop(base)
         self.check(self.library.sim_window_remove(self.handle, base, data.size, data.ctypes.data))
 
-    def poison(self, ranges: Sequence[tuple[int, int, AxiResponse]]) -> None:
-        """Answer accesses to these host ranges (address, bytes, answer) with an error; () ends that."""
+    def poison(self, ranges: Sequence[tuple[int, int, AxiResponse]], *, dram: bool = False) -> None:
+        """Answer accesses to these ranges (address, bytes, answer) with an error; () ends that.
+
+        Args:
+            dram: of device DRAM instead of host memory.
+        """
         bases = np.array([each[0] for each in ranges], np.uint64)
         sizes = np.array([each[1] for each in ranges], np.uint64)
         answers = np.array([each[2] for each in ranges], np.uint8)
         self.check(
             self.library.sim_poison(
-                self.handle, bases.ctypes.data, sizes.ctypes.data, answers.ctypes.data, len(ranges)
+                self.handle, dram, bases.ctypes.data, sizes.ctypes.data, answers.ctypes.data, len(ranges)
             )
         )
 

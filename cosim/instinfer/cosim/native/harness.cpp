@@ -403,12 +403,13 @@ int sim_window_remove(Simulation* s, uint64_t base, uint64_t bytes, const uint8_
     return s->host.map.remove(base) ? 0 : -1;
 }
 
-int sim_poison(Simulation* s, const uint64_t* bases, const uint64_t* bytes, const uint8_t* responses, uint32_t count) {
+int sim_poison(Simulation* s, int dram, const uint64_t* bases, const uint64_t* bytes, const uint8_t* responses,
+               uint32_t count) {
     std::vector<instinfer::Poison> poisons;
     for (uint32_t i = 0; i < count; ++i) {
         poisons.push_back({bases[i], bytes[i], static_cast<instinfer::Response>(responses[i])});
     }
-    s->host.map.poison(poisons);
+    (dram != 0 ? s->dram.map : s->host.map).poison(poisons);
     return 0;
 }
 

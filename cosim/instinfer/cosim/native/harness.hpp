@@ -42,7 +42,8 @@ int sim_bar_write(Simulation*, uint32_t offset, uint32_t value);
 
 int sim_window_add(Simulation*, uint64_t base, uint64_t bytes, uint8_t* data, int watch);
 int sim_window_remove(Simulation*, uint64_t base, uint64_t bytes, const uint8_t* data);
-int sim_poison(Simulation*, const uint64_t* bases, const uint64_t* bytes, const uint8_t* responses, uint32_t count);
+int sim_poison(Simulation*, int dram, const uint64_t* bases, const uint64_t* bytes, const uint8_t* responses,
+               uint32_t count);
 
 uint8_t* sim_dram(Simulation*);
 uint8_t* sim_dram_touched(Simulation*);  // a byte per 64 KiB
