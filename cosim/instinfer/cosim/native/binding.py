@@ -149,6 +149,15 @@ _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
 }
 
 
+def sharing_control(shared: Mapping[str, Sequence[str]]) -> Text:
+    """Verilator's control file for `SHARING_FLAGS`: modules with many instances, and their ports."""
+    control = ["`verilator_config"]
+    for module, ports in shared.items():
+        control.append(f'no_inline -module "{module}"')
+        control += [f'public_flat_rd -module "{module}" -var "{port}"' for port in ports]
+    return Text("shared.vlt", "\n".join(control) + "\n")
+
+
 def build(
     *,
     design: str,
@@ -168,15 +177,11 @@ def build(
             their functions.
         optimise: g++'s level for the design.
     """
-    control = ["`verilator_config"]
-    for module, ports in (shared or {}).items():
-        control.append(f'no_inline -module "{module}"')
-        control += [f'public_flat_rd -module "{module}" -var "{port}"' for port in ports]
     own = [HERE / "axi.hpp", HERE / "harness.hpp"]
     return build_library(
         top="top",
         verilog=[
-            Text("shared.vlt", "\n".join(control) + "\n"),
+            sharing_control(shared or {}),
             Text("top.sv", simulation_top(design, parts=parts, events=events)),
             *verilog,
         ],

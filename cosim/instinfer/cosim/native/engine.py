@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine in the native harness: its Verilog (made once per configuration), NAND packages, the library."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from instinfer.abi.config import EngineConfig
-from instinfer.cosim.build import Text
+from instinfer.cosim.build import Source, Text
 from instinfer.cosim.paths import cache_root, project_root
 
 from .binding import MemoryTiming, Simulation, build
+from .nand import geometry
 from .top import Part
 
 
@@ -88,9 +91,21 @@ def nand_parts(config: EngineConfig) -> list[Part]:
     ]
 
 
-@functools.cache
-def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str = "-O1") -> Path:
-    """The engine's simulation as a shared library, from the cache when nothing has changed."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineSources:
+    """What the engine's simulations are built from: arguments of `instinfer.cosim.native.binding.build`."""
+
+    design: str
+    verilog: Sequence[Source]
+    parts: Sequence[Part]
+    cxx: Sequence[Source]
+    headers: Sequence[Source]
+    events: Mapping[str, int]
+    shared: Mapping[str, Sequence[str]]
+
+
+def engine_sources(config: EngineConfig) -> EngineSources:
+    """The generated engine and the NAND model of this configuration."""
     from instinfer.hw.events import event_layouts
     from instinfer.hw.flash.nand import nand_sources
     from instinfer.hw.generate import MANIFEST, top_name
@@ -104,7 +119,7 @@ def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str =
     }
     shared[parts[0].module] = ["rst", *parts[0].constants, *parts[0].ports]
     nand_verilog, nand_cxx, nand_headers = nand_sources(checkout())
-    return build(
+    return EngineSources(
         design=top_name(config),
         verilog=[*nand_verilog, *verilog],
         parts=parts,
@@ -112,9 +127,13 @@ def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str =
         headers=nand_headers,
         events={name: layout.size for name, layout in event_layouts(config).items()},
         shared=shared,
-        trace=trace,
-        optimise=optimise,
     )
+
+
+@functools.cache
+def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str = "-O1") -> Path:
+    """The engine's simulation as a shared library, from the cache when nothing has changed."""
+    return build(**vars(engine_sources(config)), trace=trace, optimise=optimise)
 
 
 def open_engine(
@@ -130,15 +149,7 @@ def open_engine(
         dram_bytes=config.dram_bytes,
         host=host or MemoryTiming.pcie(config.clock_mhz),
         dram=dram or MemoryTiming.ddr(config.clock_mhz),
-        geometry=(
-            config.channels,
-            config.dies,
-            config.planes,
-            config.blocks,
-            config.pages,
-            config.page_bytes,
-            config.spare_bytes,
-        ),
+        geometry=geometry(config),
     )
     simulation.reset()
     return simulation

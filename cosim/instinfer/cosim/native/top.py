@@ -6,7 +6,9 @@ C++ harness relies on is fixed here: ``clk``, ``rst``, ``irq``, AXI4 ``host_*`` 
 ``bar_*``, one ``event_*`` port for each event source.
 
 Every input passes a register of the top: the harness gives at one edge what the design sees after the next.
-So nothing in the design hangs on the inputs combinationally, and one evaluation per cycle settles it.
+So nothing in the design hangs on the inputs combinationally, and one evaluation per cycle settles it. A bus
+model outside, which sees a handshake when the design does, takes the top without registers
+(``registered=False``, `instinfer.cosim.cocotb_bus`).
 """
 
 import dataclasses
@@ -31,6 +33,13 @@ AXI = {
     "bready": 1,
 }
 """Width of each signal of an AXI4 manager that the harness sees; negative: into the manager."""
+AXI_SIDEBAND = {
+    **{f"{channel}{name}": width for channel in ("ar", "aw")
+       for name, width in (("id", 1), ("size", 3), ("burst", 2), ("cache", 4), ("prot", 3))},
+    "rid": -1,
+    "bid": -1,
+}
+"""The rest, likewise: ports where there are no registers; checked and tied off for the harness."""
 AXI_LITE = {
     "awaddr": -32,
     "awvalid": -1,
@@ -67,7 +76,11 @@ class Part:
 
 
 def simulation_top(
-    design: str, *, parts: Sequence[Part] = (), events: Mapping[str, int] | None = None
+    design: str,
+    *,
+    parts: Sequence[Part] = (),
+    events: Mapping[str, int] | None = None,
+    registered: bool = True,
 ) -> str:
     """SystemVerilog of module ``top``.
 
@@ -76,10 +89,14 @@ def simulation_top(
             ``irq``.
         parts: what hangs on its other ports.
         events: width of each event port of the design, by the name of the port (at most 64 bits).
+        registered: inputs pass a register (the harness); otherwise they are the design's own and all of
+            AXI is among the ports.
     """
+    q = "_q" if registered else ""
+    rst = f"rst{q}"
     ports = ["input wire clk", "input wire rst", "output wire irq"]
-    pins = [".clk(clk)", ".rst(rst_q)", ".irq(irq)"]
-    wires = ["reg rst_q = 1'b1;"]
+    pins = [".clk(clk)", f".rst({rst})", ".irq(irq)"]
+    wires = ["reg rst_q = 1'b1;"] if registered else []
     inputs = ["rst"]
     checks: list[str] = []
 
@@ -89,24 +106,30 @@ def simulation_top(
             if width > 0:
                 pins.append(f".{prefix}__{name}({prefix}_{name})")
             else:
-                inputs.append(f"{prefix}_{name}")
-                wires.append(f"reg [{-width - 1}:0] {prefix}_{name}_q = 0;")
-                pins.append(f".{prefix}__{name}({prefix}_{name}_q)")
+                if registered:
+                    inputs.append(f"{prefix}_{name}")
+                    wires.append(f"reg [{-width - 1}:0] {prefix}_{name}_q = 0;")
+                pins.append(f".{prefix}__{name}({prefix}_{name}{q})")
 
     for prefix in ("host", "dram"):
         expose(prefix, AXI)
-        pins += [f".{prefix}__rid(1'b0)", f".{prefix}__bid(1'b0)"]
+        if registered:
+            for name, width in AXI_SIDEBAND.items():
+                net = f"{prefix}_{name}" if width > 0 else f"{-width}'b0"
+                if width > 0:
+                    wires.append(f"wire [{width - 1}:0] {net};")
+                pins.append(f".{prefix}__{name}({net})")
+        else:
+            expose(prefix, AXI_SIDEBAND)
         for channel in ("ar", "aw"):
             name = f"{prefix}_{channel}"
-            for signal, width in (("id", 1), ("size", 3), ("burst", 2), ("cache", 4), ("prot", 3)):
-                wires.append(f"wire [{width - 1}:0] {name}{signal};")
-                pins.append(f".{prefix}__{channel}{signal}({name}{signal})")
             checks += [
-                *_held(f"{name}valid", f"{name}ready", f"{{{name}addr, {name}len}}", 72),
-                f"if (!rst_q && {name}valid && ({name}size != 3'd5 || {name}burst != 2'd1))",
+                *_held(rst, f"{name}valid", f"{name}ready{q}", f"{{{name}addr, {name}len}}", 72),
+                f"if (!{rst} && {name}valid && ({name}size != 3'd5 || {name}burst != 2'd1))",
                 f'  $error("{name}: only INCR bursts of 32-byte beats are served");',
             ]
-        checks += _held(f"{prefix}_wvalid", f"{prefix}_wready", f"{{{prefix}_wstrb, {prefix}_wlast}}", 33)
+        payload = f"{{{prefix}_wdata, {prefix}_wstrb, {prefix}_wlast}}"
+        checks += _held(rst, f"{prefix}_wvalid", f"{prefix}_wready{q}", payload, 289)
     expose("bar", AXI_LITE)
     pins += [".bar__awprot(3'b0)", ".bar__arprot(3'b0)"]
     for name, width in (events or {}).items():
@@ -116,7 +139,7 @@ def simulation_top(
         pins.append(f".{name}({name})")
     bodies = []
     for part in parts:
-        connections = [".clk(clk)", ".rst(rst_q)"]
+        connections = [".clk(clk)", f".rst({rst})"]
         connections += [f".{port}({value})" for port, value in part.constants.items()]
         for port, (name, width) in part.ports.items():
             net = name.replace("__", "_")
@@ -139,7 +162,7 @@ def simulation_top(
         "  );",
         *bodies,
         "  always @(posedge clk) begin",
-        *(f"    {name}_q <= {name};" for name in inputs),
+        *(f"    {name}_q <= {name};" for name in inputs if registered),
         "    // AXI: what is offered stays until it is taken.",
         *(f"    {line}" for line in clocked),
         "  end",
@@ -148,14 +171,14 @@ def simulation_top(
     return "\n".join(lines) + "\n"
 
 
-def _held(valid: str, ready: str, payload: str, width: int) -> list[str]:
+def _held(rst: str, valid: str, ready: str, payload: str, width: int) -> list[str]:
     held = f"{valid}_held"
     return [
         f"reg:reg {held} = 1'b0; reg [{width - 1}:0] {held}_payload;",
-        f"{held} <= !rst_q && {valid} && !{ready}_q;",
+        f"{held} <= !{rst} && {valid} && !{ready};",
         f"{held}_payload <= {payload};",
-        f"if (!rst_q && {held} && (!{valid} || {held}_payload != {payload}))",
-        f'  $error("{valid} or its payload changed before {ready}");',
+        f"if (!{rst} && {held} && (!{valid} || {held}_payload != {payload}))",
+        f'  $error("{valid} or its payload changed before {ready.removesuffix("_q")}");',
     ]
 
 

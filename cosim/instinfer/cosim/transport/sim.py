@@ -14,7 +14,7 @@ import numpy as np
 from instinfer.abi.config import EngineConfig
 from instinfer.cosim.native.binding import AxiResponse, MemoryTiming, Simulation
 from instinfer.cosim.native.engine import open_engine
-from instinfer.cosim.native.nand import NandStore
+from instinfer.cosim.native.nand import NandFaults, NandStore
 from instinfer.cosim.state import DRAM_PAGE, DriveState
 from instinfer.host.transport.base import Buffer, Tables, TransportError
 
@@ -26,26 +26,12 @@ SLICE = 20_000
 """Cycles that pass between two looks of Python at its condition, when no watched store comes."""
 
 
-class SimFaults:
+class SimFaults(NandFaults):
     """What tests break in the simulated device (`instinfer.cosim.transport.Faults`)."""
 
     def __init__(self, simulation: Simulation, nand: NandStore):
+        super().__init__(nand)
         self._simulation = simulation
-        self._nand = nand
-
-    def flip_bit(
-        self, *, channel: int, die: int, plane: int, block: int, page: int, byte: int, bit: int
-    ) -> None:
-        self._nand.flip(channel=channel, die=die, plane=plane, block=block, page=page, byte=byte, bit=bit)
-
-    def fail_program(self, *, channel: int, die: int, count: int) -> None:
-        self._nand.fail_next(channel=channel, die=die, programs=count)
-
-    def fail_erase(self, *, channel: int, die: int, count: int) -> None:
-        self._nand.fail_next(channel=channel, die=die, erases=count)
-
-    def stick_die(self, *, channel: int, die: int, stuck: bool = True) -> None:
-        self._nand.stick(channel=channel, die=die, stuck=stuck)
 
     def fail_host_memory(self, *, address: int, size: int) -> None:
         self._simulation.poison([(address, size, AxiResponse.SLAVE_ERROR)] if size else [])
@@ -66,7 +52,9 @@ class SimTransport:
         self._config = config
         self.simulation = simulation
         """The native harness, for tests and reports."""
-        self.nand = NandStore(simulation, config)
+        self.nand = NandStore(
+            simulation.library, lambda: simulation.library.sim_nand(simulation.handle), config
+        )
         self.faults = SimFaults(simulation, self.nand)
         self._next = BUS_BASE
         self._buffers: dict[int, Buffer] = {}

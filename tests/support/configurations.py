@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A seeded sample of odd configurations: what `EngineConfig` lets a user choose, in rare mixtures."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from instinfer.abi.config import EngineConfig, presets
+from support.seeds import rng
+
+CHANNELS = (1, 3, 16, 5, 1, 3, 16, 2)
+SMALL = 2
+"""The first so many have few channels and queries: they build fast."""
+SLOT_NEED = 1072
+"""Bytes of the smallest slot: data, scales, tuple, in whole beats."""
+
+
+def odd_configurations() -> list[EngineConfig]:
+    """As many as `CHANNELS`, printed with the seed.
+
+    Every number of queries from 1 to 8, of planes, page size and head_dim_max occurs; the rest is drawn.
+    """
+    random = rng("odd configurations")
+
+    def spread(values: Sequence[Any]) -> list[Any]:
+        """Each value about equally often, in random order."""
+        count = len(CHANNELS)
+        return random.permutation((list(values) * count)[:count]).tolist()
+
+    def pick(*values: int) -> int:
+        return int(random.choice(values))
+
+    few = random.permutation([1, 2, 3])[:SMALL].tolist()
+    queries = few + random.permutation(sorted(set(range(1, 9)) - set(few))).tolist()
+    columns = zip(CHANNELS, queries, spread((1, 2, 4)), spread((4096, 8192, 16384)), spread((64, 128)),
+                  strict=True)
+    sample = []
+    for number, (channels, each, planes, page, dims) in enumerate(columns):
+        slots = page // 1024
+        clock = pick(100, 150, 200, 250)
+        stripe_buffers = pick(32, 64, 128)
+        sample.append(dataclasses.replace(
+            presets()["tiny"], name=f"odd_{number}", channels=channels, queries=each, planes=planes,
+            page_bytes=page, head_dim_max=dims, dies=pick(1, 2, 3, 4, 5, 8),
+            spare_bytes=slots * (SLOT_NEED - 1024) + int(random.integers(0, 50 * slots)),
+            pages=int(random.integers(30, 60)), blocks=int(random.integers(20, 50)),
+            head_slots=pick(2, 4, 8), slot_buffers=pick(4, 8, 16, 32), clock_mhz=clock,
+            mega_transfers=int(random.integers(2 * clock, 8 * clock + 1)), stripe_buffers=stripe_buffers,
+            dram_bytes=max(16 << 20, 4 * stripe_buffers * page * planes),
+            io_queues=int(random.integers(1, 5)),
+        ))
+    return sample
+
+
+def summary(config: EngineConfig) -> str:
+    """For test names and messages."""
+    return (f"{config.channels}ch{config.dies}d{config.planes}pl{config.page_bytes}+{config.spare_bytes}"
+            f"q{config.queries}h{config.head_dim_max}")

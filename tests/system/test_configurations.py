@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Odd configurations end to end: generated, linted, simulated; the waveform of a whole engine read back.
+
+`make test` generates and lints the first half of a seeded sample and simulates its two small ones, the first
+with a waveform (one build serves both); `make soak` does the rest, and longer contexts with all.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instinfer.abi.config import EngineConfig
+from instinfer.cosim.build import Text, lint
+from instinfer.cosim.native.engine import rtl
+from instinfer.host import Csd, open_csd
+from instinfer.hw.events import BusActivity
+from instinfer.hw.generate import LINT_WAIVERS, MANIFEST, top_name
+from support import rng
+from support.configurations import SMALL, odd_configurations
+from support.kv import assert_same_bits, exact_attention, random_half
+from support.waves import Waves
+
+SAMPLE = odd_configurations()
+HALF = len(SAMPLE) // 2
+NUMBERS = [
+    *range(HALF),
+    *(pytest.param(number, marks=pytest.mark.soak) for number in range(HALF, len(SAMPLE))),
+]
+KV_HEADS = 2
+
+
+def attend(csd: Csd, tokens: int) -> None:
+    """Attention over a written prompt, appends between two of them, bit by bit."""
+    config = csd.config
+    print(config)
+    random = rng(f"attention {config.name}")
+    dims, queries = config.head_dim_max, KV_HEADS * config.queries
+    cache = csd.kv_cache(layers=1, kv_heads=KV_HEADS, query_heads=queries, head_dim=dims, max_tokens=tokens)
+    sequence = cache.new_sequence()
+    k, v = (random_half(random, (tokens, KV_HEADS, dims)) for _ in range(2))
+    for start, end in ((0, tokens - 3), (tokens - 3, tokens)):
+        sequence.write(0, k[start:end], v[start:end])
+        q = random_half(random, (queries, dims), 3)
+        assert_same_bits(sequence.attend(0, q), exact_attention(config, q, k[:end], v[:end]))
+    counters = csd.counters()
+    assert counters["stripes_sensed"] > 0
+    assert counters["errors"] == 0
+
+
+def flash_tokens(config: EngineConfig) -> int:
+    """Enough tokens for a few stripes in flash and a tail."""
+    per_stripe = config.slots_per_stripe // 2 * (8 if config.head_dim_max == 64 else 4)
+    return 2 * per_stripe + per_stripe // config.planes + 5
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_generates_clean_verilog(number: int) -> None:
+    config = SAMPLE[number]
+    print(config)
+    verilog = [Text(name, text) for name, text in rtl(config).items() if name != MANIFEST]
+    lint(top=top_name(config), verilog=verilog, waive=tuple(LINT_WAIVERS))
+
+
+def attend_with_waves(path: Path, *, tokens: int, **options: Any) -> None:
+    """`attend`, recorded; then the waveform has to show what counters, driver and simulation say of it."""
+    with open_csd("sim:tiny", erased=True, waves=path, **options) as csd:
+        attend(csd, tokens)
+        counters, cycles = csd.counters(), csd.cycles()
+        rings = [queue.completions for queue in (csd.admin, *csd.queues)]
+        channels = csd.config.channels
+    assert cycles is not None
+    waves = Waves(path, "top.top.clk")
+    assert (np.diff(waves.edges) == 2).all(), "two half cycles per cycle, none missing"
+    assert waves.edges[-1] == 2 * cycles - 1
+    posted = waves["host_awvalid"] & waves["host_awready_q"]
+    targets = waves["host_awaddr"][posted == 1]
+    assert sum(ring.address <= target < ring.address + ring.size for target in targets for ring in rings) \
+        == counters["commands"]
+    created = 2 * (len(rings) - 1)  # CREATE_CQ and CREATE_SQ end in the queues, behind which the event stands
+    assert waves["event_completion"][-1] & 0xFF == (counters["commands"] - created) & 0xFF
+    beats = waves["host_wvalid"] & waves["host_wready_q"]
+    strobes = waves["host_wstrb"][beats == 1]
+    assert sum(strobe.bit_count() for strobe in strobes) == counters["host_write_bytes"]
+    assert sum(np.count_nonzero((waves[f"event_channel_{n}"] & 7) == BusActivity.DATA.value)
+               for n in range(channels)) == counters["bus_data_cycles"]
+    path.unlink()
+
+
+def test_attends_exactly_and_the_waveform_shows_it(tmp_path: Path) -> None:
+    attend_with_waves(tmp_path / "dump.fst", config=SAMPLE[0], tokens=flash_tokens(SAMPLE[0]))
+
+
+@pytest.mark.soak
+def test_a_waveform_of_the_preset(tmp_path: Path) -> None:
+    attend_with_waves(tmp_path / "dump.fst", tokens=100)
+
+
+@pytest.mark.parametrize("number", range(1, SMALL))
+def test_attends_exactly(number: int) -> None:
+    with open_csd("sim:tiny", config=SAMPLE[number], erased=True) as csd:
+        attend(csd, flash_tokens(SAMPLE[number]))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(SMALL, len(SAMPLE)))
+def test_the_others_attend_exactly(number: int) -> None:
+    with open_csd("sim:tiny", config=SAMPLE[number], erased=True) as csd:
+        attend(csd, flash_tokens(SAMPLE[number]))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(len(SAMPLE)))
+def test_longer_contexts(number: int) -> None:
+    with open_csd("sim:tiny", config=SAMPLE[number], erased=True) as csd:
+        attend(csd, 1500)
