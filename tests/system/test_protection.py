@@ -61,6 +61,11 @@ def test_slots_of_other_places_are_refused(csd: Csd) -> None:
         assert_same_bits(other.attend(0, q), expected)
         mine[0] = good
         assert_same_bits(sequence.attend(0, q), expected)
+    mine[0] = 0  # in no place: nothing to wait for
+    with pytest.raises(InternalError):
+        sequence.attend(0, q)
+    mine[0] = good
+    assert_same_bits(sequence.attend(0, q), expected)
 
 
 def test_errors_of_device_memory_end_the_command_alone(csd: Csd) -> None:

@@ -72,11 +72,9 @@ def test_reset_at_any_moment(device: Csd, work: str) -> None:
     duration = cycles_of(device, work)
     moments = sorted(int(share * duration) for share in rng(f"moments of {work}").random(4))
     interrupted = 0
+    load = Load(device)
     for moment in moments:
         print(f"{work}: reset {moment} cycles after the doorbell, of {duration}")
-        device.reset()
-        load = Load(device)
-        load.check()
         load.begin(work)
         device.transport.run(moment)  # type: ignore[attr-defined]
         device.queues[0].poll()
@@ -85,12 +83,12 @@ def test_reset_at_any_moment(device: Csd, work: str) -> None:
         with pytest.raises(DeviceReset):
             load.sequence.attend(0, load.q)
         assert device.read_table(Table.COUNTS, [0, 1]) == [config.blocks, config.stripe_buffers]
-        again = Load(device)
-        again.check()
-        again.sequence.write(1, again.k, again.v)
-        again.sequence.sync()
-        assert_same_bits(again.sequence.attend(1, again.q),
-                         exact_attention(config, again.q, again.k, again.v, layer=1))
+        load = Load(device)
+        load.check()
+    load.sequence.write(1, load.k, load.v)
+    load.sequence.sync()
+    assert_same_bits(load.sequence.attend(1, load.q),
+                     exact_attention(config, load.q, load.k, load.v, layer=1))
     assert interrupted >= len(moments) // 2
 
 

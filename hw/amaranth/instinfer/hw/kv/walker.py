@@ -27,9 +27,8 @@ WALK = data.StructLayout({
 class StripeWalker(wiring.Component):
     """Walks the map entries of a head and asks for each stripe once.
 
-    Stripes before ``settled`` come from flash, or from DRAM when pinned; an entry that has neither place yet
-    is looked at again until its program has ended. The others come from the DRAM buffer that their entry
-    names.
+    Stripes before ``settled`` come from flash, or from DRAM when pinned; an entry whose program has not ended
+    yet is looked at again. The others come from the DRAM buffer that their entry names.
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ class StripeWalker(wiring.Component):
     requests : READ requests for the channels
     tail : stripes for the `TailReader`
     issued : pulse, a stripe was asked for; ``sensed``: it was one in flash
-    error : pulse, DRAM refused an entry (its stripe is left out)
+    error : pulse, DRAM refused an entry, or it is in no place (its stripe is left out)
 
     Latency: one round trip of DRAM and 6 cycles to the first request. Throughput: one stripe per 2 cycles.
     Back-pressure: waits for the channel of the stripe at hand.
@@ -108,7 +107,7 @@ class StripeWalker(wiring.Component):
                 with m.If(self.entries.valid):
                     m.next = "ASK"
             with m.State("ASK"):
-                with m.If(found.error):
+                with m.If(found.error | ~(found.entry.flash.valid | found.entry.dram.valid)):
                     m.d.comb += self.error.eq(1)
                     next_stripe()
                 with m.Elif((taken >= walk.settled) | found.entry.dram.pinned):
