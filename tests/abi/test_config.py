@@ -59,6 +59,14 @@ def test_values_out_of_range(name: str, value: Any, limit: str) -> None:
         assert repr(value) in str(caught.value)
 
 
+def test_timeout_covers_two_programs() -> None:
+    """The last of two cache programs ends two tPROG after its data came."""
+    slow = NandTiming(tPROG=10_000_000)
+    with pytest.raises(ConfigError, match="longer than tBERS and two programs, 20003000 ns"):
+        dataclasses.replace(presets()["product"], timing=slow)
+    dataclasses.replace(presets()["product"], timing=slow, timeout_us=20_004)
+
+
 def test_timing_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"timing\.tR = 0 is not possible"):
         NandTiming(tR=0)

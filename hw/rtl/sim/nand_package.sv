@@ -50,7 +50,7 @@ module nand_package #(
   import "DPI-C" function void nand_load_beat(int channel, int die, int plane, int column, longint beat);
   import "DPI-C" function int nand_program(int channel, int die, int plane, int block, int page);
   import "DPI-C" function int nand_erase(int channel, int die, int plane, int block);
-  import "DPI-C" function void nand_interrupt(int channel, int die, int plane, int block, int page, int erase);
+  import "DPI-C" function void nand_interrupt(int channel, int die, int plane, int block, int page, int what);
   import "DPI-C" function int nand_stuck(int channel, int die);
   import "DPI-C" function longint nand_parameter_beat(int offset, int t_prog, int t_bers, int t_r, int t_ccs);
 
@@ -125,7 +125,11 @@ module nand_package #(
   int         queued_page [DIES];
   int         queued_block [DIES][PLANES];
   bit         fail [DIES][PLANES], fail_cache [DIES][PLANES];
-  logic [7:0] last_planes [DIES];    // planes of the running program or erase
+  bit         unread [DIES], unread_cache [DIES];  // a failure that no status has shown yet
+  // The program or erase confirmed last [1] and, behind a cache program, the one before [0].
+  longint     job_from [DIES][2], job_until [DIES][2];
+  logic [7:0] job_planes [DIES][2];
+  int         job_page [DIES][2], job_block [DIES][2][PLANES];
   logic [31:0] feature [DIES][256];
   logic [7:0] feature_at [DIES];
   int         id_at [DIES], id_from [DIES];
@@ -159,7 +163,9 @@ module nand_package #(
     loading[d] = 0;
     queued[d] = 0;
     queued_by[d] = 0;
-    last_planes[d] = 0;
+    unread[d] = 0;
+    unread_cache[d] = 0;
+    for (int j = 0; j < 2; j++) job_until[d][j] = 0;
     status_plane[d] = '1;
     column_ok[d] = 0;
     for (int p = 0; p < PLANES; p++) begin
@@ -170,13 +176,28 @@ module nand_package #(
     end
   endtask
 
-  // A reset or power-on during a program or erase leaves half a page, or a block to be erased again.
+  // A reset or power-on during a program or erase leaves half a page, or a block to be erased again; a program
+  // that waited in the cache registers leaves nothing.
   task automatic interrupt(input int d);
-    if (now < array_until[d] && (array_job[d] == ARRAY_PROGRAM || array_job[d] == ARRAY_ERASE))
-      for (int p = 0; p < PLANES; p++)
-        if (last_planes[d][p])
-          nand_interrupt(int'(channel), d, p, queued_block[d][p], queued_page[d],
-                         array_job[d] == ARRAY_ERASE ? 1 : 0);
+    for (int j = 0; j < 2; j++)
+      if (now < job_until[d][j])
+        for (int p = 0; p < PLANES; p++)
+          if (job_planes[d][j][p])
+            nand_interrupt(int'(channel), d, p, job_block[d][j][p], job_page[d][j],
+                           array_job[d] == ARRAY_ERASE ? 1 : now < job_from[d][j] ? 2 : 0);
+  endtask
+
+  task automatic note_job(input int d, input longint from, input longint until_);
+    job_from[d][0] = job_from[d][1];
+    job_until[d][0] = job_until[d][1];
+    job_planes[d][0] = job_planes[d][1];
+    job_page[d][0] = job_page[d][1];
+    job_block[d][0] = job_block[d][1];
+    job_from[d][1] = from;
+    job_until[d][1] = until_;
+    job_planes[d][1] = queued[d];
+    job_page[d][1] = queued_page[d];
+    job_block[d][1] = queued_block[d];
   endtask
 
   task automatic broken(input int d, input logic [7:0] code, input string rule);
@@ -346,22 +367,28 @@ module nand_package #(
     if (code == 8'h11) begin
       busy_between_planes(d);
     end else begin
+      if (unread_cache[d]) broken(d, code, "the failure of an earlier program was never read");
+      unread_cache[d] = unread[d];
+      unread[d] = 0;
       for (int p = 0; p < PLANES; p++) begin
         fail_cache[d][p] = fail[d][p];
         fail[d][p] = 0;
         if (queued[d][p]) begin
           case (nand_program(int'(channel), d, p, queued_block[d][p], queued_page[d]))
             0: ;
-            1: fail[d][p] = 1;
+            1: begin
+              fail[d][p] = 1;
+              unread[d] = 1;
+            end
             2: broken(d, code, "page programmed twice or out of order since the erase");
             default: broken(d, code, "program of a block whose erase failed or was cut short");
           endcase
         end
       end
       from = later(now + T_WB, array_until[d]);
-      if (code == 8'h15) occupy(d, from + T_PCBSY, from + T_PCBSY + T_PROG, ARRAY_PROGRAM);
-      else occupy(d, from + T_PROG, from + T_PROG, ARRAY_PROGRAM);
-      last_planes[d] = queued[d];
+      if (code == 8'h15) from += T_PCBSY;
+      occupy(d, code == 8'h15 ? from : from + T_PROG, from + T_PROG, ARRAY_PROGRAM);
+      note_job(d, from, from + T_PROG);
       queued[d] = 0;
       queued_by[d] = 0;
       command[d] = 8'hFF;
@@ -376,12 +403,14 @@ module nand_package #(
     end else begin
       for (int p = 0; p < PLANES; p++) begin
         fail_cache[d][p] = 0;
+        unread[d] = 0;
+        unread_cache[d] = 0;
         fail[d][p] = queued[d][p] && nand_erase(int'(channel), d, p, queued_block[d][p]) != 0;
         cache_valid[d][p] = 0;
         page_valid[d][p] = 0;
       end
       occupy(d, now + T_WB + T_BERS, now + T_WB + T_BERS, ARRAY_ERASE);
-      last_planes[d] = queued[d];
+      note_job(d, now, now + T_WB + T_BERS);
       queued[d] = 0;
       queued_by[d] = 0;
       command[d] = 8'hFF;
@@ -466,14 +495,23 @@ module nand_package #(
   endtask
 
   // -- data -----------------------------------------------------------------------------------
+  // FAIL means nothing while the array programs, FAILC nothing while R/B_n is low: they lie then, so that whoever
+  // believes them is found out.
   function automatic logic [7:0] status(input int d);
     bit failed = 0, failed_cache = 0;
+    bit ready_ = now >= busy_until[d], rest = now >= later(busy_until[d], array_until[d]);
     for (int p = 0; p < PLANES; p++)
       if (status_plane[d][p]) begin
         failed |= fail[d][p];
         failed_cache |= fail_cache[d][p];
       end
-    return {1'b1, now >= busy_until[d], now >= later(busy_until[d], array_until[d]), 3'b0, failed_cache, failed};
+    if (array_job[d] == ARRAY_PROGRAM) begin
+      if (!rest) failed = !failed;
+      if (!ready_) failed_cache = !failed_cache;
+      if (rest) unread[d] = 0;
+      if (ready_) unread_cache[d] = 0;
+    end
+    return {1'b1, ready_, rest, 3'b0, failed_cache, failed};
   endfunction
 
   task automatic data_out(input int d);

@@ -412,16 +412,17 @@ int nand_erase(int channel, int die, int plane, int block) {
     return kProgrammed;
 }
 
-// A reset cut a program or an erase short: half a page is left, or a block that must be erased again.
-void nand_interrupt(int channel, int die, int plane, int block, int page, int erase) {
+// A reset cut a program (0) or an erase (1) short: half a page is left, or a block that must be erased again. Of a
+// program that had not begun (2) nothing is left.
+void nand_interrupt(int channel, int die, int plane, int block, int page, int what) {
     const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), static_cast<uint32_t>(plane),
                   static_cast<uint32_t>(block), static_cast<uint32_t>(page)};
-    if (erase) {
+    if (what == 1) {
         active()->unclean.insert(p.block_key());
         return;
     }
     Bytes &stored = active()->make(p);
-    std::fill(stored.begin() + stored.size() / 2, stored.end(), uint8_t{0xFF});
+    std::fill(what == 2 ? stored.begin() : stored.begin() + stored.size() / 2, stored.end(), uint8_t{0xFF});
 }
 
 int nand_stuck(int channel, int die) {

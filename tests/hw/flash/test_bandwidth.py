@@ -11,7 +11,13 @@ from hw.flash.channel_bench import BUILD, COUNTS, ChannelWithNand, Stripe
 from hw.flash.store import Store
 from instinfer.abi.config import presets
 from instinfer.abi.timing import CACHE_CYCLES, COLUMN_CYCLES, PLANE_READ_CYCLES
-from instinfer.hw.signatures import CHANNEL_EVENT, MEMORY_READ_DATA, ChannelOp, MediaStatus
+from instinfer.hw.signatures import (
+    CHANNEL_EVENT,
+    MEMORY_READ_DATA,
+    MEMORY_READ_REQUEST,
+    ChannelOp,
+    MediaStatus,
+)
 from support import rng, run_cocotb
 from support.benches import bench, start
 from support.streams import StreamSource
@@ -101,27 +107,61 @@ async def one_die(dut: Any) -> None:
     store.close()
 
 
+def serve_programs(dut: Any, stripes: list[Stripe]) -> None:
+    """DRAM without latency; the stripes are its buffers 0, 1 and so on."""
+    dram = StreamSource(dut, "program_data__data")
+    dut.program_data__request__ready.value = 1
+
+    async def serve() -> None:
+        for _ in range(len(stripes) * CONFIG.slots_per_stripe):
+            await RisingEdge(dut.clk)
+            while not dut.program_data__request__valid.value:
+                await RisingEdge(dut.clk)
+            request = MEMORY_READ_REQUEST.from_bits(int(dut.program_data__request__payload.value))
+            buffer, offset = divmod(request.address, CONFIG.stripe_data_bytes)
+            words = stripes[buffer].data[offset:offset + 1024].reshape(32, 32)
+            for row, word in enumerate(words):
+                dram.send(MEMORY_READ_DATA.const({
+                    "data": int.from_bytes(bytes(word), "little"), "last": int(row == 31),
+                }).as_bits())
+
+    cocotb.start_soon(serve())
+
+
+@bench(cycles=600_000)
+async def programs(dut: Any) -> None:
+    """Chains of programs on all dies: after the first stripes are moved, the dies do nothing but program."""
+    store, source, _ = await prepare(dut, 0)
+    generator = rng("written")
+    made = [Stripe(CONFIG, generator, die=index % CONFIG.dies, block=3, page=index // CONFIG.dies)
+            for index in range(3 * CONFIG.dies)]
+    serve_programs(dut, made)
+    began = int(dut.count_cycles.value)
+    for index, stripe in enumerate(made):
+        source.send(stripe.request(ChannelOp.PROGRAM, buffer=index, tag=index))
+    for _ in range(1000):
+        await ClockCycles(dut.clk, 500)
+        if int(dut.count_programmed.value) == len(made):
+            break
+    spent = int(dut.count_cycles.value) - began
+    assert int(dut.count_programmed.value) == len(made)
+    assert all(stripe.stored_in(store) for stripe in made)
+    t = CONFIG.timing
+    one = CONFIG.cycles(t.tPROG + t.tPCBSY)
+    print("programs", json.dumps({"cycles": spent, "ideal": 3 * CONFIG.cycles(t.tPROG)}))
+    move = STRIPE_BEATS + CONFIG.planes * (CONFIG.cycles(t.tDBSY + t.tCCS) + 7 * CONFIG.command_cycles + 50)
+    # A stripe of each die in turn; then the last die's programs, a look at the status, and the wait above.
+    assert spent <= CONFIG.dies * move + 3 * (one + 200) + 1000
+    assert store.errors() == []
+    store.close()
+
+
 @bench(cycles=600_000)
 async def reads_beside_programs(dut: Any) -> None:
     """A program shares the bus with dense reads, which lose little beyond the die that is programmed."""
     store, source, stripes = await prepare(dut, 16)
     written = Stripe(CONFIG, rng("written"), die=1, block=3, page=0)
-    words = written.data.reshape(-1, 32)
-    dram = StreamSource(dut, "program_data__data")
-    dut.program_data__request__ready.value = 1
-
-    async def serve() -> None:
-        served = 0
-        while served < len(words):
-            await RisingEdge(dut.clk)
-            if dut.program_data__request__valid.value:
-                for row in range(served, served + 32):
-                    dram.send(MEMORY_READ_DATA.const({
-                        "data": int.from_bytes(bytes(words[row]), "little"), "last": int(row % 32 == 31),
-                    }).as_bits())
-                served += 32
-
-    cocotb.start_soon(serve())
+    serve_programs(dut, [written])
     for index, stripe in enumerate(stripes):
         source.send(stripe.request(ChannelOp.READ, passes=1, **FULL))
         if index == 4:

@@ -176,8 +176,9 @@ async def program_then_read(dut: Any) -> None:
     assert counts["programmed"] == counts["stripes_sensed"] == len(made)
     assert counts["pages_sensed"] == len(made) * CONFIG.planes
     assert counts["slots_moved"] == len(made) * CONFIG.slots_per_stripe
-    statuses = len(made)
-    assert counts["beats"] == 2 * counts["slots_moved"] * CONFIG.slot_beats + statuses
+    # A look or two at the status per program, 16 or so at the end of each die's chain.
+    statuses = counts["beats"] - 2 * counts["slots_moved"] * CONFIG.slot_beats
+    assert len(made) <= statuses <= 2 * len(made) + 20 * CONFIG.dies
     if CONFIG.beat_cycles_x1000 == 1000:
         assert counts["data_cycle"] == counts["beats"]
     assert channel.faults == []
@@ -278,9 +279,102 @@ async def failed_checks(dut: Any) -> None:
     channel.finish()
 
 
+@bench(cycles=400_000)
+async def program_chain(dut: Any) -> None:
+    """While a die programs, the data of its next program move: a chain takes tPROG and tPCBSY per stripe."""
+    channel = Channel(dut)
+    made = stripes("chain", 6, die=1)
+    await channel.start()
+    await ClockCycles(dut.clk, 2 * CONFIG.cycles(CONFIG.timing.tRST))
+    for tag, stripe in enumerate(made):
+        channel.dram.buffers[tag] = stripe.data
+        channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag, tag=tag))
+    began = int(dut.count_cycles.value)
+    await channel.until(lambda: len(channel.events.received) == len(made))
+    spent = int(dut.count_cycles.value) - began
+    assert channel.ends() == [(ChannelOp.PROGRAM, tag, MediaStatus.OK) for tag in range(len(made))]
+    assert all(stripe.stored_in(channel.store) for stripe in made)
+    t = CONFIG.timing
+    move = CONFIG.slots_per_stripe * CONFIG.slot_beats * CONFIG.beat_cycles_x1000 // 1000
+    step = max(CONFIG.cycles(t.tPROG + t.tPCBSY), move) + 100
+    first = move + CONFIG.planes * (CONFIG.cycles(t.tDBSY + t.tCCS) + 200)
+    assert len(made) * CONFIG.cycles(t.tPROG) < spent <= first + len(made) * step + 500
+    assert channel.counts()["programmed"] == len(made)
+    channel.finish()
+
+
+@bench(cycles=2_000_000)
+async def failures_in_a_chain(dut: Any) -> None:
+    """Whichever programs of a chain fail, alone or together: each failure is told of its own stripe."""
+    channel = Channel(dut, latency=40)
+    await channel.start()
+    random = rng("failures")
+    made = iter(stripes("failing", 100, die=0))
+    patterns = [(position,) for position in range(4)] + [
+        tuple(np.flatnonzero(random.integers(0, 2, 5))) for _ in range(6)]
+    for pattern in patterns:
+        count = 4 if len(pattern) == 1 else 5
+        chain = [next(made) for _ in range(count)]
+        for tag, stripe in enumerate(chain):
+            channel.dram.buffers[tag] = stripe.data
+            if tag in pattern:
+                # One way or the other: the die's fault, or the DRAM's.
+                if random.integers(3):
+                    channel.store.call("fail_program", CHANNEL, 0, int(random.integers(CONFIG.planes)),
+                                       stripe.block, stripe.page)
+                else:
+                    channel.dram.errors.add(tag)
+        for tag, stripe in enumerate(chain):
+            channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag, tag=tag))
+            if random.integers(4) == 0:
+                await ClockCycles(dut.clk, int(random.integers(1, 6000)))
+        await channel.until(lambda count=count: len(channel.events.received) == count)
+        assert channel.ends() == [
+            (ChannelOp.PROGRAM, tag, MediaStatus.FAILED if tag in pattern else MediaStatus.OK)
+            for tag in range(count)], pattern
+        assert all(stripe.stored_in(channel.store) for tag, stripe in enumerate(chain) if tag not in pattern)
+        channel.events.received.clear()
+        channel.dram.errors.clear()
+    channel.finish()
+
+
+@bench(cycles=1_500_000)
+async def read_in_a_chain(dut: Any) -> None:
+    """A read that comes while a die runs a chain of programs waits for those inside, two at most."""
+    channel = Channel(dut)
+    random = rng("moments")
+    stored = stripes("stored", 1, die=0)[0]
+    stored.store(channel.store)
+    made = iter(stripes("programs", 100, die=0, block=3))
+    await channel.start()
+    overtaken = 0
+    for _ in range(8):
+        chain = [next(made) for _ in range(4)]
+        for tag, stripe in enumerate(chain):
+            channel.dram.buffers[tag] = stripe.data
+            channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag, tag=tag))
+        await ClockCycles(dut.clk, int(random.integers(1, 3 * CONFIG.cycles(CONFIG.timing.tPROG))))
+        before = len(channel.events.received)
+        reads = Reads(channel, "reads")
+        channel.slots.received.clear()
+        reads.send(stored, tokens=8, wide=1)
+        await channel.until(lambda: len(channel.slots.received) != 0)
+        ended = len(channel.events.received)
+        assert ended <= before + 2
+        overtaken += ended < 4
+        await reads.check()
+        await channel.until(lambda: len(channel.events.received) == 4)
+        assert channel.ends() == [(ChannelOp.PROGRAM, tag, MediaStatus.OK) for tag in range(4)]
+        assert all(stripe.stored_in(channel.store) for stripe in chain)
+        channel.events.received.clear()
+    assert overtaken > 3, "the reads came too late to say anything"
+    assert channel.faults == []
+    channel.finish()
+
+
 @bench(cycles=600_000)
 async def failing_media(dut: Any) -> None:
-    """Program and erase failures and bad DRAM data end in FAILED, with nothing wrong left behind."""
+    """Program and erase failures and bad DRAM data end in FAILED; nothing wrong can be read afterwards."""
     channel = Channel(dut, latency=200)
     await channel.start()
     made = stripes("programs", 5, die=1)
@@ -296,7 +390,11 @@ async def failing_media(dut: Any) -> None:
         (MediaStatus.OK, MediaStatus.FAILED, MediaStatus.FAILED, MediaStatus.OK))]
     assert made[0].stored_in(channel.store)
     assert made[3].stored_in(channel.store)
-    assert (channel.store.read(1, 0, made[2].block, made[2].page) == 0xFF).all()
+    reads = Reads(channel, "spoilt")
+    reads.send(made[2], tokens=2 * CONFIG.slots_per_stripe, wide=1,
+               bad_slots=frozenset(range(CONFIG.slots_per_stripe)))
+    await reads.check()
+    assert [error for _, error in channel.faults] == [ReadError.GUARD] * CONFIG.slots_per_stripe
     channel.requests.send(erased)
     await channel.until(lambda: len(channel.events.received) == 5)
     assert channel.ends()[-1] == (ChannelOp.ERASE, 100, MediaStatus.OK)
@@ -368,6 +466,21 @@ async def stuck_die(dut: Any) -> None:
     assert channel.ends()[2:] == [
         (ChannelOp.PROGRAM, 3, MediaStatus.TIMEOUT), (ChannelOp.PROGRAM, 4, MediaStatus.OK)]
     assert fresh[1].stored_in(channel.store)
+    # In the middle of a chain: the program that ended before keeps its good end.
+    channel.store.call("clear_faults")
+    dut.enable.value = 0
+    await ClockCycles(dut.clk, 10)
+    dut.enable.value = 1
+    channel.events.received.clear()
+    chain = stripes("chain", 3, die=0, block=11)
+    for tag, stripe in enumerate(chain):
+        channel.dram.buffers[tag] = stripe.data
+        channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag, tag=tag))
+    await channel.until(lambda: len(channel.events.received) == 1)
+    channel.store.call("stick", CHANNEL, 0)
+    await channel.until(lambda: len(channel.events.received) == 3)
+    assert channel.ends() == [(ChannelOp.PROGRAM, tag, MediaStatus.TIMEOUT if tag else MediaStatus.OK)
+                              for tag in range(3)]
     channel.finish()
 
 
@@ -384,9 +497,10 @@ async def reset_in_the_middle(dut: Any) -> None:
     for _ in range(12):
         for stripe in made[:4]:
             channel.requests.send(stripe.request(ChannelOp.READ, tokens=8, wide=1))
-        victim = next(programs)
-        channel.dram.buffers[5] = victim.data
-        channel.requests.send(victim.request(ChannelOp.PROGRAM, buffer=5, tag=0))
+        for _ in range(4):
+            victim = next(programs)
+            channel.dram.buffers[5] = victim.data
+            channel.requests.send(victim.request(ChannelOp.PROGRAM, buffer=5, tag=0))
         await ClockCycles(dut.clk, int(random.integers(300, 9000)))
         await channel.requests.drained()
         dut.enable.value = 0

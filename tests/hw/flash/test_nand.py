@@ -250,6 +250,64 @@ async def cache_program(dut: Any) -> None:
 
 
 @bench(cycles=100_000)
+async def cache_program_chain(dut: Any) -> None:
+    """Multi-plane cache programs: data of the next stripe move while the array works; each result shows at
+    its own time and lies at any other; a reset leaves nothing of what had not begun."""
+    bus, store = await begin(dut)
+    pages = random_pages("cache program chain", 8)
+
+    async def load(page: int, confirm: str, *, die: int = 0) -> None:
+        for plane in range(2):
+            await bus.commands(die, f"80 {address(plane, 2, page)}")
+            await bus.wait(T.tCCS)
+            await bus.write(die, pages[2 * page + plane])
+            await bus.commands(die, "11" if plane == 0 else confirm)
+            if plane == 0:
+                assert abs(await bus.until_ready(die) - CONFIG.cycles(T.tDBSY)) < 8
+
+    def stored(page: int, *, die: int = 0) -> bool:
+        return all(bytes(store.read(die, plane, 2, page)) == pages[2 * page + plane] for plane in range(2))
+
+    store.call("fail_program", 0, 0, 1, 2, 1)
+    await load(0, "15")
+    began = cycle()
+    assert abs(await bus.until_ready(0) - CONFIG.cycles(T.tPCBSY + T.tWB)) < 8
+    await load(1, "15")
+    assert await bus.status(0) & 0b0110_0000 == 0, "busy until the program before has ended"
+    await bus.until_ready(0)
+    assert abs(cycle() - began - CONFIG.cycles(2 * T.tPCBSY + T.tPROG + T.tWB)) < 16
+    # 0 was good and 1 is under way: its FAIL bit means nothing yet, and is the opposite of what it will be.
+    assert await bus.status(0) == 0b1100_0000
+    await load(2, "10")
+    await bus.until_ready(0)
+    assert abs(cycle() - began - CONFIG.cycles(2 * T.tPCBSY + 3 * T.tPROG + T.tWB)) < 32
+    assert await bus.status(0) == 0b1110_0010, "1 failed, 2 did not"
+    assert stored(0)
+    assert stored(2)
+
+    # Behind 15h alone the array's rest shows in ARDY; then FAIL tells the truth.
+    await load(3, "15")
+    await bus.until_ready(0)
+    assert await bus.status(0) & 0b0110_0001 == 0b0100_0001
+    await bus.wait(T.tPROG)
+    assert await bus.status(0) == 0b1110_0000
+    assert store.errors() == []
+
+    for page in range(3):
+        await load(page, "15", die=1)
+        if page < 2:
+            await bus.until_ready(1)
+    await bus.reset(1)
+    assert stored(0, die=1)
+    half = bytes(store.read(1, 0, 2, 1))
+    assert half[:TOTAL // 2] == pages[2][:TOTAL // 2]
+    assert half[TOTAL // 2:] == b"\xFF" * (TOTAL // 2)
+    assert (store.read(1, 0, 2, 2) == 0xFF).all(), "2 waited in the cache registers"
+    assert store.errors() == []
+    store.close()
+
+
+@bench(cycles=100_000)
 async def identification(dut: Any) -> None:
     """Read ID, parameter page with a right checksum, features."""
     bus, store = await begin(dut)
@@ -397,6 +455,15 @@ async def rules(dut: Any) -> None:
     await bus.until_ready(1)
     await bus.commands(1, read0)
     await broken("still programs", die=1)
+    store.call("fail_next", 0, 1, 1, 0)
+    for page in range(3):
+        assert store.errors() == [], "the failure shows in FAILC until the third"
+        await bus.commands(1, f"80 {address(0, 7, page)}")
+        await bus.wait(T.tCCS)
+        await bus.write(1, data)
+        await bus.commands(1, "15")
+        await bus.until_ready(1)
+    await broken("was never read", die=1)
     await bus.commands(CONFIG.dies, "70")
     assert "no such die" in store.errors()[0]
     assert int(dut.errors.value) > 30

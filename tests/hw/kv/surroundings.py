@@ -25,6 +25,7 @@ from instinfer.cosim.model.store import KvStore
 from instinfer.cosim.model.tables import CommandError
 from instinfer.hw.axi import ReadArbiter, WriteArbiter
 from instinfer.hw.kv import KvEngine
+from instinfer.hw.kv.flushes import PROGRAMS_PER_DIE
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -220,6 +221,7 @@ class Flash:
         self.read_errors: list[ReadError] = []
         self.hold_programs = False
         self.counts: defaultdict[str, int] = defaultdict(int)
+        self._programs: defaultdict[tuple[int, int], int] = defaultdict(int)
         self.first_request: int | None = None
         self._random = rng("flash")
         self._request = Fields(channel_request(config))
@@ -246,6 +248,9 @@ class Flash:
         if self.first_request is None:
             self.first_request = cycle()
         queue, wake = self._queues[channel, request["die"]]
+        if request["op"] == ChannelOp.PROGRAM.value:
+            self._programs[channel, request["die"]] += 1
+            assert self._programs[channel, request["die"]] <= PROGRAMS_PER_DIE, "it would hold up reads"
         queue.append(request)
         wake.set()
 
@@ -283,6 +288,7 @@ class Flash:
             if op == ChannelOp.READ:
                 await self._sense(channel, die, request)
             else:
+                self._programs[channel, die] -= op == ChannelOp.PROGRAM
                 good = (self._program if op == ChannelOp.PROGRAM else self._erase)(channel, die, request)
                 status = MediaStatus.OK if good else MediaStatus.FAILED
                 self._events[channel].send(self._event.pack(op=op.value, tag=request["tag"],

@@ -150,8 +150,10 @@ class EngineConfig:
         require(isinstance(self.check_tuples, bool), "check_tuples", self.check_tuples, "true or false",
                 "Leave it true.")
         require(isinstance(self.timing, NandTiming), "timing", self.timing, "a NandTiming", "See NandTiming.")
-        require(self.timeout_us * 1000 > self.timing.tBERS, "timeout_us", self.timeout_us,
-                f"longer than tBERS = {self.timing.tBERS} ns", "Raise timeout_us.")
+        # A cache program's end (10h) waits for the program before it.
+        busy = max(self.timing.tBERS, 2 * self.timing.tPROG + self.timing.tPCBSY)
+        require(self.timeout_us * 1000 > busy, "timeout_us", self.timeout_us,
+                f"longer than tBERS and two programs, {busy} ns", "Raise timeout_us.")
 
     # -- derived: pages and slots ------------------------------------------------------------
     @property

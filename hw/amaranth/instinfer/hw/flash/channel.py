@@ -97,10 +97,11 @@ class FlashChannel(wiring.Component):
             queues.die.eq(scheduler.die), queues.write.eq(scheduler.write),
             queues.offset.eq(scheduler.offset), queues.pop.eq(scheduler.pop),
             scheduler.entry.eq(queues.entry),
-            scheduler.write_erase.eq(queues.write_erase),
+            scheduler.write_erase.eq(queues.write_erase), scheduler.next_erase.eq(queues.next_erase),
             # Bus
             scheduler.ready.eq(phy.ready),
-            scheduler.failed.eq(sequencer.failed), scheduler.aborted.eq(sequencer.aborted),
+            *(getattr(scheduler, name).eq(getattr(sequencer, name))
+              for name in ("failed", "failed_before", "array_ready", "spoilt")),
             phy.request.payload.eq(sequencer.request.payload),
             phy.request.valid.eq(sequencer.request.valid & run),
             sequencer.request.ready.eq(phy.request.ready), sequencer.busy.eq(phy.busy),

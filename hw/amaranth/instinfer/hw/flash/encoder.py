@@ -32,7 +32,7 @@ class PageEncoder(wiring.Component):
     busy : from ``start`` until the last beat of the stripe has been taken
     loaded : a whole slot that no ``take`` has claimed is here
     take : its beats will be taken next
-    error : the DRAM reported an error in this stripe
+    error : the DRAM reported an error in this stripe; its slots get a wrong CRC from then on
     program_data : memory port, one request of 1 KiB per slot
     write : beats of the slots in order; valid without a pause within a slot, taken only by a DATA_IN
 
@@ -126,7 +126,7 @@ class PageEncoder(wiring.Component):
         with m.If(beat < DATA_BEATS):
             m.d.comb += payload.eq(get.data.word_select(beat[:2], BEAT_BITS))
         with m.Elif(beat == TUPLE_BEAT):
-            m.d.comb += payload.eq(Cat(crc, owner))
+            m.d.comb += payload.eq(Cat(Mux(self.error, ~crc, crc), owner))
         with m.Elif(beat == TUPLE_BEAT + 1):
             m.d.comb += payload.eq(group)
         with m.If(sent):

@@ -22,6 +22,7 @@ class Command(enum.IntEnum):
     PROGRAM = 0x80
     PROGRAM_CONFIRM = 0x10
     PROGRAM_PLANE = 0x11
+    PROGRAM_CACHE = 0x15
     ERASE = 0x60
     ERASE_CONFIRM = 0xD0
     ERASE_PLANE = 0xD1
@@ -30,7 +31,11 @@ class Command(enum.IntEnum):
 
 
 STATUS_FAIL = 0
-"""Bit of the status byte: the last program or erase failed."""
+"""Bit of the status byte: the last program or erase failed; true only while the array is at rest."""
+STATUS_FAIL_BEFORE = 1
+"""FAILC: the program before the last one of a cache program failed; true while R/B_n is high."""
+STATUS_ARRAY_READY = 5
+"""ARDY: the array is at rest, also behind the cache registers."""
 ROW_BITS = 24
 COLUMN_CYCLES = 2
 ADDRESS_CYCLES = 5

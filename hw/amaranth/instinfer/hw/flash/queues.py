@@ -25,7 +25,7 @@ class RequestQueues(wiring.Component):
     -------
     requests : requests in order of arrival
     read_level, write_level : requests waiting, by die
-    write_erase : the oldest write of a die is an erase
+    write_erase, next_erase : the oldest write of a die, the one after it, is an erase
     die, write, offset : which entry ``entry`` shows, 0 the oldest
     entry : that request, in the same cycle
     pop : the oldest entry of that queue is finished
@@ -41,7 +41,7 @@ class RequestQueues(wiring.Component):
         super().__init__({
             "requests": In(stream.Signature(self._shape)),
             "read_level": Out(level).array(config.dies), "write_level": Out(level).array(config.dies),
-            "write_erase": Out(config.dies),
+            "write_erase": Out(config.dies), "next_erase": Out(config.dies),
             "die": In(3), "write": In(1), "offset": In(range(DEPTH)), "entry": Out(self._shape), "pop": In(1),
         })
 
@@ -80,7 +80,10 @@ class RequestQueues(wiring.Component):
                     with m.If(pushed):
                         m.d.sync += erases.bit_select((own_head + levels[die])[:len(own_head)], 1).eq(
                             request.op == ChannelOp.ERASE)
-                    m.d.comb += self.write_erase[die].eq(erases.bit_select(own_head, 1))
+                    m.d.comb += [
+                        self.write_erase[die].eq(erases.bit_select(own_head, 1)),
+                        self.next_erase[die].eq(erases.bit_select((own_head + 1)[:len(own_head)], 1)),
+                    ]
         return m
 
 

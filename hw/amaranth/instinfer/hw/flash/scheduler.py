@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 
 from ..signatures import CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
-from .die import TIMEOUT_TICKS, DieControl, Work
+from .die import TIMEOUT_TICKS, DieControl, Work, poll_cycles
 from .onfi import Command, RowAddress
 from .queues import DEPTH, extent
 from .ring import slot_ticket
@@ -49,9 +49,9 @@ class Scheduler(wiring.Component):
     Members
     -------
     ready : R/B_n of the dies
-    read_level, write_level, write_erase : of the request queues
+    read_level, write_level, write_erase, next_erase : of the request queues
     die, write, offset, entry, pop : look at and end a queued request
-    job, failed, aborted : of the bus sequencer
+    job, failed, failed_before, array_ready, spoilt : of the bus sequencer
     ticket, issue, free, slots_idle : of the slot ring
     encoder_start, encoder_clear, encoder_busy, encoder_loaded : of the page encoder
     program : the request whose stripe the encoder takes, from ``encoder_start`` on
@@ -72,8 +72,10 @@ class Scheduler(wiring.Component):
         super().__init__({
             "ready": In(config.dies), "read_level": In(level).array(config.dies),
             "write_level": In(level).array(config.dies), "write_erase": In(config.dies),
+            "next_erase": In(config.dies),
             "die": Out(3), "write": Out(1), "offset": Out(range(DEPTH)), "entry": In(request), "pop": Out(1),
-            "job": Out(stream.Signature(JOB)), "failed": In(1), "aborted": In(1),
+            "job": Out(stream.Signature(JOB)), "failed": In(1), "failed_before": In(1),
+            "array_ready": In(1), "spoilt": In(1),
             "ticket": Out(slot_ticket(config)), "issue": Out(1), "free": In(range(config.slot_buffers + 1)),
             "slots_idle": In(1),
             "encoder_start": Out(1), "encoder_clear": Out(1), "encoder_busy": In(1), "encoder_loaded": In(1),
@@ -101,7 +103,8 @@ class Scheduler(wiring.Component):
             self.die.eq(chosen), self.pending.eq(Cat(*self.read_level, *self.write_level) != 0),
             self.write.eq((task == Task.WORK) & Cat(
                 work == kind for kind in (Work.CLAIM, Work.PROGRAM, Work.ERASE, Work.REPORT)).any()),
-            self.offset.eq(Mux((task == Task.WORK) & (work == Work.SENSE), mine.offset, 0)),
+            self.offset.eq(Mux((task == Task.WORK) & Cat(
+                work == kind for kind in (Work.SENSE, Work.CLAIM, Work.PROGRAM)).any(), mine.offset, 0)),
         ]
         with m.If(self.events.ready):
             m.d.sync += self.events.valid.eq(0)
@@ -127,21 +130,28 @@ class Scheduler(wiring.Component):
                       task: Signal, final: Signal) -> None:
         tick_cycles = -(-self._config.timeout_us * self._config.clock_mhz // TIMEOUT_TICKS)
         timer, tick, claiming = Signal(range(tick_cycles)), Signal(), Signal()
-        m.d.sync += timer.eq(Mux(tick, 0, timer + 1))
+        period = poll_cycles(self._config)
+        poll_timer, poll = Signal(range(period)), Signal()
+        m.d.sync += [timer.eq(Mux(tick, 0, timer + 1)), poll_timer.eq(Mux(poll, 0, poll_timer + 1))]
         m.d.comb += [
-            tick.eq(timer == tick_cycles - 1),
+            tick.eq(timer == tick_cycles - 1), poll.eq(poll_timer == period - 1),
             claiming.eq(Cat(die.work == Work.CLAIM for die in dies) != 0),
             self.encoder_clear.eq(Cat(die.abandon for die in dies) != 0),
         ]
         for index, die in enumerate(dies):
-            earlier = Cat(other.wants_claim for other in dies[:index])
+            # Dies at rest first: the others have tPROG to move their next stripe.
+            idle = [other.wants_claim & ~other.running for other in dies]
+            first = Cat(idle[:index]).any() | (
+                die.running & Cat(*idle, *(other.wants_claim for other in dies[:index])).any())
             m.d.comb += [
                 die.ready.eq(self.ready[index]), die.tick.eq(tick), die.read_level.eq(self.read_level[index]),
                 die.write_level.eq(self.write_level[index]), die.write_erase.eq(self.write_erase[index]),
-                die.encoder_free.eq(~self.encoder_busy & ~claiming), die.may_claim.eq(~earlier.any()),
+                die.next_erase.eq(self.next_erase[index]), die.poll.eq(poll),
+                die.encoder_free.eq(~self.encoder_busy & ~claiming), die.may_claim.eq(~first),
                 die.held.eq(turns.held[index]), die.bus_served.eq(turns.current_valid),
                 die.done.eq(own[index] & (task == Task.WORK)), die.final.eq(final),
-                die.failed.eq(self.failed), die.aborted.eq(self.aborted),
+                *(getattr(die, name).eq(getattr(self, name))
+                  for name in ("failed", "failed_before", "array_ready", "spoilt")),
                 die.column_done.eq(own[index] & (task == Task.COLUMN)),
                 die.page_done.eq(own[index] & turns.page_done),
                 die.stripe_done.eq(own[index] & turns.page_done & final),
@@ -237,9 +247,8 @@ class Scheduler(wiring.Component):
                 m.d.comb += [self.encoder_start.eq(1), finished.eq(1)]
                 m.d.sync += self.program.eq(entry)
             with m.Case(Work.PROGRAM):
-                bus(JobKind.PROGRAM, Mux(final, Command.PROGRAM_CONFIRM, Command.PROGRAM_PLANE))
-                with m.If(accepted & self.aborted):
-                    m.d.comb += self.encoder_clear.eq(1)
+                last = Mux(die.closes, Command.PROGRAM_CONFIRM, Command.PROGRAM_CACHE)
+                bus(JobKind.PROGRAM, Mux(final, last, Command.PROGRAM_PLANE))
             with m.Case(Work.ERASE):
                 bus(JobKind.ERASE, Mux(final, Command.ERASE_CONFIRM, Command.ERASE_PLANE))
             with m.Case(Work.STATUS):

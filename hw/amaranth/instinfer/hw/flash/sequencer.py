@@ -8,7 +8,16 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 
 from ..signatures import BUS_REQUEST, BusOp
-from .onfi import ADDRESS_CYCLES, COLUMN_CYCLES, ROW_BITS, STATUS_FAIL, BusTimes, Command
+from .onfi import (
+    ADDRESS_CYCLES,
+    COLUMN_CYCLES,
+    ROW_BITS,
+    STATUS_ARRAY_READY,
+    STATUS_FAIL,
+    STATUS_FAIL_BEFORE,
+    BusTimes,
+    Command,
+)
 
 
 class JobKind(enum.Enum, shape=3):
@@ -43,8 +52,8 @@ class BusSequencer(wiring.Component):
     Members
     -------
     job : taken when its last operation starts on the bus; for STATUS when the status is there
-    failed : FAIL bit, with the transfer of a STATUS job
-    aborted : with the transfer of a PROGRAM job: its data were bad, FFh was sent instead of ``confirm``
+    failed, failed_before, array_ready : FAIL, FAILC and ARDY, with the transfer of a STATUS job
+    spoilt : with the transfer of a PROGRAM job: the data of its stripe, so far, are bad
     request, busy : of the PHY port
     status_beat : a beat arrived that belongs to no slot
     status : that beat
@@ -62,7 +71,8 @@ class BusSequencer(wiring.Component):
     def __init__(self, *, config: EngineConfig):
         self._config = config
         super().__init__({
-            "job": In(stream.Signature(JOB)), "failed": Out(1), "aborted": Out(1),
+            "job": In(stream.Signature(JOB)), "failed": Out(1), "failed_before": Out(1),
+            "array_ready": Out(1), "spoilt": Out(1),
             "request": Out(stream.Signature(BUS_REQUEST)), "busy": In(1),
             "status_beat": In(1), "status": In(8), "slots_idle": In(1),
             "loaded": In(1), "take": Out(1), "bad_data": In(1), "waits_for_data": Out(1),
@@ -126,11 +136,10 @@ class BusSequencer(wiring.Component):
                     with m.If(slot == self._config.slots_per_page - 1):
                         m.next = "CONFIRM"
             with m.State("CONFIRM"):
-                bad = (job.kind == JobKind.PROGRAM) & self.bad_data
                 m.d.comb += [
-                    self.request.valid.eq(1), request.op.eq(BusOp.COMMAND),
-                    request.byte.eq(Mux(bad, Command.RESET, job.confirm)), self.job.ready.eq(started),
-                    self.aborted.eq(bad),
+                    self.request.valid.eq(1), request.op.eq(BusOp.COMMAND), request.byte.eq(job.confirm),
+                    self.job.ready.eq(started),
+                    self.spoilt.eq((job.kind == JobKind.PROGRAM) & self.bad_data),
                 ]
                 with m.If(started):
                     m.next = "BEGIN"
@@ -141,7 +150,11 @@ class BusSequencer(wiring.Component):
                 with m.If(started):
                     m.next = "TAKE STATUS"
             with m.State("TAKE STATUS"):
-                m.d.comb += [self.job.ready.eq(self.status_beat), self.failed.eq(self.status[STATUS_FAIL])]
+                m.d.comb += [
+                    self.job.ready.eq(self.status_beat), self.failed.eq(self.status[STATUS_FAIL]),
+                    self.failed_before.eq(self.status[STATUS_FAIL_BEFORE]),
+                    self.array_ready.eq(self.status[STATUS_ARRAY_READY]),
+                ]
                 with m.If(self.status_beat):
                     m.next = "BEGIN"
         return m

@@ -3,13 +3,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
 
+from ..flash.queues import DEPTH
 from ..signatures import CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
 from ..stream.fifo import StreamFIFO
 from .access import read, write
@@ -29,6 +30,9 @@ from .ports import (
 
 TRIES = 3
 """Rows that are tried before a stripe stays in DRAM for good."""
+PROGRAMS_PER_DIE = DEPTH - 1
+"""One in the array, one in the cache registers, one to come. Its channel holds them and an erase: a request
+that finds its queue full would hold up the reads behind it for a tPROG."""
 NUMBER_BITS = 16
 PROGRAM = data.StructLayout({
     "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
@@ -40,8 +44,8 @@ RELEASE = data.StructLayout({"buffer": 16, "number": NUMBER_BITS})
 
 
 def programs_in_flight(config: EngineConfig) -> int:
-    """Tags: two programs per die, so that none waits for the engine, within the 8 bits of a tag."""
-    return min(256, max(64, 2 * config.dies_total))
+    """Tags for `PROGRAMS_PER_DIE` programs of every die, within the 8 bits of a tag."""
+    return min(256, max(64, PROGRAMS_PER_DIE * config.dies_total))
 
 
 class FlushEngine(wiring.Component):
@@ -71,9 +75,9 @@ class FlushEngine(wiring.Component):
     settled : no job, no program, no buffer waits here
 
     Latency: about 20 cycles from a job to its request, about 30 from an event to the published entry, and a
-    round trip of DRAM. Throughput: one stripe per 60 cycles. Back-pressure: jobs wait when
-    ``programs_in_flight`` programs are under way; events are taken always, unless a request waits for its
-    channel, or a superblock for its erase.
+    round trip of DRAM. Throughput: one stripe per 60 cycles. Back-pressure: jobs wait while
+    ``programs_in_flight`` programs are under way, or PROGRAMS_PER_DIE on the die of the next job; events are
+    taken always, unless a request waits for its channel, or a superblock for its erase.
     """
 
     def __init__(self, *, config: EngineConfig):
@@ -111,6 +115,10 @@ class FlushEngine(wiring.Component):
         program: Any = Signal(PROGRAM)
         tagged, fault, release, pinned = Signal(), Signal(), Signal(), Signal()
         outstanding = Signal(10)
+        in_die = Array(Signal(range(PROGRAMS_PER_DIE + 1), name=f"in_die_{n}") for n in range(c.dies_total))
+        counted, ended = Signal(), Signal()
+        here = in_die[program.channel * c.dies + program.die]
+        m.d.sync += here.eq(here + counted - ended)
         head, entry = Signal(8), Signal(DRAM_BITS)
         idle = Signal()
         m.d.comb += [
@@ -138,13 +146,14 @@ class FlushEngine(wiring.Component):
                     m.next = "LOAD"
                 with m.Elif(self.jobs.valid & job.settle):
                     m.next = "READ_ENTRY"
-                with m.Elif(self.jobs.valid & ~next_used):
+                with m.Elif(self.jobs.valid & ~next_used
+                              & (in_die[job.channel * c.dies + job.die] != PROGRAMS_PER_DIE)):
                     m.d.sync += [
                         tag.eq(next_tag), program.tries.eq(0),
                         *(program[name].eq(job[name]) for name in NOTED),
                     ]
                     m.next = "COUNT_UP"
-            self._start_program(m, program, used, tag, store, outstanding)
+            self._start_program(m, program, used, tag, store, outstanding, counted)
             with m.State("LOAD"):
                 m.next = "JUDGE"
             with m.State("JUDGE"):
@@ -187,6 +196,7 @@ class FlushEngine(wiring.Component):
             with m.State("STORE_COUNT"), m.If(
                     write(m, self.tables, INTERNAL_OUTSTANDING, program.sequence, outstanding)):
                 m.d.sync += used.bit_select(tag, 1).eq(0)
+                m.d.comb += ended.eq(1)
                 m.next = "TAKE"
             self._settle_heads(m, program, head, entry, release, tagged)
             with m.State("END_JOB"):
@@ -215,14 +225,14 @@ class FlushEngine(wiring.Component):
         ]
 
     def _start_program(self, m: Module, program: Any, used: Signal, tag: Value, store: Any,
-                       outstanding: Signal) -> None:
+                       outstanding: Signal, counted: Signal) -> None:
         """Count it, note it, ask the channel for it."""
         with m.State("COUNT_UP"), m.If(read(m, self.tables, INTERNAL_OUTSTANDING, program.sequence)):
             m.d.sync += outstanding.eq(self.tables.answer + 1)
             m.next = "STORE_COUNT_UP"
         with m.State("STORE_COUNT_UP"), m.If(
                 write(m, self.tables, INTERNAL_OUTSTANDING, program.sequence, outstanding)):
-            m.d.comb += self.jobs.ready.eq(1)
+            m.d.comb += [self.jobs.ready.eq(1), counted.eq(1)]
             m.d.sync += used.bit_select(tag, 1).eq(1)
             m.next = "ASK_FOR_ROW"
         with m.State("NOTE_PROGRAM"):
