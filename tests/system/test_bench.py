@@ -46,6 +46,9 @@ def test_latency_write_and_append_over_the_rtl() -> None:
     beside = append(TINY, SHAPE, commands=2)
     assert beside["bit_exact"]
     assert beside["appends"] == 16
+    assert beside["tokens_attended"] == 208, "a page's worth more: all whole stripes are in flash"
+    assert beside["cycles_mean"] <= beside["cycles_worst"]
+    assert beside["slower"] == beside["cycles_mean"] / beside["cycles_alone"] - 1
 
 
 @pytest.mark.soak
