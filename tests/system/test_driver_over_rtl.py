@@ -4,6 +4,13 @@
 import numpy as np
 import pytest
 
+from host.test_bad_blocks import (
+    test_a_superblock_that_could_not_be_erased_comes_back,
+    test_data_lie_in_the_spare_block,
+    test_the_list_outlives_reset_and_is_saved,
+    test_without_a_spare_three_programs_fail_and_nothing_is_lost,
+    test_words_outside_the_geometry_are_refused,
+)
 from host.test_bad_input import (
     stored,
     test_addresses,
@@ -61,6 +68,7 @@ from instinfer.host import Csd, MalformedCommandError
 __all__ = [
     "stored",
     "test_a_saved_drive_goes_on",
+    "test_a_superblock_that_could_not_be_erased_comes_back",
     "test_addresses",
     "test_admin_commands",
     "test_append_gap_and_duplicate",
@@ -71,6 +79,7 @@ __all__ = [
     "test_counters",
     "test_damage_beside_the_slots_is_not_seen",
     "test_damaged_slot",
+    "test_data_lie_in_the_spare_block",
     "test_device_dram_runs_out",
     "test_die_that_never_becomes_ready",
     "test_doorbell_beyond_the_queue",
@@ -102,6 +111,9 @@ __all__ = [
     "test_shapes",
     "test_shapes_that_a_device_cannot_hold",
     "test_states_that_cannot_be_opened",
+    "test_the_list_outlives_reset_and_is_saved",
+    "test_without_a_spare_three_programs_fail_and_nothing_is_lost",
+    "test_words_outside_the_geometry_are_refused",
     "test_writes_longer_than_a_command",
 ]
 

@@ -148,10 +148,11 @@ class DriveState:
                                min(per_stripe, total - stripe * per_stripe), shape)
 
 
-GEOMETRY = ("channels", "dies", "planes", "blocks", "pages", "page_bytes", "spare_bytes", "stripe_buffers",
-            "dram_bytes", "max_layers", "max_sequences", "max_caches", "max_superblocks_per_sequence")
+GEOMETRY = ("channels", "dies", "planes", "blocks", "spare_blocks", "pages", "page_bytes", "spare_bytes",
+            "stripe_buffers", "dram_bytes", "max_replacements", "max_layers", "max_sequences", "max_caches",
+            "max_superblocks_per_sequence")
 """Configuration values that a state depends on."""
 
 EXACT_TABLES = (Table.CACHE, Table.SEQUENCE, Table.RESIDENT, Table.SUPERBLOCK_LIST, Table.ROW_COUNT,
-                Table.SUPERBLOCK_FREE, Table.SUPERBLOCK_ERASED)
+                Table.SUPERBLOCK_FREE, Table.SUPERBLOCK_ERASED, Table.REPLACEMENT)
 """Tables that agree between model and RTL whenever frees were waited for; buffers do not."""

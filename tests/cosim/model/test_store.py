@@ -8,7 +8,7 @@ import pytest
 
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.layout import MapEntry, RowShape, encode_stripe, placement
-from instinfer.cosim.model.nand import Row
+from instinfer.cosim.model.nand import PlaneBlock, Row
 from instinfer.cosim.transport.model import ModelTransport
 from instinfer.host import Csd, MediaError, Sequence, open_csd
 from instinfer.host.errors import InternalError
@@ -149,5 +149,5 @@ def test_pages_are_programmed_once(csd: Csd) -> None:
     assert nand.erase(0, 0, 3)
     assert nand.program(Row(0, 0, 3, 0), slots)
     assert (nand.read(Row(1, 1, 0, 0)) == 0xFF).all()
-    with pytest.raises(ValueError, match="flip bits of stored stripes only"):
-        nand.flip(Row(1, 1, 0, 0), 0, 0, 0)
+    with pytest.raises(ValueError, match="flip bits of stored pages only"):
+        nand.flip(PlaneBlock(1, 1, 0, 0), 0, 0, 0)

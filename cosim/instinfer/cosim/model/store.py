@@ -60,7 +60,7 @@ class KvStore:
         self.config = config
         self.dram = dram
         self.nand = nand
-        self.tables = Tables(config)
+        self.tables = Tables(config, nand)
         self._counters = counters
         self._rows: dict[tuple[int, int], LayerRows] = {}
         self._dead: set[tuple[int, int]] = set()

@@ -9,7 +9,9 @@ import numpy as np
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import HEAD_DIMS
-from instinfer.abi.tables import VALID, CacheWord, SequenceWord
+from instinfer.abi.tables import VALID, CacheWord, Replacement, SequenceWord
+
+from .nand import Nand, PlaneBlock
 
 T = TypeVar("T")
 
@@ -44,8 +46,11 @@ class Cache(CacheWord):
 class Tables:
     """All tables, in their state after reset."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, nand: Nand) -> None:
         self._config = config
+        self._nand = nand
+        nand.restore_blocks()
+        self.replacements: dict[int, Replacement] = {}
         self.caches: dict[int, Cache] = {}
         self.policies: dict[int, int] = {}
         self.windows: dict[int, tuple[int, int]] = {}
@@ -102,6 +107,9 @@ class Tables:
             case Table.WINDOW:
                 self._within(index, 2 * config.max_windows)
                 return self.windows.get(index // 2, (0, 0))[index & 1]
+            case Table.REPLACEMENT:
+                self._within(index, config.max_replacements)
+                return self.replacements[index].pack() if index in self.replacements else 0
         raise CommandError(Status.BAD_FIELD)
 
     def write(self, table: int, index: int, value: int) -> None:
@@ -143,6 +151,13 @@ class Tables:
             case Table.WINDOW:
                 base, size = self.windows.get(index // 2, (0, 0))
                 self.windows[index // 2] = (base, value) if index & 1 else (value, size)
+
+            case Table.REPLACEMENT:
+                word = Replacement.unpack(value)
+                check(word.within(config), Status.BAD_FIELD)
+                self._nand.replace(PlaneBlock(word.channel, word.die, word.plane, word.block),
+                                   word.spare if valid else None)
+                _store(self.replacements, index, word if valid else None)
 
     def _write_count(self, index: int, value: int) -> None:
         if index < 2:

@@ -19,6 +19,7 @@ _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
     "count": (_U64, [_P]),
     "list": (_U64, [_P, _P, _U64]),
     "flip": (_INT, [_P, *_PLACE, _U32]),
+    "bad_block": (_INT, [_P, *_PLACE[:4]]),
     "fail_next": (_INT, [_P, _U32, _U32, _U32, _U32]),
     "stick": (_INT, [_P, _U32, _U32]),
     "unstick": (_INT, [_P, _U32, _U32]),
@@ -35,8 +36,8 @@ KEY_FIELDS = ((48, 16), (32, 16), (25, 7), (12, 13), (0, 12))
 
 def geometry(config: EngineConfig) -> tuple[int, ...]:
     """What a store is created with: channels, dies, planes, blocks, pages, page bytes, spare bytes."""
-    return (config.channels, config.dies, config.planes, config.blocks, config.pages, config.page_bytes,
-            config.spare_bytes)
+    return (config.channels, config.dies, config.planes, config.physical_blocks, config.pages,
+            config.page_bytes, config.spare_bytes)
 
 
 class NandStore:
@@ -89,6 +90,10 @@ class NandStore:
         """Invert one stored bit; it stays until the block is erased."""
         self._call("flip", channel, die, plane, block, page, 8 * byte + bit)
 
+    def bad_block(self, *, channel: int, die: int, plane: int, block: int) -> None:
+        """Programs and erases of this block fail; it reads as zeros."""
+        self._call("bad_block", channel, die, plane, block)
+
     def fail_next(self, *, channel: int, die: int, programs: int = 0, erases: int = 0) -> None:
         """The next operations of this die fail in every plane and change nothing."""
         planes = self._config.planes
@@ -121,6 +126,9 @@ class NandFaults:
 
     def fail_program(self, *, channel: int, die: int, count: int) -> None:
         self._nand.fail_next(channel=channel, die=die, programs=count)
+
+    def bad_block(self, *, channel: int, die: int, plane: int, block: int) -> None:
+        self._nand.bad_block(channel=channel, die=die, plane=plane, block=block)
 
     def fail_erase(self, *, channel: int, die: int, count: int) -> None:
         self._nand.fail_next(channel=channel, die=die, erases=count)

@@ -23,6 +23,9 @@ class Faults(Protocol):
     def fail_program(self, *, channel: int, die: int, count: int) -> None:
         """The next ``count`` programs of this die end with FAIL and store nothing."""
 
+    def bad_block(self, *, channel: int, die: int, plane: int, block: int) -> None:
+        """This physical block is bad from the factory: programs and erases fail, it reads as zeros."""
+
     def fail_erase(self, *, channel: int, die: int, count: int) -> None:
         """The next ``count`` erases of this die end with FAIL."""
 

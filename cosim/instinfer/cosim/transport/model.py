@@ -14,7 +14,7 @@ from instinfer.host.transport.base import Buffer, Tables
 
 from ..model.device import ModelDevice
 from ..model.memory import HostMemory
-from ..model.nand import Row
+from ..model.nand import PlaneBlock
 from ..state import DriveState
 from . import resolve_config
 
@@ -27,10 +27,13 @@ class ModelFaults:
 
     def flip_bit(self, *, channel: int, die: int, plane: int, block: int, page: int, byte: int,
                  bit: int) -> None:
-        self._device.nand.flip(Row(channel, die, block, page), plane, byte, bit)
+        self._device.nand.flip(PlaneBlock(channel, die, plane, block), page, byte, bit)
 
     def fail_program(self, *, channel: int, die: int, count: int) -> None:
         self._device.nand.program_failures[channel, die] = count
+
+    def bad_block(self, *, channel: int, die: int, plane: int, block: int) -> None:
+        self._device.nand.bad.add(PlaneBlock(channel, die, plane, block))
 
     def fail_erase(self, *, channel: int, die: int, count: int) -> None:
         self._device.nand.erase_failures[channel, die] = count

@@ -20,7 +20,15 @@ from .kv.engine import DRAM_READS, DRAM_WRITES, HOST_READS, HOST_WRITES, KvEngin
 from .queue.engine import QueueEngine
 from .queue.registers import RegisterFile
 from .shared import SharedModule
-from .signatures import CHANNEL_EVENT, MemoryReadPort, PhyPort, channel_request, read_fault, stripe_finish
+from .signatures import (
+    CHANNEL_EVENT,
+    MemoryReadPort,
+    PhyPort,
+    block_replacement,
+    channel_request,
+    read_fault,
+    stripe_finish,
+)
 
 CHANNEL_COUNTERS = {
     "stripes_sensed": "stripes_sensed",
@@ -57,7 +65,7 @@ class ChannelWithCore(wiring.Component):
 
     Members
     -------
-    requests, events, fault, program_data, phy : see `FlashChannel`
+    requests, events, fault, program_data, phy, replace : see `FlashChannel`
     finish, port : see `AttentionCore`
     pulses : what the counters count
     event : for timelines, see `instinfer.hw.events`
@@ -75,6 +83,7 @@ class ChannelWithCore(wiring.Component):
                 "fault": Out(read_fault(config)),
                 "program_data": Out(MemoryReadPort()),
                 "phy": Out(PhyPort(config.dies)),
+                "replace": In(block_replacement()),
                 "finish": Out(stripe_finish(config)),
                 "port": In(CorePort(config)),
                 "pulses": Out(PULSES),
@@ -86,7 +95,7 @@ class ChannelWithCore(wiring.Component):
         m = Module()
         m.submodules.flash = flash = FlashChannel(config=self._config)
         m.submodules.core = core = self._core.instance()
-        for name in ("requests", "events", "fault", "program_data", "phy"):
+        for name in ("requests", "events", "fault", "program_data", "phy", "replace"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
         wiring.connect(m, flash.slots, core.slots)
         wiring.connect(m, wiring.flipped(self.port), core.port)
@@ -215,6 +224,7 @@ class Engine(wiring.Component):
             wiring.connect(m, kv.channels[index], channel.requests)
             wiring.connect(m, channel.events, kv.events[index])
             wiring.connect(m, channel.fault, kv.faults[index])
+            wiring.connect(m, kv.replace[index], channel.replace)
             wiring.connect(m, channel.phy, wiring.flipped(self.phy[index]))
         wiring.connect(m, kv.tail, tail_core.slots)
         for index, core in enumerate((*channels, tail_core)):

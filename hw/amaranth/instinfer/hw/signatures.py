@@ -65,6 +65,16 @@ CHANNEL_EVENT = data.StructLayout({"op": ChannelOp, "tag": 8, "status": MediaSta
 """End of a PROGRAM or ERASE."""
 
 
+BLOCK_BITS = 13
+
+
+def block_replacement() -> wiring.Signature:
+    """A one-cycle order, no back-pressure: physical block ``spare`` stands in for ``block`` of one plane."""
+    return wiring.Signature({
+        "valid": Out(1), "die": Out(3), "plane": Out(2), "block": Out(BLOCK_BITS), "spare": Out(BLOCK_BITS),
+    })
+
+
 def read_fault(config: EngineConfig) -> wiring.Signature:
     """A one-cycle report, no back-pressure: a slot of ``head_slot`` (of pass 0) was withheld."""
     return wiring.Signature({

@@ -138,6 +138,7 @@ class Table(enum.IntEnum):
     COUNTS = 8
     POLICY = 9
     WINDOW = 10
+    REPLACEMENT = 11
 
 
 class Status(enum.IntEnum):

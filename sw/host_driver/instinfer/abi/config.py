@@ -66,6 +66,9 @@ class EngineConfig:
     dies: int = 4
     planes: int = 4
     blocks: int = 512
+    """Per plane, that data may use: as many superblocks."""
+    spare_blocks: int = 16
+    """Per plane, behind ``blocks``: they stand in for bad ones."""
     pages: int = 256
     page_bytes: int = 16384
     spare_bytes: int = 2208
@@ -84,6 +87,7 @@ class EngineConfig:
     max_kv_heads: int = 128
     max_policies: int = 16
     max_windows: int = 16
+    max_replacements: int = 1024
     max_superblocks_per_sequence: int = 32
     # memories and queues
     stripe_buffers: int = 8192
@@ -111,6 +115,8 @@ class EngineConfig:
         within("dies", 1, 8, "Each die has its own CE_n and its own softmax partial.")
         power_of_two("planes", 1, 4)
         within("blocks", 2, 8191, "The row address has 13 bits for the block.")
+        within("spare_blocks", 0, 8191 - self.blocks, "Blocks and spare blocks share the block address.")
+        within("max_replacements", 1, 8192, "The list of replaced blocks is on chip.")
         within("pages", 2, 4096, "The row address has 12 bits for the page.")
         require(self.page_bytes in (4096, 8192, 16384), "page_bytes", self.page_bytes,
                 "4096, 8192 or 16384", "Take the data area of the page; the spare area is spare_bytes.")
@@ -194,6 +200,11 @@ class EngineConfig:
         return self.head_slots * self.dies
 
     # -- derived: time -----------------------------------------------------------------------
+    @property
+    def physical_blocks(self) -> int:
+        """Blocks of a plane of the NAND."""
+        return self.blocks + self.spare_blocks
+
     def cycles(self, nanoseconds: int) -> int:
         """Fabric cycles that cover ``nanoseconds`` (rounded up)."""
         return -(-nanoseconds * self.clock_mhz // 1000)
@@ -217,10 +228,11 @@ def presets() -> dict[str, EngineConfig]:
     """The named configurations; each is generated and simulated in CI."""
     return {
         "tiny": EngineConfig(
-            name="tiny", channels=2, dies=2, planes=2, blocks=16, pages=8, page_bytes=4096, spare_bytes=256,
-            stripe_buffers=64, dram_bytes=16 << 20, max_sequences=8, max_layers=32, max_kv_heads=16,
-            max_caches=4, max_policies=4, max_windows=8, max_superblocks_per_sequence=16, io_queues=2,
-            queue_entries_max=64, max_context=8192, timeout_us=1000,
+            name="tiny", channels=2, dies=2, planes=2, blocks=16, spare_blocks=2, pages=8,
+            page_bytes=4096, spare_bytes=256, stripe_buffers=64, dram_bytes=16 << 20, max_sequences=8,
+            max_layers=32, max_kv_heads=16, max_caches=4, max_replacements=16, max_policies=4, max_windows=8,
+            max_superblocks_per_sequence=16, io_queues=2, queue_entries_max=64, max_context=8192,
+            timeout_us=1000,
             timing=NandTiming(tR=3_000, tPROG=10_000, tBERS=20_000, tRCBSY=500, tPCBSY=500, tRST=500),
         ),
         "product": EngineConfig(name="product"),

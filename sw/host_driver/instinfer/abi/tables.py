@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of the CACHE and SEQUENCE tables (docs/architecture.md "Tables")."""
+"""Words of the CACHE, SEQUENCE and REPLACEMENT tables (docs/architecture.md "Tables")."""
 
 import dataclasses
 from typing import Self
 
+from .config import EngineConfig
 from .layout import RowShape
 
 VALID = 1 << 63
-"""Bit of a valid CACHE, SEQUENCE or POLICY word."""
+"""Bit of a valid CACHE, SEQUENCE, POLICY or REPLACEMENT word."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,3 +51,28 @@ class SequenceWord:
     def unpack(cls, word: int) -> Self:
         return cls(generation=word & 0xFFFF, cache=word >> 16 & 63, base=word >> 22 & (1 << 36) - 1,
                    fault=bool(word >> 62 & 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class Replacement:
+    """A bad block of one plane and the spare block of that plane that stands in for it."""
+
+    channel: int
+    die: int
+    plane: int
+    block: int
+    spare: int
+
+    def pack(self) -> int:
+        return (self.block | self.plane << 13 | self.die << 15 | self.channel << 18 | self.spare << 22
+                | VALID)
+
+    @classmethod
+    def unpack(cls, word: int) -> Self:
+        return cls(block=word & 0x1FFF, plane=word >> 13 & 3, die=word >> 15 & 7, channel=word >> 18 & 15,
+                   spare=word >> 22 & 0x1FFF)
+
+    def within(self, config: EngineConfig) -> bool:
+        """The device has such blocks."""
+        return (self.channel < config.channels and self.die < config.dies and self.plane < config.planes
+                and max(self.block, self.spare) < config.physical_blocks)

@@ -10,6 +10,7 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
 from instinfer.abi.tables import SequenceWord
 
+from .bad_blocks import BadBlocks
 from .errors import DeviceReset, DriverError, ResourceError
 from .kv_cache import CacheShape, KvCache, check_shape
 from .memory import DmaMemory, RangeAllocator
@@ -73,6 +74,7 @@ class Csd:
         self.queues: list[QueuePair] = []
         self.memory = DmaMemory(transport, self._add_window, windows=config.max_windows,
                                 arena_bytes=arena_bytes)
+        self.bad_blocks = BadBlocks(config, self.read_table, self.write_table)
         self._check_identity()
         self._start()
         tables = transport.saved_tables()
@@ -115,6 +117,7 @@ class Csd:
         write(Register.CC, 1)
         self._await_ready(1)
         self.memory.register()
+        self.bad_blocks.restore()
         count, size = self._queue_shape
         self.queues = [self._create_queue(number + 1, size) for number in range(count)]
         self.policy_number(Dense())
@@ -245,6 +248,7 @@ class Csd:
         """Make objects for the caches and sequences of a drive that was opened from a saved state."""
         self.restoring = True
         config = self.config
+        self.bad_blocks.adopt()
         for handle, word in enumerate(self.read_table(Table.CACHE, list(range(config.max_caches)))):
             if word:
                 self._caches[handle] = KvCache(self, handle, CacheShape.unpack(word))

@@ -34,6 +34,7 @@ def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
 
     caches = take(Table.CACHE, list(range(config.max_caches)))
     sequences = take(Table.SEQUENCE, list(range(config.max_sequences)))
+    take(Table.REPLACEMENT, list(range(config.max_replacements)))
     take(Table.SUPERBLOCK_ERASED, list(range(config.blocks)))
     counts = read(Table.COUNTS, [SUPERBLOCK_COUNT, BUFFER_COUNT])
     for table, count in zip((Table.SUPERBLOCK_FREE, Table.BUFFER_FREE), counts, strict=True):
@@ -60,6 +61,6 @@ def write_tables(tables: Tables, write: Write) -> None:
         return ((int(index), int(value)) for index, value in tables.get(table.name, ()))
 
     write(Table.COUNTS, [(SUPERBLOCK_COUNT, 0), (BUFFER_COUNT, 0), *pairs(Table.COUNTS)])
-    for table in (Table.SUPERBLOCK_FREE, Table.BUFFER_FREE, Table.SUPERBLOCK_ERASED, Table.SUPERBLOCK_LIST,
-                  Table.ROW_COUNT, Table.RESIDENT, Table.CACHE, Table.SEQUENCE):
+    for table in (Table.REPLACEMENT, Table.SUPERBLOCK_FREE, Table.BUFFER_FREE, Table.SUPERBLOCK_ERASED,
+                  Table.SUPERBLOCK_LIST, Table.ROW_COUNT, Table.RESIDENT, Table.CACHE, Table.SEQUENCE):
         write(table, list(pairs(table)))

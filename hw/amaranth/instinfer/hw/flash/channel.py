@@ -13,10 +13,12 @@ from ..signatures import (
     BusOp,
     MemoryReadPort,
     PhyPort,
+    block_replacement,
     channel_request,
     read_fault,
     slot_beat,
 )
+from .blockmap import BlockMap
 from .encoder import PageEncoder
 from .queues import RequestQueues
 from .ring import SlotRing
@@ -48,6 +50,7 @@ class FlashChannel(wiring.Component):
     events : ends of programs and erases
     program_data : stripe buffers in DRAM, at ``buffer * stripe_data_bytes``
     phy : the flash bus
+    replace : see `BlockMap`, which outlives ``enable``
     data_cycle, command_cycle, array_wait_cycle, buffer_wait_cycle, idle_cycle : what the bus does,
         exactly one per cycle while enabled
     stripes_sensed, pages_sensed, slots_moved, programmed, program_failures, erased, tuple_errors : one pulse
@@ -66,7 +69,7 @@ class FlashChannel(wiring.Component):
             "enable": In(1), "requests": In(stream.Signature(channel_request(config))),
             "slots": Out(stream.Signature(slot_beat(config))), "fault": Out(read_fault(config)),
             "events": Out(stream.Signature(CHANNEL_EVENT)), "program_data": Out(MemoryReadPort()),
-            "phy": Out(PhyPort(config.dies)), "trace": Out(BUS_TRACE),
+            "phy": Out(PhyPort(config.dies)), "replace": In(block_replacement()), "trace": Out(BUS_TRACE),
             **{name: Out(1) for name in (*ACTIVITY, *PULSES, "tuple_errors")},
         })
 
@@ -88,6 +91,8 @@ class FlashChannel(wiring.Component):
             m.submodules[name] = ResetInserter(~run)(part)
         # The encoder outlives a reset: it knows what the DRAM still owes.
         m.submodules.encoder = encoder = PageEncoder(config=config)
+        m.submodules.blocks = blocks = BlockMap(config=config)
+        wiring.connect(m, wiring.flipped(self.replace), blocks.replace)
 
         m.d.comb += [
             # Requests
@@ -106,7 +111,9 @@ class FlashChannel(wiring.Component):
             phy.request.valid.eq(sequencer.request.valid & run),
             sequencer.request.ready.eq(phy.request.ready), sequencer.busy.eq(phy.busy),
             sequencer.status_beat.eq(ring.stray), sequencer.status.eq(phy.read.payload[:8]),
-            sequencer.slots_idle.eq(ring.idle),
+            sequencer.slots_idle.eq(ring.idle), sequencer.blocks.physical.eq(blocks.physical),
+            *(getattr(blocks, name).eq(getattr(sequencer.blocks, name))
+              for name in ("die", "plane", "block")),
             # Slots
             ring.ticket.eq(scheduler.ticket), ring.issue.eq(scheduler.issue), scheduler.free.eq(ring.free),
             scheduler.slots_idle.eq(ring.idle),

@@ -23,7 +23,7 @@ def nand_parameters(config: EngineConfig) -> dict[str, int]:
     times = {f"T_{name.removeprefix('t')}": config.cycles(getattr(config.timing, name)) for name in (
         "tR", "tPROG", "tBERS", "tRCBSY", "tPCBSY", "tDBSY", "tCCS", "tWB", "tRST", "tFEAT")}
     return {
-        "DIES": config.dies, "PLANES": config.planes, "BLOCKS": config.blocks, "PAGES": config.pages,
+        "DIES": config.dies, "PLANES": config.planes, "BLOCKS": config.physical_blocks, "PAGES": config.pages,
         "PAGE_BYTES": config.page_bytes, "SPARE_BYTES": config.spare_bytes, "CLOCK_MHZ": config.clock_mhz,
         "COMMAND_CYCLES": config.command_cycles, "BEAT_CYCLES_X1000": config.beat_cycles_x1000, **times,
     }

@@ -55,12 +55,12 @@ class RowAddress:
     @classmethod
     def of(cls, config: EngineConfig) -> "RowAddress":
         row = cls((config.pages - 1).bit_length(), (config.planes - 1).bit_length(),
-                  (config.blocks - 1).bit_length())
+                  (config.physical_blocks - 1).bit_length())
         total = row.page_bits + row.plane_bits + row.block_bits
         if total > ROW_BITS:
             raise ValueError(
                 f"row address of {total} bits (pages = {config.pages}, planes = {config.planes}, blocks = "
-                f"{config.blocks}): three address cycles carry {ROW_BITS}; lower blocks or pages")
+                f"{config.physical_blocks}): three address cycles carry {ROW_BITS}; lower blocks or pages")
         return row
 
     def pack(self, *, block: int, plane: int, page: int) -> int:

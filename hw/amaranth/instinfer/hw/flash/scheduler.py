@@ -11,7 +11,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..signatures import CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
 from .die import TIMEOUT_TICKS, DieControl, Work, poll_cycles
-from .onfi import Command, RowAddress
+from .onfi import Command
 from .queues import DEPTH, extent
 from .ring import slot_ticket
 from .sequencer import JOB, JobKind
@@ -210,7 +210,7 @@ class Scheduler(wiring.Component):
             plane.eq(Mux(task == Task.WORK, die.plane, die.page)),
             final.eq(plane == Mux((task == Task.WORK) & writes, config.planes - 1, last_slot >> page_bits)),
             job.die.eq(self.die),
-            job.row.eq(RowAddress.of(config).value(block=entry.block, plane=plane, page=entry.page)),
+            job.plane.eq(plane), job.block.eq(entry.block), job.page.eq(entry.page),
             ticket.generation.eq(entry.owner.generation), ticket.layer.eq(entry.owner.layer),
             ticket.head.eq(entry.owner.head), ticket.group.eq(Cat(index[1:], entry.owner.stripe)),
             ticket.head_slot.eq(entry.head_slot), ticket.passes.eq(entry.passes), ticket.die.eq(self.die),

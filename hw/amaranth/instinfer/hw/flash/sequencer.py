@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..signatures import BUS_REQUEST, BusOp
+from ..signatures import BLOCK_BITS, BUS_REQUEST, BusOp
 from .onfi import (
     ADDRESS_CYCLES,
     COLUMN_CYCLES,
@@ -17,6 +17,7 @@ from .onfi import (
     STATUS_FAIL_BEFORE,
     BusTimes,
     Command,
+    RowAddress,
 )
 
 
@@ -39,7 +40,13 @@ class JobKind(enum.Enum, shape=3):
     """70h, one status beat."""
 
 
-JOB = data.StructLayout({"kind": JobKind, "die": 3, "row": ROW_BITS, "confirm": 8})
+JOB = data.StructLayout({
+    "kind": JobKind, "die": 3, "plane": 2, "block": BLOCK_BITS, "page": 12, "confirm": 8,
+})
+
+BLOCK_LOOKUP = wiring.Signature({
+    "die": Out(3), "plane": Out(2), "block": Out(BLOCK_BITS), "physical": In(BLOCK_BITS),
+})
 
 
 class BusSequencer(wiring.Component):
@@ -55,6 +62,7 @@ class BusSequencer(wiring.Component):
     failed, failed_before, array_ready : FAIL, FAILC and ARDY, with the transfer of a STATUS job
     spoilt : with the transfer of a PROGRAM job: the data of its stripe, so far, are bad
     request, busy : of the PHY port
+    blocks : look-up of the physical block of ``job``, there when its first address cycle is
     status_beat : a beat arrived that belongs to no slot
     status : that beat
     slots_idle : every slot asked for has arrived
@@ -74,7 +82,7 @@ class BusSequencer(wiring.Component):
             "job": In(stream.Signature(JOB)), "failed": Out(1), "failed_before": Out(1),
             "array_ready": Out(1), "spoilt": Out(1),
             "request": Out(stream.Signature(BUS_REQUEST)), "busy": In(1),
-            "status_beat": In(1), "status": In(8), "slots_idle": In(1),
+            "blocks": Out(BLOCK_LOOKUP), "status_beat": In(1), "status": In(8), "slots_idle": In(1),
             "loaded": In(1), "take": Out(1), "bad_data": In(1), "waits_for_data": Out(1),
         })
 
@@ -86,7 +94,13 @@ class BusSequencer(wiring.Component):
         timer = Signal(range(times.column + 1))
         slot = Signal(range(self._config.slots_per_page))
         started = self.request.valid & self.request.ready
-        address = Array([Const(0, 8)] * COLUMN_CYCLES + [job.row.word_select(i, 8) for i in range(3)])
+        row = Signal(ROW_BITS)
+        address = Array([Const(0, 8)] * COLUMN_CYCLES + [row.word_select(i, 8) for i in range(3)])
+        blocks = self.blocks
+        m.d.comb += [
+            blocks.die.eq(job.die), blocks.plane.eq(job.plane), blocks.block.eq(job.block),
+            row.eq(RowAddress.of(self._config).value(block=blocks.physical, plane=job.plane, page=job.page)),
+        ]
         first = Signal(8)
         m.d.comb += request.die.eq(job.die)
         with m.If(timer != 0):

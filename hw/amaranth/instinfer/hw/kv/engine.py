@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Mux
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,6 +16,7 @@ from ..signatures import (
     COMPLETION,
     MemoryReadPort,
     MemoryWritePort,
+    block_replacement,
     channel_request,
     merge_request,
     query_beat,
@@ -33,7 +34,7 @@ from .dispatch import ChannelDispatch, EventCollector, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
 from .outputs import OutputWriter
-from .ports import TAIL_JOB
+from .ports import REPLACEMENT, TAIL_JOB
 from .queries import QueryLoader
 from .rowcopier import RowCopier
 from .rows import ERASE_RESULT, RowAllocator, SuperblockEraser
@@ -67,6 +68,7 @@ class KvEngine(wiring.Component):
         are ``HOST_READS`` and so on); the engine's top arbitrates them. The users do not wait for each other,
         so any fair order does.
     channels : stripe operations per flash channel (READ, PROGRAM, ERASE)
+    replace : per flash channel, see `instinfer.hw.flash.blockmap.BlockMap`
     events : ends of PROGRAM and ERASE per channel, always taken within a few cycles
     faults : withheld slots per channel
     finish : finished stripes, channels 0 to C - 1, then the tail core
@@ -97,6 +99,7 @@ class KvEngine(wiring.Component):
             "dram_read": Out(MemoryReadPort()).array(DRAM_READS),
             "dram_write": Out(MemoryWritePort()).array(DRAM_WRITES),
             "channels": Out(stream.Signature(channel_request(config))).array(config.channels),
+            "replace": Out(block_replacement()).array(config.channels),
             "events": In(stream.Signature(CHANNEL_EVENT)).array(config.channels),
             "faults": In(read_fault(config)).array(config.channels),
             "finish": In(stripe_finish(config)).array(config.cores),
@@ -168,6 +171,14 @@ class KvEngine(wiring.Component):
             self.count_commands.eq(completed),
             self.count_errors.eq(completed & (self.completions.payload.status != 0)),
         ]
+
+        word: Any = REPLACEMENT(tables.replacement.value)
+        for number, channel in enumerate(self.replace):
+            m.d.sync += [
+                channel.valid.eq(tables.replacement.enable & (word.channel == number)),
+                *(getattr(channel, name).eq(getattr(word, name)) for name in ("die", "plane", "block")),
+                channel.spare.eq(Mux(word.valid, word.spare, word.block)),
+            ]
 
     def _storage(self, m: Module) -> None:
         """Flash rows, erases, requests to the channels and their events."""

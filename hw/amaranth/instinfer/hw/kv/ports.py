@@ -9,6 +9,8 @@ from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape
 
+from ..signatures import BLOCK_BITS
+
 TOKEN_BITS = 18
 """Counts of tokens: 0 to 131,072."""
 STRIPE_BITS = 16
@@ -83,6 +85,11 @@ FLUSH_JOB = data.StructLayout({
 })
 """A full stripe of one head to be programmed on a die, or (``settle``) a stripe whose buffers may go, for all
 heads, since enough tokens follow it: then ``entry`` is head 0's."""
+
+REPLACEMENT = data.StructLayout({
+    "block": BLOCK_BITS, "plane": 2, "die": 3, "channel": 4, "spare": BLOCK_BITS, "unused": 28, "valid": 1,
+})
+"""A word of the table REPLACEMENT (`abi.tables.Replacement`)."""
 
 ROW_REQUEST = data.StructLayout({"sequence": 10, "channel": 4, "die": 3})
 ROW_RESULT = data.StructLayout({"found": 1, "block": 13, "page": 12})

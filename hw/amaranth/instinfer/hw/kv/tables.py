@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The on-chip tables, behind one arbitrated access (docs/architecture.md "Tables")."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -8,8 +10,9 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
 
+from ..flash.blockmap import map_depth
 from ..stream.arbiter import RoundRobin
-from .ports import INTERNAL_FAULT, INTERNAL_OUTSTANDING, TableOp, TablePort
+from .ports import INTERNAL_FAULT, INTERNAL_OUTSTANDING, REPLACEMENT, TableOp, TablePort
 
 
 class _Store:
@@ -60,6 +63,7 @@ class Tables(wiring.Component):
     ports : accesses, served one by one, round robin
     windows : the table WINDOW, which lies in the `WindowCheck`: ``enable`` writes, ``answer`` is what lies at
         ``index``
+    replacement : a word was written to the table REPLACEMENT
     ready : the tables are initialised
 
     Latency: 3 cycles from ``valid`` to ``done`` when nobody else asks. After reset and during FORMAT one
@@ -76,6 +80,7 @@ class Tables(wiring.Component):
                 "enable": Out(1), "index": Out(range(2 * config.max_windows)), "value": Out(64),
                 "answer": In(64),
             })),
+            "replacement": Out(wiring.Signature({"enable": Out(1), "value": Out(64)})),
             "ready": Out(1),
         })
 
@@ -100,11 +105,20 @@ class Tables(wiring.Component):
             Table.BUFFER_FREE: buffers.store,
             Table.COUNTS: _Store(m, "counts", depth=sequences, fields=((0, 9),)),
             Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 8), (63, 1))),
+            Table.REPLACEMENT: _Store(m, "replacement", depth=c.max_replacements, fields=((0, 35), (63, 1))),
             INTERNAL_OUTSTANDING: _Store(m, "outstanding", depth=sequences, fields=((0, 9),)),
             INTERNAL_FAULT: fault,
         }
         self._access(m, stores, {Table.SUPERBLOCK_FREE: superblocks, Table.BUFFER_FREE: buffers}, fault)
         return m
+
+    def _names_blocks(self, word: Value) -> Value:
+        """A word of REPLACEMENT stays within the geometry."""
+        c = self.config
+        fields: Any = REPLACEMENT(word)
+        limits = {"block": c.physical_blocks, "plane": c.planes, "die": c.dies, "channel": c.channels,
+                  "spare": c.physical_blocks}
+        return Cat(getattr(fields, name) < limit for name, limit in limits.items()).all()
 
     def _access(self, m: Module, stores: dict[int, _Store], queues: dict[int, _Queue], fault: _Store) -> None:
         m.submodules.choice = choice = RoundRobin(ports=self.users)
@@ -115,7 +129,7 @@ class Tables(wiring.Component):
         op, table, index, value = request.values()
         answer, ok = Signal(64), Signal()
         writes = Signal()
-        walk_end = max(store.depth for store in stores.values()) - 1
+        walk_end = max(map_depth(self.config), *(store.depth for store in stores.values())) - 1
         walk = Signal(range(walk_end + 1))
         after_reset = Signal(init=1)
         walking = Signal()
@@ -128,7 +142,7 @@ class Tables(wiring.Component):
             elif queue is not None:
                 at = queue.head + Mux(op == TableOp.READ, index, Mux(op == TableOp.POP, 0, queue.level))
             initial = walk if queue is not None else value[0] if number == Table.SUPERBLOCK_ERASED else 0
-            kept = number in (Table.CACHE, Table.POLICY)
+            kept = number in (Table.CACHE, Table.POLICY, Table.REPLACEMENT)
             chosen = (table == number) | ((number == INTERNAL_FAULT) & (table == Table.SEQUENCE))
             m.d.comb += [
                 store.read.addr.eq(Mux(walking, walk, at)),
@@ -140,6 +154,8 @@ class Tables(wiring.Component):
         m.d.comb += [
             self.windows.enable.eq(writes & (table == Table.WINDOW)),
             self.windows.index.eq(index), self.windows.value.eq(value),
+            self.replacement.enable.eq(writes & (table == Table.REPLACEMENT)),
+            self.replacement.value.eq(value),
         ]
         with m.Switch(table):
             for number, store in stores.items():
@@ -156,6 +172,11 @@ class Tables(wiring.Component):
                             ok.eq((index < store.depth + 2)
                                   & ((index >= 2) | (op == TableOp.READ) | (value == 0))),
                             answer.eq(Mux(index == 0, levels[0], Mux(index == 1, levels[1], store.unpack()))),
+                        ]
+                    elif number == Table.REPLACEMENT:
+                        m.d.comb += [
+                            ok.eq((index < store.depth) & ((op == TableOp.READ) | self._names_blocks(value))),
+                            answer.eq(Mux(store.unpack()[63], store.unpack(), 0)),
                         ]
                     else:
                         found = store.unpack()
