@@ -26,7 +26,7 @@ class Store:
         self.channel = channel
         self._library = library
         self._handle = ctypes.c_void_p(library.nand_store_create(
-            CHANNELS, config.dies, config.planes, config.blocks, config.pages, config.page_bytes,
+            CHANNELS, config.dies, config.planes, config.physical_blocks, config.pages, config.page_bytes,
             config.spare_bytes))
         library.nand_store_attach(self._handle)
 

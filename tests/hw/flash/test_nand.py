@@ -36,7 +36,7 @@ def test_row_address_must_fit() -> None:
     from instinfer.abi.config import EngineConfig
 
     with pytest.raises(ValueError, match=r"row address of 27 bits .* lower blocks or pages"):
-        RowAddress.of(EngineConfig(pages=4096, blocks=8191))
+        RowAddress.of(EngineConfig(pages=4096, blocks=8191, spare_blocks=0))
 
 
 class Bus:
@@ -422,7 +422,7 @@ async def rules(dut: Any) -> None:
     await bus.until_ready(0)
     await bus.commands(0, f"80 {address(0, 1, 0)}")
     await broken("the array still senses")
-    await bus.commands(0, f"00 {address(0, CONFIG.blocks, 0)}")
+    await bus.commands(0, f"00 {address(0, CONFIG.physical_blocks, 0)}")
     await broken("row address outside")
     await bus.commands(0, f"00 {address(0, 1, 0, TOTAL - 7)}")
     await broken("column behind the end")
