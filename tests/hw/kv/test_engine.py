@@ -118,7 +118,7 @@ async def bad_input(dut):
     await refused_admin(Status.BAD_FIELD, AdminOpcode.WINDOW_SET, index=0, prp1=64)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.WINDOW_SET, index=CONFIG.max_windows)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.FORMAT, cdw10=2)
-    await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_READ, cdw10=11)
+    await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_READ, cdw10=max(Table) + 1)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_READ, cdw10=Table.CACHE, cdw11=CONFIG.max_caches)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_WRITE, cdw10=Table.BUFFER_FREE, cdw12=64)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.TABLE_WRITE, cdw10=Table.COUNTS, cdw11=1, cdw12=1)
