@@ -33,9 +33,6 @@ from support.kv import UNCHECKED, assert_same_bits, exact_attention, float_atten
 TOKENS, HEADS, QUERIES, DIMS = 70, 2, 2, 64
 
 
-STORING_AND_ATTENDING = [opcode for opcode in Opcode if opcode is not Opcode.KV_READ]
-
-
 class Stored:
     """A sequence of one layer of three, with its contents, and proof that the device goes on."""
 
@@ -96,10 +93,10 @@ def test_sequence_unknown_freed_or_stale(stored: Stored) -> None:
     gone = stored.cache.new_sequence()
     old = {"sequence": gone.number, "generation": gone.generation}
     gone.free()
-    for opcode in STORING_AND_ATTENDING:
+    for opcode in Opcode:
         stored.refused(Status.NO_SEQUENCE, opcode, **old)
     stored.cache.new_sequence()
-    for opcode in STORING_AND_ATTENDING:
+    for opcode in Opcode:
         stored.refused(Status.STALE_GENERATION, opcode, **old)
     for use in (gone.free, gone.sync, lambda: gone.resident(0)):
         with pytest.raises(DriverError, match="was freed: make a new one"):
@@ -217,11 +214,15 @@ def test_addresses(stored: Stored) -> None:
     outside = stored.csd.transport.allocate(4096)
     assert isinstance(stored.refused(Status.WINDOW, prp1=outside.address), DmaError)
     stored.refused(Status.WINDOW, Opcode.KV_APPEND, token=TOKENS, tokens=1, prp2=outside.address)
+    for at in ("prp1", "prp2"):
+        stored.refused(Status.PRP_OFFSET, Opcode.KV_READ, tokens=TOKENS, **{at: address + 8})
+        stored.refused(Status.WINDOW, Opcode.KV_READ, tokens=TOKENS, **{at: outside.address})
     stored.refused(Status.WINDOW, prp1=0)
     assert not outside.data.any()
     csd = stored.csd
     csd.admin_command(AdminOpcode.WINDOW_SET, index=5, prp1=outside.address, prp2=4096, cdw10=1)
     stored.refused(Status.WINDOW, prp1=outside.address, out_offset=16)  # may be read, not written
+    stored.refused(Status.WINDOW, Opcode.KV_READ, tokens=1, prp1=outside.address)
     csd.admin_command(AdminOpcode.WINDOW_SET, index=5, prp1=outside.address, prp2=4096, cdw10=3)
     csd.io_command(Opcode.ATTEND, **stored.fields(prp1=outside.address, out_offset=16))
     stored.refused(Status.WINDOW, prp1=outside.address, out_offset=63)
@@ -239,6 +240,7 @@ def test_host_memory_errors(stored: Stored, faults: Any) -> None:
     stored.refused(Status.TRANSFER_ERROR, Opcode.KV_APPEND, token=TOKENS, tokens=1, prp1=address + 8192)
     faults.fail_host_memory(address=address + 4096, size=64)
     stored.refused(Status.TRANSFER_ERROR, out_offset=64)
+    stored.refused(Status.TRANSFER_ERROR, Opcode.KV_READ, tokens=TOKENS, prp1=address + (1 << 15))
     faults.fail_host_memory(address=0, size=0)
     stored.csd.io_command(Opcode.ATTEND, **stored.fields())
     gone = stored.csd.transport.allocate(4096)  # a window to memory that is no longer there
@@ -442,6 +444,9 @@ def test_damaged_slot(stored: Stored, faults: Any, byte: int) -> None:
         stored.sequence.attend(0, stored.q)
     assert caught.value.status is Status.GUARD
     assert stored.csd.counters()["tuple_errors"] == before + 1
+    with pytest.raises(MediaError, match="GUARD"):
+        stored.sequence.read(0)
+    np.testing.assert_array_equal(stored.sequence.read(0, 64)[1], stored.v[64:])  # the other stripes
     other = stored.cache.new_sequence()
     other.write(0, stored.k, stored.v)
     expected = exact_attention(stored.csd.config, stored.q, stored.k, stored.v)
@@ -488,6 +493,9 @@ def test_program_failures(stored: Stored, faults: Any) -> None:
     out = sequence.attend(2, stored.q)  # stripe 0 of head 0 is served from DRAM
     assert np.abs(out - float_attention(stored.q, stored.k, stored.v)).max() < 2e-3
     assert_same_bits(out[QUERIES:], expected[QUERIES:])
+    for layer in (1, 2):
+        for read, written in zip(sequence.read(layer), (stored.k, stored.v), strict=True):
+            assert_same_bits(read, written)
     faults.fail_program(channel=0, die=0, count=0)
     sequence.free()
     Stored.__init__(stored, csd)
@@ -514,6 +522,8 @@ def test_die_that_never_becomes_ready(stored: Stored, faults: Any) -> None:
     with pytest.raises(MediaError) as caught:
         stored.sequence.attend(0, stored.q)
     assert caught.value.status is Status.UNRECOVERED_READ
+    with pytest.raises(MediaError, match="UNRECOVERED_READ"):
+        stored.sequence.read(0)
     short = stored.cache.new_sequence()
     short.write(0, stored.k[:10], stored.v[:10])
     expected = exact_attention(stored.csd.config, stored.q, stored.k[:10], stored.v[:10])

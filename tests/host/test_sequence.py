@@ -112,6 +112,11 @@ def test_reading_back(csd: Csd, head_dim: int) -> None:
         place = slice(first, None if tokens is None else first + tokens)
         np.testing.assert_array_equal(keys.view(np.uint16), k[place].view(np.uint16))
         np.testing.assert_array_equal(values.view(np.uint16), v[place].view(np.uint16))
+    q = random_half(random, (2, head_dim))
+    attentions = [sequence.attend_async(0, q) for _ in range(2)]
+    assert_same_bits(sequence.read(0)[0], k)
+    for each in attentions:
+        assert_same_bits(each.result(), exact_attention(csd.config, q, k, v))
 
 
 def test_sequences_interleaved_freed_and_reused(csd: Csd) -> None:

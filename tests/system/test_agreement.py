@@ -36,6 +36,7 @@ def fill(csd: Csd, label: str) -> list[Any]:
                 sequence.write(layer, k, v)
                 q = random_half(random, (shape.query_heads, shape.head_dim), 3)
                 outputs.append(sequence.attend(layer, q))
+                outputs += sequence.read(layer, sequence.resident(layer) // 3)
         sequence.sync()
     return outputs
 

@@ -57,9 +57,12 @@ def test_slots_of_other_places_are_refused(csd: Csd) -> None:
         with pytest.raises(MediaError) as caught:
             sequence.attend(0, q)
         assert caught.value.status is Status.REFERENCE_TAG, name
+        with pytest.raises(MediaError, match="REFERENCE_TAG"):
+            sequence.read(0)
         assert csd.counters()["tuple_errors"] > before, name
         assert_same_bits(other.attend(0, q), expected)
         mine[0] = good
+        assert_same_bits(sequence.read(0)[1], v)
         assert_same_bits(sequence.attend(0, q), expected)
     mine[0] = 0  # in no place: nothing to wait for
     with pytest.raises(InternalError):

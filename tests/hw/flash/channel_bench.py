@@ -97,24 +97,28 @@ class Stripe:
                   "owner": {**own, **(owner or {})}, **fields}
         return int(channel_request(self.config).const(values).as_bits())
 
-    def beats(self, *, tokens: int, wide: int, head_slot: int, passes: int,
-              bad_slots: frozenset[int] = frozenset()) -> list[dict[str, int]]:
-        """The beats that a read must give; ``data`` is missing where it has no meaning."""
+    def beats(self, *, tokens: int, wide: int, head_slot: int, passes: int, read_back: int = 0,
+              bad_slots: frozenset[int] = frozenset(), stripe: int | None = None) -> list[dict[str, int]]:
+        """The beats that a read must give; ``data`` is missing where it has no meaning. ``stripe``: what the
+        request calls it."""
+        number = self.stripe if stripe is None else stripe
         config = self.config
         per_slot, row_beats = (4, 32) if wide else (8, 16)
         pairs = -(-tokens // per_slot)
+        group_mask = (1 << slot_beat(config)["group"].width) - 1
         words = self.data.reshape(-1, SLOT_DATA_BYTES).view("<u8")
         result = []
         for pair in range(pairs):
             rows = min(per_slot, tokens - pair * per_slot)
-            for number in range(passes):
+            for turn in range(passes):
                 for kind in range(2):
                     bad = 2 * pair + kind in bad_slots or (kind == 1 and 2 * pair in bad_slots)
                     count = 1 if bad else rows * row_beats
-                    end = number == passes - 1 and kind == 1 and pair == pairs - 1
-                    fields = {"head_slot": (head_slot + number) % config.head_slots, "base_slot": head_slot,
+                    end = turn == passes - 1 and kind == 1 and pair == pairs - 1
+                    fields = {"head_slot": (head_slot + turn) % config.head_slots, "base_slot": head_slot,
                               "die": self.die, "kind": kind, "rows": 0 if bad else rows, "wide": wide,
-                              "stripe_end": int(end)}
+                              "stripe_end": int(end), "read_back": read_back,
+                              "group": (number * config.slots_per_stripe // 2 + pair) & group_mask}
                     for beat in range(count):
                         data = {} if bad else {"data": int(words[2 * pair + kind][beat])}
                         result.append({**data, **fields, "last": int(beat == count - 1)})

@@ -134,9 +134,11 @@ class Reads:
         limit = CONFIG.slots_per_stripe // 2 * (4 if wide else 8)
         tokens = int(self._random.integers(1, limit + 1)) if tokens is None else tokens
         shape = {"tokens": tokens, "wide": wide, "passes": passes,
-                 "head_slot": int(self._random.integers(CONFIG.head_slots))}
+                 "head_slot": int(self._random.integers(CONFIG.head_slots)),
+                 "read_back": int(passes == 1 and self._random.integers(2))}
         self._channel.requests.send(stripe.request(ChannelOp.READ, **shape, owner=owner))
-        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots)
+        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots,
+                                                   stripe=(owner or {}).get("stripe"))
 
     async def check(self) -> None:
         total = sum(map(len, self.expected.values()))

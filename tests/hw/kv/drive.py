@@ -15,6 +15,7 @@ from support import rng
 
 SCALE2 = int(np.array([scale2_of(0.125)], np.float32).view(np.uint32)[0])
 WINDOW_BYTES = 1 << 22
+GUARD_BYTES = 64
 READ_WRITE = 3
 
 
@@ -168,6 +169,47 @@ class Drive:
         await self.good(self.bench.run(entry, 1))
         attention.check(before)
         return attention
+
+
+    # -- reading back
+    def read_entry(self, sequence: Sequence, layer: int, *, first: int = 0, tokens: int | None = None,
+                   head: int = 0, heads: int = 0, **change: int) -> tuple[int, "ReadBack"]:
+        """Tokens from ``first`` on, all that follow when None."""
+        cache = sequence.cache
+        count = sequence.resident(layer) - first if tokens is None else tokens
+        heads = heads or cache.kv_heads - head
+        size = -(-count * heads * cache.head_dim * 2 // 64) * 64
+        addresses = [self.take(size + 2 * GUARD_BYTES) + GUARD_BYTES for _ in range(2)]
+        for address in addresses:
+            self.bench.fill(address - GUARD_BYTES, self.random.bytes(size + 2 * GUARD_BYTES))
+        entry = io_entry(Opcode.KV_READ, **{
+            **sequence.names, "layer": layer, "token": first, "tokens": count, "head": head, "heads": heads,
+            "prp1": addresses[0], "prp2": addresses[1], **change})
+        place = slice(first, first + count), slice(head, head + heads)
+        expected = [kept[layer][place].tobytes() for kept in (sequence.k, sequence.v)] if count else [b""] * 2
+        return entry, ReadBack(self, addresses, size, expected)
+
+    async def read(self, sequence: Sequence, layer: int, **options: Any) -> None:
+        entry, read_back = self.read_entry(sequence, layer, **options)
+        await self.good(self.bench.run(entry, 1))
+        read_back.check()
+
+
+@dataclass
+class ReadBack:
+    """What a KV_READ has to have written, and what lies around it."""
+
+    drive: Drive
+    addresses: list[int]
+    size: int
+    expected: list[bytes]
+
+    def check(self) -> None:
+        for address, expected in zip(self.addresses, self.expected, strict=True):
+            bench = self.drive.bench
+            assert bytes(bench.host.view(address, len(expected))) == expected, "rows"
+            around = (address - GUARD_BYTES, self.size + 2 * GUARD_BYTES)
+            assert bytes(bench.host.view(*around)) == bytes(bench.model_host.view(*around)), "around the rows"
 
 
 @dataclass

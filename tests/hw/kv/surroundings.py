@@ -3,7 +3,7 @@
 model behind it."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import cocotb
@@ -129,21 +129,26 @@ class Sink(StreamSink):
 
 
 class Memory:
-    """A memory behind a read and a write port: `view` gives live bytes, or raises for an error response."""
+    """A memory behind a read and a write port: `view` gives live bytes, or raises for an error response.
 
-    def __init__(self, dut: Any, name: str, view: Callable[[int, int], Any], *, latency: int, noise: float):
+    `reads` and `writes` name the ports, None when there is none.
+    """
+
+    def __init__(self, dut: Any, view: Callable[[int, int], Any], *, reads: str | None, writes: str,
+                 latency: int, noise: float):
         self._clock, self._view, self._latency = dut.clk, view, latency
         self._read_request, self._read_data = Fields(MEMORY_READ_REQUEST), Fields(MEMORY_READ_DATA)
         self._write_request, self._write_data = Fields(MEMORY_WRITE_REQUEST), Fields(MEMORY_WRITE_DATA)
-        self._data = StreamSource(dut, f"{name}_read__data", idle=noise)
-        self._response = StreamSource(dut, f"{name}_write__response", idle=noise)
+        self._response = StreamSource(dut, f"{writes}__response", idle=noise)
         self._later: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake = Event()
         self._writes: deque[tuple[int, int]] = deque()
         self._beats: deque[int] = deque()
-        Sink(dut, f"{name}_read__request", self._read, back_pressure=noise)
-        Sink(dut, f"{name}_write__request", self._write, back_pressure=noise)
-        Sink(dut, f"{name}_write__data", self._beat, back_pressure=noise)
+        if reads is not None:
+            self._data = StreamSource(dut, f"{reads}__data", idle=noise)
+            Sink(dut, f"{reads}__request", self._read, back_pressure=noise)
+        Sink(dut, f"{writes}__request", self._write, back_pressure=noise)
+        Sink(dut, f"{writes}__data", self._beat, back_pressure=noise)
         self.written_bytes = 0
         cocotb.start_soon(self._run())
 
@@ -209,6 +214,25 @@ class Memory:
             self._after(lambda error=error: self._response.send(error))
 
 
+def slot_payloads(config: EngineConfig, content: bytes, *, tokens: int, wide: int, die: int, head_slot: int,
+                  stripe: int, bad_pairs: Collection[int] = ()) -> list[int]:
+    """Slots of a stripe on their way past the core, in one pass; those of bad pairs have no rows."""
+    shape, slot = RowShape(128 if wide else 64), Fields(slot_beat(config))
+    payloads = []
+    pairs = -(-tokens // shape.rows_per_slot)
+    for pair in range(pairs):
+        rows = 0 if pair in bad_pairs else min(shape.rows_per_slot, tokens - pair * shape.rows_per_slot)
+        for kind in range(2):
+            start = shape.row_offset(pair * shape.rows_per_slot, kind)
+            words = np.frombuffer(content[start:start + max(8, rows * shape.row_bytes)], "<u8")
+            payloads += [slot.pack(
+                data=int(word), head_slot=head_slot, base_slot=head_slot, die=die, kind=kind, rows=rows,
+                wide=wide, read_back=1, group=stripe * config.slots_per_stripe // 2 + pair,
+                stripe_end=int(kind == 1 and pair == pairs - 1), last=int(number == len(words) - 1),
+            ) for number, word in enumerate(words)]
+    return payloads
+
+
 class Flash:
     """Channels and dies: stores stripes, keeps page order, and reports finished reads."""
 
@@ -227,6 +251,9 @@ class Flash:
         self._request = Fields(channel_request(config))
         self._owner = Fields(channel_request(config)["owner"].shape)
         self._event = Fields(CHANNEL_EVENT)
+        self._read_backs = [StreamSource(dut, f"read_backs__{channel}", idle=noise)
+                            for channel in range(config.channels)]
+        self.read_back_stripes = 0
         self._queues = {}
         self._events = []
         self._finish: list[deque[int]] = [deque() for _ in range(config.cores)]
@@ -318,17 +345,28 @@ class Flash:
     async def _sense(self, channel: int, die: int, request: dict[str, int]) -> None:
         content, owner = self.stored[channel, die, request["block"], request["page"]]
         assert owner == self._owner.unpack(request["owner"]), (owner, request)
-        self.bench.cores.stripe(request["head_slot"], request["passes"], request["tokens"], request["wide"],
-                                owner,
-                                content)
-        if self.read_errors:
+        error = self.read_errors.pop(0) if self.read_errors else None
+        if error is not None:
             valid = getattr(self.dut, f"faults__{channel}__valid")
             getattr(self.dut, f"faults__{channel}__head_slot").value = request["head_slot"]
-            getattr(self.dut, f"faults__{channel}__error").value = self.read_errors.pop(0).value
+            getattr(self.dut, f"faults__{channel}__error").value = error.value
             valid.value = 1
             await RisingEdge(self.dut.clk)
             valid.value = 0
             await ClockCycles(self.dut.clk, 2)
+        if request["read_back"]:
+            assert request["passes"] == 1, request
+            self.read_back_stripes += 1
+            rows = 8 if not request["wide"] else 4
+            bad = {None: frozenset[int](), ReadError.TIMEOUT: frozenset(range(0, request["tokens"], rows))}
+            self._read_backs[channel].send(*slot_payloads(
+                self.config, content, tokens=request["tokens"], wide=request["wide"], die=die,
+                head_slot=request["head_slot"], stripe=owner["stripe"],
+                bad_pairs={first // rows for first in bad.get(error, {0})}))
+            return
+        self.bench.cores.stripe(request["head_slot"], request["passes"], request["tokens"], request["wide"],
+                                owner,
+                                content)
         self.finish(channel, request["head_slot"])
 
 
@@ -408,6 +446,7 @@ class Cores:
     def _take_slot(self, payload: int) -> None:
         self.tail_beats += 1
         beat = self._slot.unpack(payload)
+        assert not beat["read_back"], "a slot of a read-back came to the core"
         self._tail.append(beat["data"])
         if not beat["last"]:
             return
@@ -445,11 +484,13 @@ class Bench:
     def __init__(self, dut: Any, config: EngineConfig, *, noise: float = 0.0, latency: int = 20):
         self.dut, self.config = dut, config
         self.host, self.model_host = HostMemory(), HostMemory()
-        self.memory = Memory(dut, "host", self.host.view, latency=latency, noise=noise)
+        self.memory = Memory(dut, self.host.view, reads="host_read", writes="host_write", latency=latency,
+                             noise=noise)
         dram = Dram(config.dram_bytes)
         dram.view = dram.store  # type: ignore[attr-defined]
         self.dram = dram
-        self.dram_memory = Memory(dut, "dram", dram.store, latency=latency, noise=noise)
+        self.dram_memory = Memory(dut, dram.store, reads="dram_read", writes="dram_write",
+                                  latency=latency, noise=noise)
         self.flash = Flash(dut, config, self, noise=noise)
         self.cores = Cores(dut, config, lambda: self.flash, noise=noise)
         self.store = KvStore(config, Dram(config.dram_bytes), Nand(config), np.zeros(len(Counter), np.uint64))

@@ -40,6 +40,42 @@ async def one_sequence(dut):
     await surroundings.compare_tables()
 
 
+@bench(cycles=200_000)
+async def reading_back(dut):
+    """Tokens from DRAM, flash and both, of some heads and of all; attentions beside them."""
+    surroundings, drive = await prepare(dut)
+    caches = [await drive.cache(number, layers=2, kv_heads=2, queries=2, head_dim=head_dim, max_tokens=300)
+              for number, head_dim in enumerate((64, 80, 96, 128))]
+    for number, cache in enumerate(caches):
+        sequence = await drive.sequence(number, cache)
+        stripe = cache.shape.tokens_per_stripe(CONFIG)
+        for tokens in (1, stripe - 1, 5, stripe):
+            await drive.write(sequence, 1, tokens)
+            await drive.read(sequence, 1)
+        resident = sequence.resident(1)
+        await drive.read(sequence, 1, first=resident)
+        await drive.read(sequence, 0)
+        begun = []
+        for _ in range(4):
+            head = int(drive.random.integers(2))
+            first = int(drive.random.integers(resident))
+            entry, read_back = drive.read_entry(
+                sequence, 1, first=first, tokens=int(drive.random.integers(1, resident - first + 1)),
+                head=head, heads=int(drive.random.integers(1, 3 - head)))
+            begun.append((entry, read_back.check))
+            begun.append((drive.attend_entry(sequence, 1)[0], None))
+        waiting = [(surroundings.submit(entry, 1), surroundings.expected(entry, 1), check)
+                   for entry, check in begun]
+        for cid, expected, check in waiting:
+            assert await surroundings.result(cid, 1) == expected
+            if check is not None:
+                check()
+    assert surroundings.flash.read_back_stripes > 10
+    assert surroundings.cores.tail_beats > 0
+    await surroundings.settle()
+    await surroundings.compare_tables()
+
+
 @bench(cycles=150_000)
 async def bad_input(dut):
     """Every status of a malformed or misplaced command; each leaves the engine as it was."""
@@ -64,7 +100,7 @@ async def bad_input(dut):
     assert got is Status.BAD_FIELD
     await refused(Status.NO_SEQUENCE, sequence=2)
     await refused(Status.NO_SEQUENCE, sequence=1 << 20)
-    for opcode in (Opcode.ATTEND, write, fused, Opcode.KV_FREE, Opcode.KV_SYNC):
+    for opcode in (Opcode.ATTEND, write, fused, Opcode.KV_READ, Opcode.KV_FREE, Opcode.KV_SYNC):
         await refused(Status.STALE_GENERATION, opcode, generation=77)
     await refused(Status.DTYPE, dtype=1)
     await refused(Status.RANGE, layer=2)
@@ -91,6 +127,23 @@ async def bad_input(dut):
                                                 cdw10=1))
     await refused(Status.WINDOW, prp1=1 << 30, out_offset=0)
     await refused(Status.SUCCESS, write, tokens=0)
+    untouched = bytes(surroundings.host.view(drive.region, 1 << 16))
+    back = Opcode.KV_READ
+    await refused(Status.DTYPE, back, dtype=1)
+    await refused(Status.RANGE, back, layer=2)
+    await refused(Status.RANGE, back, head=1)
+    await refused(Status.RANGE, back, heads=0)
+    await refused(Status.CONTEXT, back, token=20)
+    await refused(Status.CONTEXT, back, token=0, tokens=21)
+    await refused(Status.CONTEXT, back, token=0xFFFF_FFFF, tokens=1)
+    await refused(Status.CONTEXT, back, layer=1, token=0)
+    for at in ("prp1", "prp2"):
+        await refused(Status.PRP_OFFSET, back, token=0, **{at: drive.region + 32})
+        await refused(Status.WINDOW, back, token=0, **{at: 0x1000})
+        await refused(Status.WINDOW, back, token=0, **{at: 1 << 30})
+        await refused(Status.WINDOW, back, token=20, tokens=0, **{at: 0x1000})
+    await refused(Status.SUCCESS, back, token=20, tokens=0)
+    assert bytes(surroundings.host.view(drive.region, 1 << 16)) == untouched
 
     async def refused_admin(status: Status, opcode: int, **fields: int) -> None:
         got, _ = await surroundings.admin_command(opcode, **fields)
@@ -126,7 +179,7 @@ async def bad_input(dut):
     await surroundings.compare_tables()
 
 
-@bench(cycles=100_000)
+@bench(cycles=150_000)
 async def bad_data(dut):
     """NaN, Inf and host errors in k, v and q: nothing is stored, nothing is written, buffers return."""
     surroundings, drive = await prepare(dut)
@@ -177,6 +230,17 @@ async def bad_data(dut):
         entry, _ = drive.attend_entry(sequence, 0)
         assert await surroundings.result(surroundings.submit(entry, 1), 1) == (status, 0)
     await drive.attend(sequence, 0)
+    for error, status in ((ReadError.GUARD, Status.GUARD), (ReadError.REFERENCE_TAG, Status.REFERENCE_TAG),
+                          (ReadError.TIMEOUT, Status.UNRECOVERED_READ)):
+        surroundings.flash.read_errors.append(error)
+        entry, _ = drive.read_entry(sequence, 0)
+        assert await surroundings.result(surroundings.submit(entry, 1), 1) == (status, 0)
+    for at in (0, 63 * 320 + 160):  # the first token's head 0, the last one's head 1
+        entry, read_back = drive.read_entry(sequence, 0)
+        surroundings.host.fail(read_back.addresses[1] + at, 32)
+        assert await surroundings.result(surroundings.submit(entry, 1), 1) == (Status.TRANSFER_ERROR, 0)
+        surroundings.host.fail(0, 0)
+    await drive.read(sequence, 0)
     await surroundings.settle()
     await surroundings.compare_tables()
 
@@ -212,6 +276,7 @@ async def failing_flash(dut):
     before = len(surroundings.cores.merged)
     await drive.good(surroundings.run(entry, 1))
     attention.check(before, pinned=lost)
+    await drive.read(sequence, 0)
     for failing in (flash.erase_failures, nand.erase_failures):
         failing[0, 1] = 1
     await drive.good(surroundings.io(Opcode.KV_FREE, **sequence.names))
@@ -287,8 +352,9 @@ async def traffic(dut):
         for _ in range(40):
             sequence = sequences[random.integers(3)]
             layer = int(random.integers(sequence.cache.layers))
-            kind = random.choice(["write", "append", "attend", "fused", "sync"], p=[.2, .15, .3, .3, .05])
-            attention = None
+            kind = random.choice(["write", "append", "attend", "fused", "read", "sync"],
+                                 p=[.2, .1, .25, .25, .15, .05])
+            attention = read_back = None
             if kind == "write":
                 entry = drive.write_entry(sequence, layer, int(random.integers(1, 50)))
             elif kind == "append":
@@ -298,6 +364,9 @@ async def traffic(dut):
             elif kind == "attend" and sequence.resident(layer):
                 context = int(random.integers(0, sequence.resident(layer) + 1))
                 entry, attention = drive.attend_entry(sequence, layer, context=context)
+            elif kind == "read" and sequence.resident(layer):
+                entry, read_back = drive.read_entry(sequence, layer,
+                                                    first=int(random.integers(sequence.resident(layer))))
             else:
                 entry, attention = drive.attend_entry(sequence, layer, append=True)
             if attention is not None:
@@ -305,11 +374,13 @@ async def traffic(dut):
                 merges += attention[0].merges
             queue = int(random.integers(1, 3))
             waiting.append((surroundings.submit(entry, queue), queue, surroundings.expected(entry, queue),
-                            attention))
-        for cid, queue, expected, attention in waiting:
+                            attention, read_back))
+        for cid, queue, expected, attention, read_back in waiting:
             assert await surroundings.result(cid, queue) == expected
             if attention is not None:
                 attention[0].check(attention[1])
+            if read_back is not None:
+                read_back.check()
         await surroundings.settle()
         await surroundings.compare_tables()
         for sequence in sequences:
@@ -343,4 +414,4 @@ async def timing(dut):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_kv_engine(noise):
     passed = run_cocotb(KvEngineOnMemories(CONFIG), __file__, name="kv_engine", parameters={"noise": noise})
-    assert len(passed) == 8
+    assert len(passed) == 9

@@ -177,7 +177,7 @@ class Executor:
         words = store.words(at, head, heads, stripes)
         pinned = (words[..., 1] >> 30 & 1).astype(np.bool_)
         flash = (np.arange(stripes) < settled) & ~pinned
-        self._count(at, context, flash)
+        self._count(at, 0, context, flash, passes=-(-at.cache.queries // config.queries))
         store.refresh(at, head, heads, flash, words, context)
         rows = store.rows(at)
         result = attend(shape, rows.stripe_tokens, q, scale2, rows.k[head:head + heads],
@@ -194,18 +194,20 @@ class Executor:
         die = (words[..., 0] >> 25 & 7).astype(np.int64)
         return np.where(flash, channel * config.dies + die, config.dies_total)
 
-    def _count(self, at: Layer, context: int, flash: NDArray[np.bool_]) -> None:
+    def _count(self, at: Layer, first: int, end: int, flash: NDArray[np.bool_], *, passes: int) -> None:
+        """Tokens [first, end) of some heads are read, whole stripes up to ``end``."""
         store, config, shape = self._store, self._config, at.shape
-        heads, stripes = flash.shape
         per_stripe = shape.tokens_per_stripe(config)
-        tokens = np.minimum(per_stripe, context - np.arange(stripes) * per_stripe)
+        heads, stripes = flash.shape
+        start = first // per_stripe
+        flash = flash[:, start:]
+        tokens = np.minimum(per_stripe, end - np.arange(start, stripes) * per_stripe)
         slots = 2 * -(-tokens // shape.rows_per_slot)
         sensed = int(np.count_nonzero(flash))
-        passes = -(-at.cache.queries // config.queries)
         store.count(Counter.STRIPES_SENSED, sensed)
         store.count(Counter.PAGES_SENSED, int((flash * -(-slots // config.slots_per_page)).sum()))
         store.count(Counter.SLOTS_MOVED, int((flash * slots).sum()))
-        store.count(Counter.ROWS_WANTED, 2 * heads * context)
+        store.count(Counter.ROWS_WANTED, 2 * heads * (end - first))
         store.count(Counter.TAIL_BEATS, int((~flash * tokens).sum()) * 2 * shape.row_beats * passes)
 
     def _free(self, f: dict[str, int]) -> Result:
@@ -235,6 +237,7 @@ class Executor:
         settled = flash_stripes(config, at.shape, resident, first + tokens)
         flash = (np.arange(stripes) < settled) & ~(words[..., 1] >> 30 & 1).astype(np.bool_)
         flash[:, :first // at.shape.tokens_per_stripe(config)] = False
+        self._count(at, first, first + tokens, flash, passes=1)
         store.refresh(at, head, heads, flash, words, first + tokens)
         rows = store.rows(at)
         for address, array in ((f["prp1"], rows.k), (f["prp2"], rows.v)):

@@ -17,6 +17,7 @@ from .axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
 from .events import COMMAND_EVENT, COMPLETION_EVENT, CoreActivity, channel_event, event_layouts
 from .flash.channel import FlashChannel
 from .kv.engine import DRAM_READS, DRAM_WRITES, HOST_READS, HOST_WRITES, KvEngine
+from .kv.slots import SlotSwitch
 from .queue.engine import QueueEngine
 from .queue.registers import RegisterFile
 from .shared import SharedModule
@@ -27,6 +28,7 @@ from .signatures import (
     block_replacement,
     channel_request,
     read_fault,
+    slot_beat,
     stripe_finish,
 )
 
@@ -56,7 +58,7 @@ def core_activity(core: Any) -> Value:
 
 
 class ChannelWithCore(wiring.Component):
-    """A flash channel and the attention core that consumes its slots (connections only).
+    """A flash channel, the attention core that consumes its slots, and the way past it (connections only).
 
     Parameters
     ----------
@@ -67,10 +69,11 @@ class ChannelWithCore(wiring.Component):
     -------
     requests, events, fault, program_data, phy, replace : see `FlashChannel`
     finish, port : see `AttentionCore`
+    read_back : slots that go to host memory instead of the core
     pulses : what the counters count
     event : for timelines, see `instinfer.hw.events`
 
-    Latency, throughput and back-pressure are those of its two parts.
+    Latency, throughput and back-pressure are those of its parts.
     """
 
     def __init__(self, *, config: EngineConfig, core: SharedModule):
@@ -85,6 +88,7 @@ class ChannelWithCore(wiring.Component):
                 "phy": Out(PhyPort(config.dies)),
                 "replace": In(block_replacement()),
                 "finish": Out(stripe_finish(config)),
+                "read_back": Out(stream.Signature(slot_beat(config))),
                 "port": In(CorePort(config)),
                 "pulses": Out(PULSES),
                 "event": Out(channel_event(config)),
@@ -95,9 +99,12 @@ class ChannelWithCore(wiring.Component):
         m = Module()
         m.submodules.flash = flash = FlashChannel(config=self._config)
         m.submodules.core = core = self._core.instance()
+        m.submodules.switch = switch = SlotSwitch(config=self._config)
         for name in ("requests", "events", "fault", "program_data", "phy", "replace"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
-        wiring.connect(m, flash.slots, core.slots)
+        wiring.connect(m, flash.slots, switch.slots)
+        wiring.connect(m, switch.core, core.slots)
+        wiring.connect(m, switch.read_back, wiring.flipped(self.read_back))
         wiring.connect(m, wiring.flipped(self.port), core.port)
         wiring.connect(m, wiring.flipped(self.finish), core.finish)
         m.d.comb += flash.enable.eq(1)  # the domain's reset is the channel's
@@ -225,6 +232,7 @@ class Engine(wiring.Component):
             wiring.connect(m, channel.events, kv.events[index])
             wiring.connect(m, channel.fault, kv.faults[index])
             wiring.connect(m, kv.replace[index], channel.replace)
+            wiring.connect(m, channel.read_back, kv.read_backs[index])
             wiring.connect(m, channel.phy, wiring.flipped(self.phy[index]))
         wiring.connect(m, kv.tail, tail_core.slots)
         for index, core in enumerate((*channels, tail_core)):

@@ -14,6 +14,8 @@ AXI_BYTES = 32
 BEAT_BITS = 64
 LANES = 4
 """fp16 elements of a beat."""
+WIDE_ROWS = 4
+"""Rows of a slot of 128 dims; one of 64 dims has twice as many."""
 
 
 class ChannelOp(enum.Enum, shape=2):
@@ -51,12 +53,12 @@ def channel_request(config: EngineConfig) -> data.StructLayout:
 
     READ moves the first ``2 * ceil(tokens / rows_per_slot)`` slots to the core, each pair
     ``passes`` times: pass p goes to head slot ``(head_slot + p) mod head_slots``. ``wide`` rows have 128
-    dims, others 64. PROGRAM takes its data from stripe buffer ``buffer`` in device DRAM. PROGRAM and
-    ERASE answer with ``tag``.
+    dims, others 64. ``read_back``: the slots go to the host instead of the core, in one pass. PROGRAM takes
+    its data from stripe buffer ``buffer`` in device DRAM. PROGRAM and ERASE answer with ``tag``.
     """
     return data.StructLayout({
         "op": ChannelOp, "die": 3, "block": 13, "page": 12, "owner": OWNER,
-        "head_slot": range(config.head_slots), "passes": 4, "tokens": 9, "wide": 1,
+        "head_slot": range(config.head_slots), "passes": 4, "tokens": 9, "wide": 1, "read_back": 1,
         "buffer": 16, "tag": 8,
     })
 
@@ -83,21 +85,24 @@ def read_fault(config: EngineConfig) -> wiring.Signature:
 
 
 def slot_beat(config: EngineConfig) -> data.StructLayout:
-    """A beat of a checked slot on its way into an attention core.
+    """A beat of a checked slot on its way into an attention core, or (``read_back``) to host memory.
 
     The fields beside ``data`` are constant over a slot. A slot of ``rows`` valid rows has ``rows`` *
     (32 if ``wide`` else 16) beats, the last marked ``last``; a slot with ``rows`` = 0 has one beat without
     meaning. ``kind`` 0 key, 1 value. A value slot always follows its key slot. ``head_slot`` is the slot
-    of this pass, ``base_slot`` that of pass 0; ``stripe_end`` marks a stripe's last slot in its last pass.
+    of this pass, ``base_slot`` that of pass 0; ``group`` is the pair's number within the head;
+    ``stripe_end`` marks a stripe's last slot in its last pass.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "head_slot": range(config.head_slots), "base_slot": range(config.head_slots),
         "die": 3, "kind": 1, "rows": 4, "wide": 1, "stripe_end": 1, "last": 1,
+        "read_back": 1, "group": range(max(2, -(-config.max_context // WIDE_ROWS))),
     })
 
 
 def stripe_finish(config: EngineConfig) -> wiring.Signature:
-    """A one-cycle report of a core, no back-pressure: a stripe of ``base_slot`` is wholly in its sums."""
+    """A one-cycle report of a core, no back-pressure: a stripe of ``base_slot`` is wholly in its sums (or,
+    from the read-back, in host memory)."""
     return wiring.Signature({"valid": Out(1), "base_slot": Out(range(config.head_slots))})
 
 

@@ -68,7 +68,7 @@ class Counter(enum.IntEnum):
     SLOTS_MOVED = 4
     """Slots read from flash over the buses."""
     ROWS_WANTED = 5
-    """Rows (K and V counted apart) that attentions used, flash and DRAM."""
+    """Rows (K and V counted apart) that attentions used and KV_READ gave back, flash and DRAM."""
     STRIPES_PROGRAMMED = 6
     PROGRAM_FAILURES = 7
     STRIPES_ERASED = 8

@@ -18,7 +18,7 @@ def slot_ticket(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout({
         "generation": 16, "layer": 16, "head": 8, "group": 32,
         "head_slot": range(config.head_slots), "passes": 4, "die": 3, "kind": 1, "rows": 4, "wide": 1,
-        "stripe_end": 1, "absent": 1,
+        "stripe_end": 1, "read_back": 1, "absent": 1,
     })
 
 
@@ -186,7 +186,8 @@ class SlotRing(wiring.Component):
                 out.head_slot.eq(leaving.head_slot + this_pass), out.base_slot.eq(leaving.head_slot),
                 out.die.eq(leaving.die), out.kind.eq(leaving.kind), out.wide.eq(leaving.wide),
                 out.rows.eq(Mux(empty, 0, leaving.rows)), out.last.eq(last_beat),
-                out.stripe_end.eq(leaving.stripe_end & last_pass),
+                out.stripe_end.eq(leaving.stripe_end & last_pass), out.read_back.eq(leaving.read_back),
+                out.group.eq(leaving.group),
             ]
             with m.If(last_beat):
                 m.d.sync += beat.eq(0)

@@ -214,7 +214,7 @@ class Scheduler(wiring.Component):
             ticket.generation.eq(entry.owner.generation), ticket.layer.eq(entry.owner.layer),
             ticket.head.eq(entry.owner.head), ticket.group.eq(Cat(index[1:], entry.owner.stripe)),
             ticket.head_slot.eq(entry.head_slot), ticket.passes.eq(entry.passes), ticket.die.eq(self.die),
-            ticket.wide.eq(entry.wide),
+            ticket.wide.eq(entry.wide), ticket.read_back.eq(entry.read_back),
         ]
 
         def bus(kind: JobKind, confirm: Any = 0) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ATTEND: several heads of several commands in flight, completed in order."""
+"""ATTEND and KV_READ: several heads of several commands in flight, completed in order."""
 
 
 from amaranth.hdl import Module
@@ -12,7 +12,7 @@ from ..signatures import COMPLETION, read_fault, stripe_finish
 from ..stream.fifo import StreamFIFO
 from .heads import HEAD, HeadFinisher, HeadLedger, HeadStarter
 from .outputs import OUTPUT, OUTPUT_END
-from .ports import ATTEND_JOB, TOKEN_BITS
+from .ports import ATTEND_JOB, TOKEN_BITS, read_place
 from .queries import QUERY_LOAD
 from .walker import WALK
 
@@ -20,8 +20,8 @@ JOBS_WAITING = 4
 
 
 class AttendSequencer(wiring.Component):
-    """Attentions in order, several heads in flight: `HeadStarter`, `HeadLedger` and `HeadFinisher` put
-    together.
+    """Attentions and read-backs in order, several heads in flight: `HeadStarter`, `HeadLedger` and
+    `HeadFinisher` put together.
 
     Parameters
     ----------
@@ -36,6 +36,7 @@ class AttendSequencer(wiring.Component):
     loads, host_error : a `QueryLoader`
     walks, go, issued, sensed, map_error : a `StripeWalker`
     tail_error : a `TailReader`
+    places, refused, the last of ``finish`` : a `ReadBack`
     outputs, ends, collected : an `OutputWriter`
 
     Latency and back-pressure: those of its parts; a command that waits for head slots holds up those behind
@@ -50,7 +51,8 @@ class AttendSequencer(wiring.Component):
             "completions": Out(stream.Signature(COMPLETION)),
             "started": Out(16), "finished": Out(16),
             "open": Out(pulse), "scale2": Out(32), "not_finite": In(pulse), "tail_error": In(pulse),
-            "finish": In(stripe_finish(config)).array(config.cores),
+            "places": Out(read_place(config)), "refused": In(pulse),
+            "finish": In(stripe_finish(config)).array(config.cores + 1),
             "faults": In(read_fault(config)).array(config.channels),
             "rows_wanted": Out(TOKEN_BITS + 1),
             "loads": Out(stream.Signature(QUERY_LOAD)), "host_error": In(1),
@@ -77,7 +79,8 @@ class AttendSequencer(wiring.Component):
             connect(m, getattr(starter, name), flipped(getattr(self, name)))
         for name in ("outputs", "ends", "completions"):
             connect(m, getattr(finisher, name), flipped(getattr(self, name)))
-        for name in ("not_finite", "tail_error"):
+        connect(m, starter.places, flipped(self.places))
+        for name in ("not_finite", "tail_error", "refused"):
             connect(m, flipped(getattr(self, name)), getattr(ledger, name))
         for name in ("finish", "faults"):
             for outside, inside in zip(getattr(self, name), getattr(ledger, name), strict=True):

@@ -29,9 +29,6 @@ from .ports import (
 )
 
 FP32_BIAS = 127
-OPCODES = (Opcode.KV_WRITE, Opcode.KV_APPEND, Opcode.ATTEND, Opcode.APPEND_ATTEND, Opcode.KV_FREE,
-           Opcode.KV_SYNC)
-"""What the engine executes. KV_READ is absent: its opcode is answered with BAD_OPCODE."""
 
 
 def _power(value: float) -> int:
@@ -44,7 +41,7 @@ class IoCommands(wiring.Component):
 
     All tables that a command needs are read first, whatever the command; then the checks of
     docs/architecture.md "Commands" are one priority chain; then the regions of host memory are checked.
-    Writes are waited for, attentions, syncs and frees are handed over.
+    Writes are waited for, attentions, read-backs, syncs and frees are handed over.
 
     Parameters
     ----------
@@ -57,7 +54,7 @@ class IoCommands(wiring.Component):
     tables : access to the tables
     regions, allowed : a `WindowCheck`
     writes, written : a `WriteEngine`
-    attentions : an `AttendSequencer`
+    attentions : attentions and read-backs, for an `AttendSequencer`
     syncs, frees : a `SyncWaiter` and a `FreeEngine`
 
     Latency: about 30 cycles to a verdict, plus a few per region and DMA window. Back-pressure: one command at
@@ -81,24 +78,26 @@ class IoCommands(wiring.Component):
         c = self.config
         g = Geometry(c)
         f = io_entry(self.commands.payload.entry)
-        is_ = {opcode: f["opcode"] == opcode for opcode in OPCODES}
+        is_ = {opcode: f["opcode"] == opcode for opcode in Opcode}
         appends = is_[Opcode.KV_WRITE] | is_[Opcode.KV_APPEND] | is_[Opcode.APPEND_ATTEND]
         attends = is_[Opcode.ATTEND] | is_[Opcode.APPEND_ATTEND]
+        reads = is_[Opcode.KV_READ]
         sequence, cache = Signal(64), Signal(64)
         policy = Signal()
         resident, room = Signal(TOKEN_BITS), Signal(TOKEN_BITS)
         layer: Any = Signal(LAYER)
-        write_rows = Signal(24)
+        rows = Signal(24)
         query_rows = Signal(12)
-        write_beats, query_beats = Signal(28), Signal(16)
+        row_beats, query_beats = Signal(28), Signal(16)
         status = Signal(Status)
-        context, tokens = Signal(TOKEN_BITS), Signal(16)
+        context, tokens, end_token = Signal(TOKEN_BITS), Signal(16), Signal(33)
         head_dim = cache[21:29]
         completion: Any = self.completions.payload
         m.d.comb += [
             completion.queue.eq(self.commands.payload.queue), completion.cid.eq(f["cid"]),
             tokens.eq(Mux(is_[Opcode.APPEND_ATTEND], 1, f["tokens"])),
             context.eq(Mux((f["token"] == 0) | is_[Opcode.APPEND_ATTEND], resident, f["token"])),
+            end_token.eq(f["token"] + f["tokens"]),
             room.eq(cache[29:47] - resident),
         ]
         shape_tables = (
@@ -106,12 +105,12 @@ class IoCommands(wiring.Component):
             ("CACHE", Table.CACHE, sequence[16:22], cache),
             ("RESIDENT", Table.RESIDENT, (f["sequence"] * c.max_layers + f["layer"])[:32], resident),
         )
-        self._hand_over(m, f, layer, resident, context, tokens, cache, write_beats)
-        self._check(m, f, is_, appends, attends, status, sequence, cache, policy, resident, room, context,
+        self._hand_over(m, f, layer, resident, Mux(reads, end_token, context), tokens, cache, row_beats)
+        self._check(m, f, is_, appends, attends, status, sequence, cache, policy, resident, room, end_token,
                     tokens)
 
         turn = Signal(2)
-        wanted = self._describe_region(m, f, turn, appends, attends, write_beats, query_beats)
+        wanted = self._describe_region(m, f, turn, appends, attends, reads, row_beats, query_beats)
 
         def end(code: Any) -> None:
             m.d.sync += completion.status.eq(code)
@@ -138,14 +137,14 @@ class IoCommands(wiring.Component):
                     layer.wide.eq(wide), layer.map.eq(sequence[22:58]),
                     layer.line.eq(f["layer"] * cache[9:17]),
                     layer.stripes_max.eq(g.stripe_of(cache[29:47] + g.per_stripe(wide) - 1, wide)),
-                    write_rows.eq(tokens * cache[9:17]),
+                    rows.eq(tokens * Mux(reads, f["heads"], cache[9:17])),
                     query_rows.eq(f["heads"] * cache[17:21]),
                 ]
                 m.next = "MULTIPLY_AGAIN"
             with m.State("MULTIPLY_AGAIN"):
                 m.d.sync += [
                     layer.map.eq(layer.map + ((layer.line * layer.stripes_max) << 3)),
-                    write_beats.eq(write_rows * layer.beats), query_beats.eq(query_rows * layer.beats),
+                    row_beats.eq(rows * layer.beats), query_beats.eq(query_rows * layer.beats),
                 ]
                 with m.If(is_[Opcode.KV_FREE]):
                     m.d.sync += layer.map.eq(layer.map)
@@ -161,6 +160,8 @@ class IoCommands(wiring.Component):
             self._check_regions(m, turn, wanted, end)
             with m.State("ACT"):
                 m.next = "HAND_ATTENTION"
+                with m.If(reads & (tokens == 0)):
+                    end(Status.SUCCESS)
                 with m.If(appends):
                     m.next = "WRITE"
                     with m.If(sequence[62]):
@@ -197,17 +198,18 @@ class IoCommands(wiring.Component):
 
     def _check(self, m: Module, f: Any, is_: dict[Opcode, Value], appends: Value, attends: Value,
                status: Signal,
-               sequence: Value, cache: Value, policy: Value, resident: Value, room: Value, context: Value,
-               tokens: Value) -> None:
+               sequence: Value, cache: Value, policy: Value, resident: Value, room: Value,
+               end_token: Value, tokens: Value) -> None:
         """The checks in their order; the first that fails gives ``status``."""
         kv_heads = cache[9:17]
         whole = (f["head"] == 0) & (f["heads"] == kv_heads)
         inside = (f["heads"] != 0) & (f["head"] + f["heads"] <= kv_heads)
-        of_rows = appends | attends
+        reads = is_[Opcode.KV_READ]
+        of_rows = appends | attends | reads
         exponent = f["scale2"][23:31]
         bad_scale = f["scale2"][31] | (exponent < _power(SCALE2_MIN)) | (exponent >= _power(SCALE2_MAX))
         low = ADDRESS_ALIGN.bit_length() - 1
-        unaligned = f["prp1"][:low].any() | (appends & f["prp2"][:low].any())
+        unaligned = f["prp1"][:low].any() | ((appends | reads) & f["prp2"][:low].any())
         checks = (
             (~Cat(is_.values()).any(), Status.BAD_OPCODE),
             (f.reserved | (f["nsid"] != NAMESPACE) | (f["flags"] != 0), Status.BAD_FIELD),
@@ -217,6 +219,7 @@ class IoCommands(wiring.Component):
             (of_rows & ((f["layer"] >= cache[:9]) | Mux(appends, ~whole, ~inside)), Status.RANGE),
             (appends & (f["token"] != resident), Status.POSITION),
             (is_[Opcode.ATTEND] & ((resident == 0) | (f["token"] > resident)), Status.CONTEXT),
+            (reads & (end_token > resident), Status.CONTEXT),
             (appends & (tokens > room), Status.CAPACITY),
             (is_[Opcode.APPEND_ATTEND] & (f["tokens"] != 1), Status.BAD_FIELD),
             (attends & (~policy | bad_scale), Status.BAD_FIELD),
@@ -227,23 +230,22 @@ class IoCommands(wiring.Component):
             with m.If(condition):
                 m.d.comb += status.eq(code)
 
-    def _describe_region(self, m: Module, f: Any, turn: Value, appends: Value, attends: Value,
-                         write_beats: Value,
-                         query_beats: Value) -> Signal:
-        """Up to three regions: the first source, the second source or none, the output or none. Returns:
-        there is one."""
+    def _describe_region(self, m: Module, f: Any, turn: Value, appends: Value, attends: Value, reads: Value,
+                         row_beats: Value, query_beats: Value) -> Signal:
+        """Up to three regions: the first source, the second source or none, the output or none; of a
+        read-back the first two are targets. Returns: there is one."""
         region: Any = self.regions.payload
         wanted = Signal()
         with m.Switch(turn):
             with m.Case(0):
                 m.d.comb += [
-                    wanted.eq(1), region.address.eq(f["prp1"]), region.read.eq(1),
-                    region.bytes.eq(Mux(attends, query_beats, write_beats) << 5),
+                    wanted.eq(1), region.address.eq(f["prp1"]), region.read.eq(~reads),
+                    region.write.eq(reads), region.bytes.eq(Mux(attends, query_beats, row_beats) << 5),
                 ]
             with m.Case(1):
                 m.d.comb += [
-                    wanted.eq(appends), region.address.eq(f["prp2"]), region.read.eq(1),
-                    region.bytes.eq(write_beats << Mux(attends, 6, 5)),
+                    wanted.eq(appends | reads), region.address.eq(f["prp2"]), region.read.eq(~reads),
+                    region.write.eq(reads), region.bytes.eq(row_beats << Mux(attends, 6, 5)),
                 ]
             with m.Default():
                 m.d.comb += [
@@ -276,27 +278,29 @@ class IoCommands(wiring.Component):
                     end(Status.WINDOW)
 
     def _hand_over(self, m: Module, f: Any, layer: Any, resident: Value, context: Value, tokens: Value,
-                   cache: Value,
-                   write_beats: Value) -> None:
+                   cache: Value, row_beats: Value) -> None:
         """What the engines behind are told."""
         c = self.config
         job: Any = self.writes.payload
         attention: Any = self.attentions.payload
-        queue = self.commands.payload.queue
-        fused = f["opcode"] == Opcode.APPEND_ATTEND
+        queue, queries = self.commands.payload.queue, Signal(4)
+        fused, reads = (f["opcode"] == opcode for opcode in (Opcode.APPEND_ATTEND, Opcode.KV_READ))
         m.d.comb += [
             job.layer.eq(layer), job.resident.eq(resident), job.tokens.eq(tokens),
             job.keys.eq(Mux(fused, f["prp2"], f["prp1"])),
-            job.values.eq(Mux(fused, f["prp2"] + (write_beats << 5), f["prp2"])),
+            job.values.eq(Mux(fused, f["prp2"] + (row_beats << 5), f["prp2"])),
             attention.layer.eq(layer), attention.queue.eq(queue), attention.cid.eq(f["cid"]),
-            attention.head.eq(f["head"]), attention.heads.eq(f["heads"]), attention.queries.eq(cache[17:21]),
-            attention.query.eq(f["prp1"]), attention.output.eq(f["prp1"] + (f["out_offset"] << 6)),
+            attention.head.eq(f["head"]), attention.heads.eq(f["heads"]),
+            queries.eq(Mux(reads, 1, cache[17:21])), attention.queries.eq(queries),
+            attention.query.eq(f["prp1"]),
+            attention.output.eq(Mux(reads, f["prp2"], f["prp1"] + (f["out_offset"] << 6))),
+            attention.read_back.eq(reads), attention.first.eq(Mux(reads, f["token"], 0)),
             attention.scale2.eq(f["scale2"]), attention.context.eq(context), attention.resident.eq(resident),
         ]
-        with m.Switch(cache[17:21]):
-            for queries in range(1, 16):
-                with m.Case(queries):
-                    m.d.comb += attention.passes.eq(-(-queries // c.queries))
+        with m.Switch(queries):
+            for number in range(1, 16):
+                with m.Case(number):
+                    m.d.comb += attention.passes.eq(-(-number // c.queries))
         for jobs, free in ((self.syncs, 0), (self.frees, 1)):
             waiting: Any = jobs.payload
             m.d.comb += [

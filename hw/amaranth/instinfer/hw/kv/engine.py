@@ -36,9 +36,11 @@ from .flushes import FlushEngine, programs_in_flight
 from .outputs import OutputWriter
 from .ports import REPLACEMENT, TAIL_JOB
 from .queries import QueryLoader
+from .readback import ReadBack
 from .rowcopier import RowCopier
 from .rows import ERASE_RESULT, RowAllocator, SuperblockEraser
 from .sequences import FreeEngine, SyncWaiter
+from .slots import SlotSwitch
 from .tables import Tables
 from .tail import TailReader
 from .walker import StripeWalker
@@ -46,8 +48,8 @@ from .writes import WriteEngine
 
 HOST_READS = 2
 """Rows of writes; query rows."""
-HOST_WRITES = 1
-"""Attention output."""
+HOST_WRITES = 2
+"""Attention output; rows that are read back."""
 DRAM_READS = 5
 """Tail rows; map of attentions; of writes; of flushes; of frees."""
 DRAM_WRITES = 3
@@ -55,7 +57,7 @@ DRAM_WRITES = 3
 
 
 class KvEngine(wiring.Component):
-    """Executes commands: tables, write path, flush to flash, attention sequencing, free.
+    """Executes commands: tables, write path, flush to flash, attention sequencing, read-back, free.
 
     Parameters
     ----------
@@ -73,6 +75,7 @@ class KvEngine(wiring.Component):
     faults : withheld slots per channel
     finish : finished stripes, channels 0 to C - 1, then the tail core
     tail : slots for the tail core, read from stripe buffers (die 0)
+    read_backs : slots of the channels that go to host memory, in front of each channel's core taken aside
     open : one pulse per head slot before its query rows come: its partials start anew
     queries : query rows; sent for every pass of a head before any stripe of that head is asked for
     queries_idle : every query row sent is in the cores; no stripe of a head is asked for before
@@ -104,6 +107,7 @@ class KvEngine(wiring.Component):
             "faults": In(read_fault(config)).array(config.channels),
             "finish": In(stripe_finish(config)).array(config.cores),
             "tail": Out(stream.Signature(slot_beat(config))),
+            "read_backs": In(stream.Signature(slot_beat(config))).array(config.channels),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
             "queries_idle": In(1),
@@ -124,6 +128,7 @@ class KvEngine(wiring.Component):
         self._storage(m)
         self._write_path(m)
         self._attention(m)
+        self._read_back(m)
         return m
 
     def _parts(self, m: Module) -> None:
@@ -267,14 +272,13 @@ class KvEngine(wiring.Component):
         connect(m, outputs.memory, flipped(self.host_write[0]))
         connect(m, tail.memory, flipped(self.dram_read[0]))
         connect(m, loader.queries, flipped(self.queries))
-        connect(m, tail.slots, flipped(self.tail))
         connect(m, outputs.merge, flipped(self.merge))
         connect(m, flipped(self.results), outputs.results)
         connect(m, flipped(self.not_finite), attends.not_finite)
         connect(m, tail.errors, attends.tail_error)
         connect(m, attends.open, flipped(self.open))
         for name in ("finish", "faults"):
-            for outside, inside in zip(getattr(self, name), getattr(attends, name), strict=True):
+            for outside, inside in zip(getattr(self, name), getattr(attends, name), strict=False):
                 connect(m, flipped(outside), inside)
         m.d.comb += [
             self.scale2.eq(attends.scale2), self.rows_wanted.eq(attends.rows_wanted),
@@ -282,5 +286,22 @@ class KvEngine(wiring.Component):
             attends.sensed.eq(walker.sensed),
             attends.host_error.eq(loader.error), attends.map_error.eq(walker.error),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(self.tail.valid & self.tail.ready),
+            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready),
         ]
+
+    def _read_back(self, m: Module) -> None:
+        """Slots of KV_READ, aside from the cores, to host memory."""
+        c = self.config
+        s = self._submodules
+        connect, flipped = wiring.connect, wiring.flipped
+        s.tail_switch = switch = SlotSwitch(config=c)
+        s.read_back = read_back = ReadBack(config=c)
+        connect(m, s.tail.slots, switch.slots)
+        connect(m, switch.core, flipped(self.tail))
+        connect(m, switch.read_back, read_back.slots[c.channels])
+        for outside, inside in zip(self.read_backs, read_back.slots, strict=False):
+            connect(m, flipped(outside), inside)
+        connect(m, s.attends.places, read_back.places)
+        connect(m, read_back.memory, flipped(self.host_write[1]))
+        connect(m, read_back.finish, s.attends.finish[c.cores])
+        connect(m, read_back.refused, s.attends.refused)

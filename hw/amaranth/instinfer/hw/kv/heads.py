@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads of attentions in flight: their start, the count of their stripes, their end."""
+"""Heads of attentions and read-backs in flight: their start, the count of their stripes, their end."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from instinfer.abi.config import EngineConfig
 
 from ..signatures import COMPLETION, ReadError, read_fault, stripe_finish
 from .outputs import OUTPUT, OUTPUT_END
-from .ports import ATTEND_JOB, DRAM_BITS, STRIPE_BITS, TOKEN_BITS, Geometry
+from .ports import ATTEND_JOB, DRAM_BITS, STRIPE_BITS, TOKEN_BITS, Geometry, read_place
 from .queries import QUERY_LOAD
 from .walker import WALK
 
 HEAD = data.StructLayout({
     "head_slot": 3, "passes": 4, "queries": 4, "beats": 4, "output": 64, "last": 1, "queue": 5, "cid": 16,
-    "context": TOKEN_BITS, "sensed": 24,
+    "result": 64, "read_back": 1,
 })
 FAULTS = (
     ("host", Status.TRANSFER_ERROR), ("not_finite", Status.NOT_FINITE), ("internal", Status.INTERNAL),
@@ -39,8 +39,9 @@ class HeadLedger(wiring.Component):
     -------
     open : pulse, ``head_slot`` starts anew
     issued, issued_slot : pulse, a stripe of the slot was asked for
-    finish : finished stripes, one report per core and cycle
+    finish : finished stripes, one report per core and cycle, the read-back's last
     faults, not_finite, tail_error : reports, see `KvEngine`
+    refused : host memory refused a row that was read back
     host_error, map_error, at_slot : reports about slot ``at_slot``
     look_slot, finished, fault : whether all stripes asked for so far are finished, and the faults of a slot
 
@@ -54,9 +55,9 @@ class HeadLedger(wiring.Component):
         super().__init__({
             "open": In(pulse),
             "issued": In(1), "issued_slot": In(slot),
-            "finish": In(stripe_finish(config)).array(config.cores),
+            "finish": In(stripe_finish(config)).array(config.cores + 1),
             "faults": In(read_fault(config)).array(config.channels),
-            "not_finite": In(pulse), "tail_error": In(pulse),
+            "not_finite": In(pulse), "tail_error": In(pulse), "refused": In(pulse),
             "host_error": In(1), "map_error": In(1), "at_slot": In(slot),
             "look_slot": In(slot), "finished": Out(1), "fault": Out(FAULT),
         })
@@ -82,7 +83,8 @@ class HeadLedger(wiring.Component):
                 fault.timeout.eq(fault.timeout | reported(ReadError.TIMEOUT)),
                 fault.not_finite.eq(
                     fault.not_finite | (self.not_finite.valid & (self.not_finite.head_slot == slot))),
-                fault.host.eq(fault.host | (self.host_error & here)),
+                fault.host.eq(fault.host | (self.host_error & here)
+                              | (self.refused.valid & (self.refused.head_slot == slot))),
                 fault.internal.eq(fault.internal | (self.map_error & here)
                                   | (self.tail_error.valid & (self.tail_error.head_slot == slot))),
             ]
@@ -111,7 +113,10 @@ class HeadStarter(wiring.Component):
     loads : a `QueryLoader`
     walks, go, sensed : a `StripeWalker`
     slot : the head being started (base slot)
-    rows_wanted : pulse of twice the context per head
+    places : where the rows of a head that is read back go; before its first stripe is asked for
+    rows_wanted : pulse of twice the tokens per head
+
+    A head that is read back has one pass and no queries; its stripes may be asked for at once.
 
     Latency: 8 cycles from a command to its first load and walk. Back-pressure: waits for free head slots,
     which come back in the order in which they were taken.
@@ -130,6 +135,7 @@ class HeadStarter(wiring.Component):
             "walks": Out(stream.Signature(WALK)),
             "go": Out(1), "sensed": In(1),
             "slot": Out(range(config.head_slots)),
+            "places": Out(read_place(config)),
             "rows_wanted": Out(TOKEN_BITS + 1),
         })
 
@@ -145,6 +151,7 @@ class HeadStarter(wiring.Component):
         entry, query, output = Signal(DRAM_BITS), Signal(64), Signal(64)
         stripes, settled = Signal(STRIPE_BITS), Signal(STRIPE_BITS)
         whole = Signal(STRIPE_BITS)
+        start, tokens = Signal(STRIPE_BITS), Signal(TOKEN_BITS)
         head_bytes = Signal(12)
         sensed = Signal(24)
         loaded, walked = Signal(), Signal()
@@ -162,19 +169,21 @@ class HeadStarter(wiring.Component):
             walk.head.eq(job.head + done),
             walk.line.eq(layer.line + job.head + done), walk.wide.eq(layer.wide), walk.head_slot.eq(slot),
             walk.passes.eq(job.passes), walk.context.eq(job.context), walk.stripes.eq(stripes),
-            walk.settled.eq(settled),
+            walk.settled.eq(settled), walk.start.eq(start), walk.read_back.eq(job.read_back),
             head.head_slot.eq(slot), head.passes.eq(job.passes), head.queries.eq(job.queries),
             head.beats.eq(layer.beats), head.output.eq(output), head.last.eq(done == job.heads - 1),
-            head.queue.eq(job.queue), head.cid.eq(job.cid), head.context.eq(job.context),
-            head.sensed.eq(sensed),
+            head.queue.eq(job.queue), head.cid.eq(job.cid), head.read_back.eq(job.read_back),
+            head.result.eq(Mux(job.read_back, tokens, Cat(sensed, Const(0, 8), job.context))),
+            tokens.eq(job.context - job.first),
             self.open.head_slot.eq(slot + opened),
             self.go.eq(loaded),
         ]
+        self._describe_place(m, job, query, output)
         with m.FSM():
             with m.State("TAKE_JOB"), m.If(self.jobs.valid):
                 m.d.sync += [
                     done.eq(0), sensed.eq(0), query.eq(job.query), output.eq(job.output),
-                    entry.eq(job.head * layer.stripes_max),
+                    entry.eq(job.head * layer.stripes_max), start.eq(g.stripe_of(job.first, layer.wide)),
                     stripes.eq(g.stripe_of(job.context + per_stripe - 1, layer.wide)),
                     whole.eq(Mux(job.resident > per_page, g.stripe_of((job.resident - per_page)[:TOKEN_BITS],
                                                                       layer.wide), 0)),
@@ -195,7 +204,7 @@ class HeadStarter(wiring.Component):
                 m.d.comb += self.open.valid.eq(1)
                 m.d.sync += opened.eq(opened + 1)
                 with m.If(opened == job.passes - 1):
-                    m.d.sync += [loaded.eq(0), walked.eq(0)]
+                    m.d.sync += [loaded.eq(job.read_back), walked.eq(0)]
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += [self.loads.valid.eq(~loaded), self.walks.valid.eq(~walked)]
@@ -204,7 +213,7 @@ class HeadStarter(wiring.Component):
                 with m.If(self.walks.ready & ~walked):
                     m.d.sync += walked.eq(1)
                 with m.If(loaded & walked):
-                    m.d.comb += self.rows_wanted.eq(job.context << 1)
+                    m.d.comb += self.rows_wanted.eq(tokens << 1)
                     m.next = "HAND_ON"
             with m.State("HAND_ON"):
                 m.d.comb += self.heads.valid.eq(1)
@@ -219,12 +228,22 @@ class HeadStarter(wiring.Component):
                         m.next = "TAKE_JOB"
         return m
 
+    def _describe_place(self, m: Module, job: Any, query: Value, output: Value) -> None:
+        """The rows of a head follow those of the head before, token by token."""
+        place: Any = self.places.place
+        m.d.comb += [
+            self.places.valid.eq(self.open.valid & job.read_back), self.places.head_slot.eq(self.slot),
+            place.keys.eq(query), place.values.eq(output), place.first.eq(job.first),
+            place.end.eq(job.context), place.stride.eq(job.heads * job.layer.beats),
+            place.beats.eq(job.layer.beats),
+        ]
+
 
 class HeadFinisher(wiring.Component):
     """The back of the sequencer: waits for a head's stripes, has its passes merged and written, completes
-    commands.
+    commands. A head that was read back is in host memory when its stripes are finished.
 
-    Once a head of a command has failed nothing more of that command is written; heads before it may have
+    Once a head of an attention has failed nothing more of that command is written; heads before it may have
     been.
 
     Parameters
@@ -237,7 +256,8 @@ class HeadFinisher(wiring.Component):
     look_slot, finished, fault : a `HeadLedger`
     outputs, ends, collected : an `OutputWriter`
     free_slots : head slots given back in this cycle
-    completions : one per command; result: DW0 stripes sensed, DW1 tokens attended (0 with an error)
+    completions : one per command; result: DW0 stripes sensed, DW1 tokens attended; of a read-back DW0 tokens;
+        0 with an error
 
     Latency: from the last stripe's report about 10 cycles to the merge request. Back-pressure: one pass at a
     time.
@@ -277,7 +297,7 @@ class HeadFinisher(wiring.Component):
             with m.If(faults[name]):
                 m.d.comb += completion.status.eq(status)
         with m.If(~bad):
-            m.d.comb += completion.result.eq(Cat(head.sensed, Const(0, 8), head.context))
+            m.d.comb += completion.result.eq(head.result)
         with m.FSM():
             with m.State("WAIT_FOR_STRIPES"):
                 m.d.sync += [turn.eq(0), left.eq(head.queries), address.eq(head.output)]
@@ -291,7 +311,7 @@ class HeadFinisher(wiring.Component):
                     m.next = "JUDGE"
             with m.State("JUDGE"):
                 m.next = "WRITE_PASS"
-                with m.If(bad):
+                with m.If(bad | head.read_back):
                     m.d.comb += self.free_slots.eq(head.passes)
                     m.next = "END_HEAD"
             with m.State("WRITE_PASS"):

@@ -65,7 +65,10 @@ WRITE_RESULT = data.StructLayout({"status": 11, "resident": TOKEN_BITS})
 ATTEND_JOB = data.StructLayout({
     "layer": LAYER, "queue": 5, "cid": 16, "head": 8, "heads": 8, "queries": 4, "passes": 4, "query": 64,
     "output": 64, "scale2": 32, "context": TOKEN_BITS, "resident": TOKEN_BITS,
+    "read_back": 1, "first": TOKEN_BITS,
 })
+"""ATTEND; or KV_READ (``read_back``) of tokens [``first``, ``context``): then ``query`` and ``output`` are
+where K rows and V rows go, ``queries`` and ``passes`` are 1, and ``scale2`` has no meaning."""
 
 SEQUENCE_JOB = data.StructLayout({
     "layer": LAYER, "layers": 9, "free": 1, "queue": 5, "cid": 16,
@@ -94,7 +97,22 @@ REPLACEMENT = data.StructLayout({
 ROW_REQUEST = data.StructLayout({"sequence": 10, "channel": 4, "die": 3})
 ROW_RESULT = data.StructLayout({"found": 1, "block": 13, "page": 12})
 
-TAIL_JOB = data.StructLayout({"buffer": 16, "tokens": 9, "wide": 1, "head_slot": 3, "passes": 4})
+TAIL_JOB = data.StructLayout({
+    "buffer": 16, "tokens": 9, "wide": 1, "head_slot": 3, "passes": 4, "read_back": 1, "stripe": STRIPE_BITS,
+})
+
+READ_PLACE = data.StructLayout({
+    "keys": 64, "values": 64, "first": TOKEN_BITS, "end": TOKEN_BITS, "stride": 11, "beats": 4,
+})
+"""Where rows of tokens [``first``, ``end``) of one head go: host addresses of the first one, 32-byte beats
+from one token to the next, and beats of a row without its padding."""
+
+
+def read_place(config: EngineConfig) -> wiring.Signature:
+    """For one cycle: the head that ``head_slot`` stands for is read back to ``place``."""
+    return wiring.Signature({
+        "valid": Out(1), "head_slot": Out(range(config.head_slots)), "place": Out(READ_PLACE),
+    })
 
 
 def routed(payload: data.StructLayout) -> data.StructLayout:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stripes that are read from DRAM, as slots for the tail core."""
+"""Stripes that are read from DRAM, as slots for the tail core or the read-back."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -15,7 +15,8 @@ SLOT_BEATS = 32
 """32-byte beats of a full slot."""
 SLOTS_AHEAD = 4
 SLOT = data.StructLayout({
-    "head_slot": 3, "base_slot": 3, "kind": 1, "rows": 4, "wide": 1, "stripe_end": 1,
+    "head_slot": 3, "base_slot": 3, "kind": 1, "rows": 4, "wide": 1, "stripe_end": 1, "read_back": 1,
+    "group": 32,
 })
 
 
@@ -29,7 +30,7 @@ class TailReader(wiring.Component):
     Members
     -------
     jobs : stripe buffers
-    slots : what the tail core consumes; die 0, only valid rows
+    slots : die 0, only valid rows
     errors : a one-cycle pulse with the head slot of pass 0: DRAM refused a read
     memory : device DRAM
 
@@ -75,6 +76,8 @@ class TailReader(wiring.Component):
             slot.head_slot.eq((job.head_slot + turn) & (self.config.head_slots - 1)),
             slot.base_slot.eq(job.head_slot), slot.kind.eq(kind), slot.rows.eq(rows), slot.wide.eq(job.wide),
             slot.stripe_end.eq(kind & (turn == job.passes - 1) & (left <= per_slot)),
+            slot.read_back.eq(job.read_back),
+            slot.group.eq(Cat(pair[:(self.config.slots_per_stripe // 2 - 1).bit_length()], job.stripe)),
         ]
         moved = Signal()
         with m.FSM(name="ask"):

@@ -20,12 +20,14 @@ POLL_CYCLES = 64
 WALK = data.StructLayout({
     "entry": DRAM_BITS, "generation": 16, "layer": 16, "head": 8, "line": LINE_BITS, "wide": 1,
     "head_slot": 3, "passes": 4, "context": TOKEN_BITS, "stripes": STRIPE_BITS, "settled": STRIPE_BITS,
+    "start": STRIPE_BITS, "read_back": 1,
 })
-"""``entry``: address of the head's first map entry; ``settled``: stripes that are read from flash."""
+"""``entry``: address of the head's first map entry; ``settled``: stripes that are read from flash; ``start``:
+the first one that is wanted."""
 
 
 class StripeWalker(wiring.Component):
-    """Walks the map entries of a head and asks for each stripe once.
+    """Walks the map entries of a head and asks for each stripe once, from ``start`` on.
 
     Stripes before ``settled`` come from flash, or from DRAM when pinned; an entry whose program has not ended
     yet is looked at again. The others come from the DRAM buffer that their entry names.
@@ -107,7 +109,9 @@ class StripeWalker(wiring.Component):
                 with m.If(self.entries.valid):
                     m.next = "ASK"
             with m.State("ASK"):
-                with m.If(found.error | ~(found.entry.flash.valid | found.entry.dram.valid)):
+                with m.If(taken < walk.start):
+                    next_stripe()
+                with m.Elif(found.error | ~(found.entry.flash.valid | found.entry.dram.valid)):
                     m.d.comb += self.error.eq(1)
                     next_stripe()
                 with m.Elif((taken >= walk.settled) | found.entry.dram.pinned):
@@ -137,9 +141,9 @@ class StripeWalker(wiring.Component):
             *(request[name].eq(found.entry.flash[name]) for name in ("die", "block", "page")),
             *(request.owner[name].eq(walk[name]) for name in ("generation", "layer", "head")),
             request.owner.stripe.eq(taken),
-            *(request[name].eq(walk[name]) for name in ("head_slot", "passes", "wide")),
-            tail.buffer.eq(found.entry.dram.buffer), tail.tokens.eq(tokens),
-            *(tail[name].eq(walk[name]) for name in ("head_slot", "passes", "wide")),
+            tail.buffer.eq(found.entry.dram.buffer), tail.tokens.eq(tokens), tail.stripe.eq(taken),
+            *(target[name].eq(walk[name]) for target in (request, tail)
+              for name in ("head_slot", "passes", "wide", "read_back")),
         ]
 
     def _look_again(self, m: Module, asking: Signal, moved: Value, asked: Signal, taken: Value,

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams of slots: those for the read-back apart from those for a core, and several joined slot by slot."""
+
+from amaranth.hdl import Array, Cat, Module, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+
+from ..signatures import slot_beat
+from ..stream.arbiter import RoundRobin
+
+
+class SlotSwitch(wiring.Component):
+    """Leads slots with ``read_back`` past the attention core.
+
+    Parameters
+    ----------
+    config : the slots' layout
+
+    Members
+    -------
+    slots : input
+    core, read_back : outputs
+
+    Latency: 0 cycles. Throughput: one beat per cycle. Back-pressure: a slot waits for its own output only;
+    slots behind it wait for it.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        slots = stream.Signature(slot_beat(config))
+        super().__init__({"slots": In(slots), "core": Out(slots), "read_back": Out(slots)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        aside = self.slots.payload.read_back
+        m.d.comb += [
+            self.core.payload.eq(self.slots.payload), self.core.valid.eq(self.slots.valid & ~aside),
+            self.read_back.payload.eq(self.slots.payload), self.read_back.valid.eq(self.slots.valid & aside),
+            self.slots.ready.eq(self.core.ready),
+        ]
+        with m.If(aside):
+            m.d.comb += self.slots.ready.eq(self.read_back.ready)
+        return m
+
+
+class SlotArbiter(wiring.Component):
+    """Joins streams of slots, round robin slot by slot.
+
+    Parameters
+    ----------
+    config : the slots' layout
+    ports : number of inputs
+
+    Members
+    -------
+    i : inputs
+    o : output; the beats of a slot are not mixed with those of another
+
+    Latency: 2 cycles. Throughput: one beat per cycle, a bubble between slots. Back-pressure: an input waits
+    for the slots of others, each of them of bounded length.
+    """
+
+    def __init__(self, *, config: EngineConfig, ports: int):
+        if ports < 1:
+            raise ValueError(f"ports = {ports}: at least one input is needed")
+        self.ports = ports
+        slots = stream.Signature(slot_beat(config))
+        super().__init__({"i": In(slots).array(ports), "o": Out(slots)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.choice = choice = RoundRobin(ports=self.ports)
+        owner, owned = Signal.like(choice.grant), Signal()
+        free = ~self.o.valid | self.o.ready
+        offered = Array(Cat(each.valid, Value.cast(each.payload)) for each in self.i)[owner]
+        last = Array(each.payload.last for each in self.i)[owner]
+        m.d.comb += [choice.requests.eq(Cat(each.valid for each in self.i)), choice.advance.eq(~owned)]
+        with m.If(~owned):
+            m.d.sync += [owner.eq(choice.grant), owned.eq(choice.any)]
+        for number, each in enumerate(self.i):
+            m.d.comb += each.ready.eq(owned & (owner == number) & free)
+        with m.If(free):
+            m.d.sync += [self.o.valid.eq(0), Value.cast(self.o.payload).eq(offered[1:])]
+            with m.If(owned & offered[0]):
+                m.d.sync += [self.o.valid.eq(1), owned.eq(~last)]
+        return m
