@@ -50,6 +50,7 @@ class MeteredAttention:
         self._corrupt = corrupt
         self.steps: list[StepRecord] = []
         self.prefill_cycles = 0
+        self._before: dict[str, int] = {}
 
     def write(self, layer: int, k: Half, v: Half) -> None:
         before = self._csd.cycles()
