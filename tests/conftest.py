@@ -3,6 +3,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 from support.seeds import seed
@@ -14,3 +15,10 @@ settings.load_profile("instinfer")
 
 def pytest_report_header() -> str:
     return f"INSTINFER_SEED={seed()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, so that the workers of ``--dist loadfile`` end together."""
+    folders = ("tests/system/", "tests/hw/kv/", "tests/hw/")
+    items.sort(key=lambda item: next((n for n, folder in enumerate(folders)
+                                      if item.nodeid.startswith(folder)), len(folders)))

@@ -30,6 +30,7 @@ def test_small_cluster():
     assert len(run("tiny", SMALL, SOUND)) == 5
 
 
+@pytest.mark.soak
 def test_product_cluster():
     assert len(run("product", {}, SOUND, cores=2)) == 5
 
@@ -49,6 +50,7 @@ class NothingDropped(FloorShift):
         return m
 
 
+@pytest.mark.soak
 def test_a_core_that_keeps_old_sums_is_seen(monkeypatch):
     monkeypatch.setattr(lane, "FloorShift", NothingDropped)
     with pytest.raises(BenchFailure, match="elements differ"):

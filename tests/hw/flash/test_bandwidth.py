@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import cocotb
+import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from hw.flash.channel_bench import BUILD, COUNTS, ChannelWithNand, Stripe
@@ -27,6 +28,7 @@ STRIPE_BEATS = CONFIG.slots_per_stripe * CONFIG.slot_beats
 FULL = {"tokens": CONFIG.slots_per_stripe * 2, "wide": 1}
 
 
+@pytest.mark.soak
 def test_bandwidth() -> None:
     run_cocotb(ChannelWithNand(CONFIG), __file__, name="flash_channel_product", **BUILD)
 
