@@ -5,9 +5,9 @@ import pytest
 import pywellen
 
 from instinfer.cosim.build import Text
-from instinfer.cosim.paths import cache_root
 from support import rng, run_cocotb
 from support.benches import bench, cycle, parameters, start
+from support.harness import RUNS
 from support.seeds import seed
 
 SQUARER = Text(
@@ -50,7 +50,7 @@ def test_cxx_sources_parameters_and_waveforms():
         trace=True,
     )
     assert passed == ["squares"]
-    dump = max((cache_root() / "runs").glob("squarer-*/dump.fst"), key=lambda path: path.stat().st_mtime)
+    dump = max(RUNS.glob("squarer-*/dump.fst"), key=lambda path: path.stat().st_mtime)
     assert 200**2 in [value for _time, value in pywellen.Waveform(str(dump))["squarer.b"].tv]
 
 

@@ -18,11 +18,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
 from instinfer.cosim.build import Source, Text, build_cocotb
-from instinfer.cosim.paths import cache_root
 from instinfer.cosim.toolchain import environment
 from support.seeds import seed
 
 TESTS = Path(__file__).resolve().parents[1]
+RUNS = TESTS.parent / ".cache" / "runs"
+"""In the checkout, wherever the cache is: cocotb takes pytest's settings, the path to the tests among them,
+from the project that the folder of a run belongs to."""
 
 
 class BenchFailure(AssertionError):
@@ -101,13 +103,12 @@ def run_cocotb(
 
 def _run_folder(name: str) -> Path:
     """A new folder for one run, kept for its log and waveform; those older than a day are removed."""
-    runs = cache_root() / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    for old in runs.iterdir():
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for old in RUNS.iterdir():
         with suppress(FileNotFoundError):
             if time.time() - old.stat().st_mtime > 86_400:
                 shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs))
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=RUNS))
 
 
 def to_verilog(component: wiring.Component, *, name: str) -> str:
