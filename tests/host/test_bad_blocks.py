@@ -94,12 +94,17 @@ def test_words_outside_the_geometry_are_refused(csd: Csd) -> None:
 def test_the_list_outlives_reset_and_is_saved(csd: Csd, csd_kind: str, faults: Any, tmp_path: Path) -> None:
     faults.bad_block(**BAD)
     csd.bad_blocks.replace(**BAD)
+    second = csd.bad_blocks.replace(**BAD)
     csd.reset()
     sequence, q, k, v = filled(csd, "saved")
     expected = exact_attention(csd.config, q, k, v)
     assert_same_bits(sequence.attend(0, q), expected)
     csd.save(tmp_path / "drive")
     with open_csd(csd_kind, state=tmp_path / "drive") as again:
-        assert again.bad_blocks.replaced == csd.bad_blocks.replaced
+        assert again.bad_blocks.replaced == csd.bad_blocks.replaced == (second,)
         again.transport.faults.bad_block(**BAD)
-        assert_same_bits(again.caches[0].sequences[0].attend(0, q), expected)
+        stored = again.caches[0].sequences[0]
+        assert_same_bits(stored.attend(0, q), expected)
+        stored.free()
+        with pytest.raises(ResourceError, match="are in use"):  # not the first spare, which was worn
+            again.bad_blocks.replace(**BAD)

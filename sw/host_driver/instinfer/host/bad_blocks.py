@@ -27,7 +27,6 @@ class BadBlocks:
         self._read = read
         self._write = write
         self._entries: dict[int, Replacement] = {}
-        self._worn: set[Replacement] = set()
 
     @property
     def replaced(self) -> tuple[Replacement, ...]:
@@ -56,18 +55,16 @@ class BadBlocks:
         place = (channel, die, plane)
         index = next((number for number, entry in self._entries.items()
                       if (entry.channel, entry.die, entry.plane, entry.block) == (*place, block)), None)
-        if index is not None:
-            self._worn.add(self._entries[index])
-        else:
+        if index is None:
             index = next((number for number in range(config.max_replacements) if number not in self._entries),
                          None)
-        taken = {entry.spare for entry in (*self._entries.values(), *self._worn)
-                 if (entry.channel, entry.die, entry.plane) == place}
-        spares = range(config.blocks, config.physical_blocks)
-        spare = next((each for each in spares if each not in taken), None)
-        if index is None or spare is None:
+        # Spares are given in ascending order and the last one given stays in use: those below that nobody
+        # uses any more are worn.
+        spare = max((entry.spare + 1 for entry in self._entries.values()
+                     if (entry.channel, entry.die, entry.plane) == place), default=config.blocks)
+        if index is None or spare == config.physical_blocks:
             left = (f"{config.spare_blocks} spare blocks of channel {channel}, die {die}, plane {plane}"
-                    if spare is None else f"{config.max_replacements} entries of the list")
+                    if spare == config.physical_blocks else f"{config.max_replacements} entries of the list")
             raise ResourceError(f"block {block} cannot be replaced: all {left} are in use")
         entry = Replacement(channel=channel, die=die, plane=plane, block=block, spare=spare)
         self._entries[index] = entry
