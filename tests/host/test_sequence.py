@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from instinfer.abi.arith import F16
-from instinfer.abi.layout import RowShape
+from instinfer.abi.commands import Table
+from instinfer.abi.layout import RowShape, map_line, placement
 from instinfer.host import Csd, Dense, open_csd
 from support import rng
 from support.kv import assert_same_bits, exact_attention, float_attention, random_half
@@ -238,3 +239,24 @@ def test_borders_on_product(head_dim: int) -> None:
             q = random_half(random, (3, head_dim), 4)
             assert_same_bits(sequence.attend(0, q),
                              exact_attention(csd.config, q, k[:context], v[:context]))
+
+
+def test_more_heads_than_channels_are_placed_in_turn(csd: Csd) -> None:
+    """Rows lie where `layout.placement` says, also where the heads of a layer wrap round the channels."""
+    random = rng("placement")
+    config, layers, heads, tokens = csd.config, 3, 5, 90
+    cache = csd.kv_cache(layers=layers, kv_heads=heads, query_heads=heads, head_dim=64, max_tokens=tokens)
+    sequence = cache.new_sequence()
+    rows = [0] * config.dies_total
+    for layer in range(layers):
+        k, v = (random_half(random, (tokens, heads, 64)) for _ in range(2))
+        sequence.write(layer, k, v)
+        q = random_half(random, (heads, 64), 3)
+        assert_same_bits(sequence.attend(layer, q), exact_attention(config, q, k, v, layer=layer))
+        for head in range(heads):
+            for stripe in range(tokens // RowShape(64).tokens_per_stripe(config)):
+                channel, die = placement(config, map_line(layer, head, kv_heads=heads), stripe)
+                rows[channel * config.dies + die] += 1
+        sequence.sync()
+        first = sequence.number * config.dies_total
+        assert csd.read_table(Table.ROW_COUNT, [first + die for die in range(config.dies_total)]) == rows
