@@ -242,8 +242,10 @@ def test_borders_on_product(head_dim: int) -> None:
 
 
 def test_more_heads_than_channels_are_placed_in_turn(csd: Csd) -> None:
-    """Rows lie where `layout.placement` says, also where the heads of a layer wrap round the channels. One
-    stripe a head: with as many stripes as channels each die's rows add up to the same wherever a head began."""
+    """Rows lie where `layout.placement` says, also where the heads of a layer wrap round the channels.
+
+    One stripe a head: with as many stripes as channels a die's rows add up to the same wherever a head began.
+    """
     random = rng("placement")
     config, layers, heads = csd.config, 3, 5
     tokens = RowShape(64).tokens_per_stripe(config) + 8
