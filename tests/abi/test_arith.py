@@ -241,3 +241,68 @@ def test_merging_does_not_depend_on_order(seed, order):
     shuffled = arith.Partial(*(field[list(order)] for field in state))
     for a, b in zip(arith.merge(state), arith.merge(shuffled), strict=True):
         assert np.array_equal(a, b)
+
+
+# -- int8 rows -----------------------------------------------------------------------------------
+def model_int8(q, k, v, scale, *, rows: int = 8):
+    """Attention over int8 rows (integers, scales), one partial; and float64 of the very same rows."""
+    (k8, k_scale), (v8, v_scale) = arith.quantise_rows(k), arith.quantise_rows(v)
+    qi, exponent = arith.quantise_query(q, arith.scale2_of(scale))
+    state = arith.Partial.empty((len(q),), q.shape[-1])
+    for first in range(0, len(k), rows):
+        part = slice(first, first + rows)
+        scores = arith.score_int8(qi, exponent, k8[part], k_scale[part])
+        state = arith.update(state, scores, v8[part][None], None, v_scale[part][None])
+    wide_k, wide_v = (x * s[:, None].astype(np.float64) for x, s in ((k8, k_scale), (v8, v_scale)))
+    return arith.normalise(state), reference(q, wide_k, wide_v, scale), wide_v
+
+
+@pytest.mark.parametrize(("name", "spread"), [("normal", 1.0), ("sharp", 30.0), ("small", 1e-4)])
+def test_int8_attention_is_that_of_its_rows(name: str, spread: float, record: Record):
+    random = rng(f"int8 {name}")
+    q, k, v = (random.normal(size=shape) * size for shape, size in
+               (((4, 128), 1.0), ((1000, 128), spread), ((1000, 128), spread)))
+    out, exact, wide_v = model_int8(q.astype(np.float16), k, v, 128 ** -0.5)
+    worst = share_of_bound(out.astype(np.float64) - exact, wide_v)
+    record(f"int8 {name} (1000 x 128)", worst=worst)
+    assert worst <= 1
+
+
+@given(st.integers(-(2 ** 31), 2 ** 31), st.integers(arith.EXPONENT_MIN, arith.EXPONENT_MAX),
+       st.integers(1, 0x5FFF))
+def test_int8_score_is_the_exact_quotient(dot: int, exponent: int, bits: int):
+    scale = np.array([bits], np.uint16).view(np.float16)
+    (mantissa,), (shift,) = (field.tolist() for field in arith.scale_fields(scale))
+    right = arith.SCORE_SHIFT_BASE - exponent - shift
+    exact = dot * mantissa >> right if right >= 0 else dot * mantissa << -right
+    limit = 1 << (arith.SCORE_BITS - 1)
+    found = arith.score_of_scaled(np.array([[dot]]), np.array([exponent]), scale)
+    assert found.item() == max(-limit, min(limit - 1, exact))
+
+
+@given(st.integers(32768, 65535), st.integers(0, 63), st.integers(-128, 127), st.integers(1, 0x5FFF))
+def test_int8_contribution_is_the_rounded_product(mantissa: int, exponent: int, value: int, bits: int):
+    scale = np.array([bits], np.uint16).view(np.float16)
+    (factor,), (shift,) = (field.tolist() for field in arith.scaled_weight(np.array([mantissa]), scale))
+    assert factor < 1 << arith.SCALED_WEIGHT_BITS
+    places = exponent - shift
+    exact = factor * value << -places if places <= 0 else (((factor * value << 1) >> places) + 1) >> 1
+    found = arith.contribution_int8(np.array([mantissa]), np.array([exponent]),
+                                    np.array([[value]], np.int8), scale)
+    assert found.item() == exact
+
+
+@given(st.lists(st.floats(-60000, 60000, width=16), min_size=8, max_size=8))
+def test_rows_are_quantised_to_the_nearest(values):
+    integers, scale = arith.quantise_rows(np.array([values]))
+    step = float(scale[0])
+    assert np.abs(integers[0] * step - values).max() <= step / 2
+    assert np.abs(integers).max() <= 127
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 512.0])
+def test_scales_out_of_range(value):
+    with pytest.raises(ValueError, match="above 0 and below 512"):
+        arith.scale_fields(np.array([1, value], np.float16))
+    with pytest.raises(ValueError, match=r"NaN or Inf|above 0 and below"):
+        arith.quantise_rows(np.array([[np.nan, 1.0], [1.0, 1.0]]) if value == 0 else np.array([[1e5, 1.0]]))

@@ -18,16 +18,20 @@ Chain of one KV head and one query (units in brackets):
 6. ``merge``: partials shift (floor) to the common maximum and add: any order gives the same bits.
 7. ``normalise``: acc / L through one 24-bit reciprocal per query, rounded to nearest-even fp16.
 
+An int8 row is an fp16 row whose elements are ``k8 * scale``, exactly: its dot product is that of the integers
+times the scale's mantissa. Only the weight of an int8 V row is rounded once more (``scaled_weight``).
+
 Sources: docs/architecture.md "Numbers"; base-2 online softmax with an integer maximum.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 F16 = NDArray[np.float16]
+I8 = NDArray[np.int8]
 
 QUERY_BITS = 18
 QUERY_FRACTION = QUERY_BITS - 1
@@ -57,6 +61,14 @@ SCALE2_MIN = 2.0 ** -32
 SCALE2_MAX = 2.0 ** 8
 """scale2 must lie in [SCALE2_MIN, SCALE2_MAX): then E lies in EXPONENT_MIN..EXPONENT_MAX."""
 RECIPROCAL_BITS = 24
+SCALE_LIMIT = 512.0
+"""Scales of int8 rows and sketches lie in (0, SCALE_LIMIT): no V beyond fp16's largest number."""
+SCALE_MANTISSA_BITS = 11
+SCALE_SHIFT_MAX = 22
+SCALED_WEIGHT_BITS = 17
+SCALED_WEIGHT_DROP = WEIGHT_BITS + SCALE_MANTISSA_BITS - SCALED_WEIGHT_BITS
+INT8_PRODUCT_SHIFT = 24
+"""As PRODUCT_SHIFT, of an int8 V row."""
 
 
 def _exp2_table() -> I64:
@@ -84,6 +96,39 @@ def fp16_fields(x: F16) -> tuple[I64, I64]:
         raise ValueError("NaN or Inf in an fp16 operand: every operand must be finite")
     mantissa = (bits & 1023) | np.where(exponent > 0, 1024, 0)
     return np.where(bits >> 15 == 1, -mantissa, mantissa), np.maximum(exponent, 1) - 1
+
+
+def scale_fields(scale: F16) -> tuple[I64, I64]:
+    """Mantissa (11 bits) and left shift (0..22) of scales: value = mantissa * 2**shift * 2**-24.
+
+    Raises:
+        ValueError: a scale is not in (0, SCALE_LIMIT) (the device reports status C8).
+    """
+    values = np.asarray(scale, np.float16)
+    good = (values > 0) & (values < SCALE_LIMIT)
+    if not good.all():
+        raise ValueError(f"scale {values[~good].flat[0]}: it must lie above 0 and below {SCALE_LIMIT:g}; "
+                         "give a row of zeros any scale, and divide rows that are too large")
+    return fp16_fields(values)
+
+
+def quantise_rows(rows: NDArray[np.floating]) -> tuple[I8, F16]:
+    """Rows (..., head_dim) as int8 and their scales (...): rows ~ int8 * scale, symmetric, nearest.
+
+    The scale is max|row| / 127 rounded up to fp16, so that nothing saturates; 1 for a row of zeros.
+
+    Raises:
+        ValueError: a row holds NaN or Inf or is too large for SCALE_LIMIT.
+    """
+    wide = np.asarray(rows, np.float64)
+    if not np.isfinite(wide).all():
+        raise ValueError("NaN or Inf in a row: every operand must be finite")
+    exact = np.abs(wide).max(axis=-1, initial=0.0) / 127
+    scale = exact.astype(np.float16)
+    scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
+    scale = np.where(exact == 0, np.float16(1), scale).astype(np.float16)
+    scale_fields(scale)
+    return np.rint(wide / scale[..., None].astype(np.float64)).astype(np.int8), scale
 
 
 def scale2_of(scale: float) -> np.float32:
@@ -138,6 +183,31 @@ def score(qi: I64, exponent: I64, k: F16) -> I64:
     return score_of_halves(dot_high, dot_low, exponent)
 
 
+def score_int8(qi: I64, exponent: I64, k: I8, scale: F16) -> I64:
+    """:func:`score` of int8 rows.
+
+    Args:
+        qi: (..., queries, head_dim), exponent: (..., queries); k: (..., rows, head_dim); scale: (..., rows).
+    Returns:
+        (..., queries, rows)
+    """
+    # At most 2**31: exact in float64.
+    dot = np.matmul(qi.astype(np.float64), np.swapaxes(k, -1, -2).astype(np.float64)).astype(np.int64)
+    return score_of_scaled(dot, exponent, scale)
+
+
+def score_of_scaled(dot: I64, exponent: I64, scale: F16) -> I64:
+    """Scores from integer dot products (..., queries, rows), exponent (..., queries), scale (..., rows)."""
+    mantissa, shift = scale_fields(scale)
+    product = dot * mantissa[..., None, :]
+    right = (SCORE_SHIFT_BASE - exponent)[..., None] - shift[..., None, :]
+    limit = 1 << (SCORE_BITS - 1)
+    # Left shifts are at most 21; what is clipped before one saturates after it too.
+    moved = np.where(right >= 0, product >> np.clip(right, 0, 63),
+                     np.clip(product, -limit, limit) << np.clip(-right, 0, SCALE_SHIFT_MAX))
+    return np.clip(moved, -limit, limit - 1)
+
+
 def score_of_halves(dot_high: I64, dot_low: I64, exponent: I64) -> I64:
     """Scores from dot = dot_high * 2**20 + dot_low (..., queries, rows), exponent (..., queries)."""
     dot_high = dot_high + (dot_low >> SPLIT)
@@ -190,12 +260,31 @@ def contribution(mantissa: I64, exponent: I64, v: F16) -> I64:
     return ((product >> np.minimum(right, 63)) + 1) >> 1
 
 
-def update(state: Partial, scores: I64, v: F16, rows: NDArray[np.bool_] | None = None) -> Partial:
+def scaled_weight(mantissa: I64, scale: F16) -> tuple[I64, I64]:
+    """Factor (17 bits) of an int8 V row, and its shift: weight * scale ~ factor * 2**(shift - 29).
+
+    Halves round up; the rounding is below 2**-16 of the factor where the scale is not subnormal.
+    """
+    scale_mantissa, shift = scale_fields(scale)
+    half = 1 << (SCALED_WEIGHT_DROP - 1)
+    return (mantissa * scale_mantissa + half) >> SCALED_WEIGHT_DROP, shift
+
+
+def contribution_int8(mantissa: I64, exponent: I64, v: I8, scale: F16) -> I64:
+    """:func:`contribution` of int8 rows: v (..., rows, head_dim), scale (..., rows)."""
+    factor, shift = scaled_weight(mantissa, scale)
+    product = (factor[..., None] * v.astype(np.int64)) << INT8_PRODUCT_SHIFT
+    right = INT8_PRODUCT_SHIFT - 1 - shift + exponent
+    return ((product >> np.minimum(right, 63)[..., None]) + 1) >> 1
+
+
+def update(state: Partial, scores: I64, v: NDArray[Any], rows: NDArray[np.bool_] | None = None,
+           scale: F16 | None = None) -> Partial:
     """One slot pair: the running maximum moves once, then all its rows are added.
 
     Args:
-        state: partial of shape (...,); scores: (..., rows); v: (..., rows, head_dim);
-        rows: (..., rows) mask of valid rows, all when None.
+        state: partial of shape (...,); scores: (..., rows); v: (..., rows, head_dim) fp16 or int8;
+        rows: (..., rows) mask of valid rows, all when None; scale: (..., rows) of int8 rows, None with fp16.
     """
     if rows is None:
         rows = np.ones(scores.shape, np.bool_)
@@ -210,7 +299,9 @@ def update(state: Partial, scores: I64, v: F16, rows: NDArray[np.bool_] | None =
     mantissa = np.where(rows, exp2_mantissa(scores & ((1 << SCORE_FRACTION) - 1)), 0)
     weight = (mantissa << (SUM_FRACTION - WEIGHT_FRACTION)) >> exponent
     total = (state.total >> delta) + weight.sum(axis=-1)
-    acc = (state.acc >> delta[..., None]) + contribution(mantissa, exponent, v).sum(axis=-2)
+    added = (contribution(mantissa, exponent, v) if scale is None
+             else contribution_int8(mantissa, exponent, v, scale))
+    acc = (state.acc >> delta[..., None]) + added.sum(axis=-2)
     return Partial(state.valid | any_row, maximum, total, acc)
 
 

@@ -59,10 +59,15 @@ class AdminOpcode(enum.IntEnum):
 
 class Dtype(enum.IntEnum):
     FP16 = 0
+    INT8 = 1
+    """With an fp16 scale for each row of K and of V."""
 
 
 class PolicyKind(enum.IntEnum):
+    """Which tokens an attention reads (docs/architecture.md "Selection")."""
+
     DENSE = 0
+    SKETCH = 1
 
 
 SQE: Mapping[str, Field] = {
@@ -86,12 +91,15 @@ SQE: Mapping[str, Field] = {
 }
 """I/O fields.
 
-KV_WRITE, KV_APPEND: prp1 = K rows (tokens, heads, head_dim) fp16, prp2 = V rows, same shape; token = the
-resident count; head = 0, heads = all. ATTEND: prp1 = q (heads, queries, head_dim), output at
-prp1 + 64 * out_offset in the same shape; token = context length (0 = all resident); policy = descriptor
-number; scale2 = fp32 softmax scale times log2(e). APPEND_ATTEND: q and output as ATTEND, prp2 = k then v
-(heads, head_dim) each; token = the resident count; tokens = 1. KV_READ: prp1 = K rows, prp2 = V rows of
-tokens [token, token + tokens). KV_FREE, KV_SYNC: sequence and generation only.
+KV_WRITE, KV_APPEND: prp1 = K records (tokens, heads), prp2 = V records (`layout.record_bytes`: fp16 rows
+without sketches are head_dim elements and nothing else); token = the resident count; head = 0, heads = all.
+ATTEND: prp1 = q (heads, queries, head_dim) fp16, with a sketch policy followed, from the next multiple of 64
+bytes on, by the sketches of the queries (heads, queries) of `SketchShape.query_bytes` each; output fp16 at
+prp1 + 64 * out_offset in the shape of q; token = context length (0 = all resident); policy = descriptor
+number; scale2 = fp32 softmax scale times log2(e). APPEND_ATTEND: q and output as ATTEND, prp2 = K records,
+then V records of one token; token = the resident count; tokens = 1. KV_READ: prp1 = K records, prp2 = V
+records of tokens [token, token + tokens), sketches as zeros. KV_FREE, KV_SYNC: sequence and generation only.
+``dtype`` must be the cache's.
 """
 
 ADMIN_SQE: Mapping[str, Field] = {
@@ -111,13 +119,14 @@ ADMIN_SQE: Mapping[str, Field] = {
 CREATE_SQ / CREATE_CQ: cdw10 = {entries - 1 31:16, queue id 15:0}, prp1 = base; CREATE_SQ: cdw11 31:16 =
 completion queue id, which must equal the queue id. KV_CONFIG: index = cache handle, cdw10 = {kv_heads
 31:16, layers 15:0}, cdw11 = {head_dim 31:16, queries per KV head 15:0}, cdw12 = max tokens, cdw13 =
-dtype. SEQ_CREATE: index = sequence, generation, cdw10 = cache handle, prp1 = map base (byte offset in
-device DRAM, 32 B aligned).
-POLICY_SET: index = descriptor number, cdw10 = kind. WINDOW_SET: index, prp1 = bus address, prp2 = bytes (0
-removes it; both multiples of 4096), cdw10 bit 0 = device may read, bit 1 = device may write. FORMAT: drops
-every sequence and frees all flash; cdw10 bit 0 = all blocks are known to be erased. TABLE_READ /
-TABLE_WRITE: cdw10 = Table, cdw11 = index, cdw12 (low) and cdw13 (high) = value; a read returns it in DW0
-and DW1.
+{sketch bits 23:16, sketch dims 15:8 (0: no sketches), dtype 7:0}. SEQ_CREATE: index = sequence, generation,
+cdw10 = cache handle, prp1 = map base (byte offset in device DRAM, 32 B aligned).
+POLICY_SET: index = descriptor number, cdw10 = kind, cdw11 = kept groups, cdw12 = {sinks 31:16, window
+15:0}, cdw13 = log2 of the group size; all zero but the kind with DENSE. WINDOW_SET: index, prp1 = bus
+address, prp2 = bytes (0 removes it; both multiples of 4096), cdw10 bit 0 = device may read, bit 1 = device
+may write. FORMAT: drops every sequence and frees all flash; cdw10 bit 0 = all blocks are known to be erased.
+TABLE_READ / TABLE_WRITE: cdw10 = Table, cdw11 = index, cdw12 (low) and cdw13 (high) = value; a read returns
+it in DW0 and DW1.
 """
 
 
@@ -160,7 +169,9 @@ class Status(enum.IntEnum):
     DTYPE = 0x1C5
     NOT_FINITE = 0x1C6
     BUSY = 0x1C7
+    SCALE = 0x1C8
     STALE_GENERATION = 0x1C9
+    POLICY = 0x1CA
     WINDOW = 0x1CB
     WRITE_FAULT = 0x280
     UNRECOVERED_READ = 0x281
@@ -189,6 +200,8 @@ CURES: Mapping[Status, str] = {
     Status.DTYPE: "the cache was made for another number format",
     Status.NOT_FINITE: "an operand holds NaN or Inf; look for an overflow upstream",
     Status.BUSY: "the object is in use; retry",
+    Status.SCALE: "a scale must lie above 0 and below 512; rows of zeros take any scale",
+    Status.POLICY: "the cache was not made for this policy; make it with sketches",
     Status.STALE_GENERATION: "the sequence was freed and made anew; use its new handle",
     Status.WINDOW: "register the buffer as a DMA window before using it",
     Status.WRITE_FAULT: "flash could not be programmed; its data stay in DRAM, free the sequence soon",

@@ -145,7 +145,7 @@ class EngineConfig:
         within("max_superblocks_per_sequence", 1, 256, "Sequence tables are on chip.")
         power_of_two("stripe_buffers", 4, 65536)
         power_of_two("dram_bytes", 1 << 16, 1 << 36)
-        require(self.stripe_buffers * self.stripe_data_bytes <= self.dram_bytes // 2, "stripe_buffers",
+        require(self.buffers_bytes <= self.dram_bytes // 2, "stripe_buffers",
                 self.stripe_buffers, f"stripe buffers take at most half of dram_bytes = {self.dram_bytes}",
                 "Lower stripe_buffers or raise dram_bytes.")
         require(self.axi_bits == 256, "axi_bits", self.axi_bits, "256",
@@ -183,6 +183,17 @@ class EngineConfig:
     def stripe_data_bytes(self) -> int:
         """Data bytes of a stripe, which is also the size of a stripe buffer in device DRAM."""
         return self.page_bytes * self.planes
+
+    @property
+    def stripe_scale_bytes(self) -> int:
+        """Scales of a stripe buffer, 32 B for each slot. In device DRAM the data areas of all buffers come
+        first, then their scale areas."""
+        return self.slots_per_stripe * SLOT_SCALE_BYTES
+
+    @property
+    def buffers_bytes(self) -> int:
+        """Device DRAM taken by stripe buffers, data and scales; the maps follow."""
+        return self.stripe_buffers * (self.stripe_data_bytes + self.stripe_scale_bytes)
 
     @property
     def dies_total(self) -> int:

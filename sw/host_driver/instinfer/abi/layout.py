@@ -2,9 +2,12 @@
 """Where a token's K and V lie: slots, pages, stripes, the protection tuple, placement, the map entry.
 
 One definition for RTL, driver, models and documents (docs/architecture.md "Layout"). Words: a *slot*
-is a self-contained codeword with 1024 B of data; K and V slots alternate, two make a *pair* that holds
-the same rows; a *page* is ``slots_per_page`` slots; a *stripe* is one page in each plane of a die at
-the same row address, programmed and sensed together.
+is a self-contained codeword with 1024 B of data and the scales of its int8 rows; K and V slots alternate,
+two make a *pair* that holds the same rows; a *page* is ``slots_per_page`` slots; a *stripe* is one page in
+each plane of a die at the same row address, programmed and sensed together.
+
+A *row record* is what crosses PCIe for a row: the row in whole 32-byte beats, and before it, where the cache
+has scales or sketches, a header with them.
 """
 
 import dataclasses
@@ -14,12 +17,17 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from .commands import Dtype
 from .config import BEAT_BYTES, SLOT_DATA_BYTES, SLOT_SCALE_BYTES, SLOT_TUPLE_BYTES, EngineConfig
 from .errors import require
 
 HEAD_DIMS = (64, 80, 96, 128)
 FP16_BYTES = 2
+ELEMENT_BYTES = {Dtype.FP16: 2, Dtype.INT8: 1}
+SCALE_BYTES = 2
 BEAT_ELEMENTS = BEAT_BYTES // FP16_BYTES
+HOST_BEAT_BYTES = 32
+"""Row records and their headers are whole beats of the host's bus."""
 DATA_BEATS = SLOT_DATA_BYTES // BEAT_BYTES
 TUPLE_OFFSET = SLOT_DATA_BYTES + SLOT_SCALE_BYTES
 TUPLE_BEAT = TUPLE_OFFSET // BEAT_BYTES
@@ -28,13 +36,15 @@ CHECKED_BEATS = TUPLE_BEAT + 2
 CRC_POLYNOMIAL = 0x8BB7
 KIND_KEY = 0
 KIND_VALUE = 1
+KIND_SKETCH = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class RowShape:
-    """How rows of one head dimension fill slots (fp16)."""
+    """How rows of one head dimension and number format fill slots."""
 
     head_dim: int
+    dtype: Dtype = Dtype.FP16
 
     def __post_init__(self) -> None:
         require(self.head_dim in HEAD_DIMS, "head_dim", self.head_dim, f"one of {HEAD_DIMS}",
@@ -47,7 +57,18 @@ class RowShape:
 
     @property
     def row_bytes(self) -> int:
-        return self.padded_dim * FP16_BYTES
+        """A row's bytes in its slot."""
+        return self.padded_dim * ELEMENT_BYTES[self.dtype]
+
+    @property
+    def scaled(self) -> bool:
+        """Each row has an fp16 scale."""
+        return self.dtype is Dtype.INT8
+
+    @property
+    def host_bytes(self) -> int:
+        """A row's bytes in its record, without the header: int8 rows of 80 dims are filled up to 96."""
+        return whole(self.head_dim * ELEMENT_BYTES[self.dtype], HOST_BEAT_BYTES)
 
     @property
     def row_beats(self) -> int:
@@ -71,6 +92,91 @@ class RowShape:
         """Byte offset of a row in its stripe buffer (``token`` counted within the stripe)."""
         pair, row = divmod(token, self.rows_per_slot)
         return (2 * pair + kind) * SLOT_DATA_BYTES + row * self.row_bytes
+
+    def scale_offset(self, token: int, kind: int) -> int:
+        """Byte offset of a row's scale in the scale area of its stripe buffer."""
+        pair, row = divmod(token, self.rows_per_slot)
+        return (2 * pair + kind) * SLOT_SCALE_BYTES + row * SCALE_BYTES
+
+
+def whole(size: int, unit: int) -> int:
+    """``size`` rounded up to whole units."""
+    return -(-size // unit) * unit
+
+
+SKETCH_DIMS = (8, 16, 24, 32, 40, 48, 56, 64)
+SKETCH_BITS = (2, 4, 8)
+SKETCH_OFFSET = 4
+"""Byte of a header at which the sketch begins: behind the row's scale and the sketch's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SketchShape:
+    """How sketch vectors (``dims`` integers of ``bits`` bits, an fp16 scale each) fill slots.
+
+    A slot holds the scales of its vectors, then the vectors; a vector takes a power of two of bytes, dim 0 in
+    the lowest bits, two's complement. Vectors per slot are a multiple of 8, so that a page, with its four or
+    more slots, ends on a whole group of up to 32 tokens.
+    """
+
+    dims: int
+    bits: int
+
+    def __post_init__(self) -> None:
+        require(self.dims in SKETCH_DIMS, "sketch_dims", self.dims, f"one of {SKETCH_DIMS}",
+                "16 dims of 4 bits are a good start.")
+        require(self.bits in SKETCH_BITS, "sketch_bits", self.bits, f"one of {SKETCH_BITS}",
+                "16 dims of 4 bits are a good start.")
+
+    @property
+    def vector_bytes(self) -> int:
+        return 1 << (self.dims * self.bits // 8 - 1).bit_length()
+
+    @property
+    def vectors_per_slot(self) -> int:
+        return SLOT_DATA_BYTES // (self.vector_bytes + SCALE_BYTES) // 8 * 8
+
+    def tokens_per_page(self, config: EngineConfig) -> int:
+        return self.vectors_per_slot * config.slots_per_page
+
+    def tokens_per_stripe(self, config: EngineConfig) -> int:
+        return self.tokens_per_page(config) * config.planes
+
+    def stripes(self, config: EngineConfig, tokens: int) -> int:
+        """Sketch stripes that ``tokens`` tokens touch."""
+        return -(-tokens // self.tokens_per_stripe(config))
+
+    def scale_offset(self, token: int) -> int:
+        """Byte offset of a vector's scale in its stripe buffer (``token`` counted within the stripe)."""
+        slot, vector = divmod(token, self.vectors_per_slot)
+        return slot * SLOT_DATA_BYTES + vector * SCALE_BYTES
+
+    def vector_offset(self, token: int) -> int:
+        """Byte offset of a vector in its stripe buffer."""
+        slot, vector = divmod(token, self.vectors_per_slot)
+        return slot * SLOT_DATA_BYTES + self.vectors_per_slot * SCALE_BYTES + vector * self.vector_bytes
+
+    @property
+    def query_bytes(self) -> int:
+        """Record of a query's sketch: its exponent in byte 0 (two's complement), dims of 8 bits from
+        SKETCH_OFFSET on."""
+        return whole(SKETCH_OFFSET + self.dims, HOST_BEAT_BYTES)
+
+
+def header_bytes(shape: RowShape, kind: int, sketch: SketchShape | None) -> int:
+    """Header of a row record: {row scale fp16, sketch scale fp16, sketch vector}, in whole beats.
+
+    Only K records carry sketches. Fields that the cache does not have are zero; without scale and sketch
+    there is no header.
+    """
+    if sketch is not None and kind == KIND_KEY:
+        return whole(SKETCH_OFFSET + sketch.vector_bytes, HOST_BEAT_BYTES)
+    return HOST_BEAT_BYTES if shape.scaled else 0
+
+
+def record_bytes(shape: RowShape, kind: int, sketch: SketchShape | None = None) -> int:
+    """What a row takes in a KV_WRITE or KV_READ buffer, records of (tokens, heads) one after the other."""
+    return header_bytes(shape, kind, sketch) + shape.host_bytes
 
 
 def flash_stripes(config: EngineConfig, shape: RowShape, resident: int, context: int) -> int:
@@ -149,14 +255,20 @@ def map_index(layer: int, head: int, stripe: int, *, kv_heads: int, stripes_max:
     return map_line(layer, head, kv_heads=kv_heads) * stripes_max + stripe
 
 
-def map_bytes(layers: int, kv_heads: int, stripes_max: int) -> int:
-    return layers * kv_heads * stripes_max * MAP_ENTRY_BYTES
+def sketch_map_index(line: int, stripe: int, *, lines: int, stripes_max: int, sketch_stripes_max: int) -> int:
+    """Index of a sketch stripe's map entry: the sketches of all lines follow the rows of all lines."""
+    return lines * stripes_max + line * sketch_stripes_max + stripe
+
+
+def map_bytes(layers: int, kv_heads: int, stripes_max: int, sketch_stripes_max: int = 0) -> int:
+    return layers * kv_heads * (stripes_max + sketch_stripes_max) * MAP_ENTRY_BYTES
 
 
 # -- protection tuple --------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlotTuple:
-    """Who a slot belongs to. ``group`` = stripe * pairs_per_stripe + pair, ``kind`` 0 key, 1 value.
+    """Who a slot belongs to. ``kind`` 0 key, 1 value: ``group`` = stripe * pairs_per_stripe + pair;
+    ``kind`` 2 sketch: ``group`` = stripe * slots_per_stripe + slot.
 
     12 bytes, little endian: CRC-16, generation 16, layer 16, head 8, kind 8, group 32. The CRC
     (8BB7h, initial 0, most significant bit first, bytes in address order) covers the beats 0 to
@@ -198,18 +310,29 @@ def slot_crc(slots: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return np.bitwise_xor.reduce(table.take(entries), axis=-1)
 
 
+def slot_place(config: EngineConfig, index: int, stripe: int, *, sketch: bool) -> tuple[int, int]:
+    """(kind, group) of slot ``index`` of a stripe of rows or of sketches."""
+    if sketch:
+        return KIND_SKETCH, stripe * config.slots_per_stripe + index
+    return index & 1, stripe * (config.slots_per_stripe // 2) + index // 2
+
+
 def encode_stripe(config: EngineConfig, data: NDArray[np.uint8], *, generation: int, layer: int, head: int,
-                  stripe: int) -> NDArray[np.uint8]:
+                  stripe: int, scales: NDArray[np.uint8] | None = None,
+                  sketch: bool = False) -> NDArray[np.uint8]:
     """Bus bytes of a stripe: (planes, slots_per_page, slot_bytes) from ``stripe_data_bytes`` of data.
 
-    Scales and parity are zero (fp16, ECC later); bytes of a page beyond its slots are not part of it.
+    ``scales``: ``stripe_scale_bytes`` of the buffer's scale area, of int8 rows; zeros otherwise. Parity is
+    zero (ECC later); bytes of a page beyond its slots are not part of it.
     """
     slots = np.zeros((config.planes, config.slots_per_page, config.slot_bytes), np.uint8)
     slots[..., :SLOT_DATA_BYTES] = data.reshape(config.planes, config.slots_per_page, SLOT_DATA_BYTES)
-    pairs = config.slots_per_stripe // 2
+    if scales is not None:
+        slots[..., SLOT_DATA_BYTES:TUPLE_OFFSET] = scales.reshape(
+            config.planes, config.slots_per_page, SLOT_SCALE_BYTES)
     for index in range(config.slots_per_stripe):
-        fields = SlotTuple(generation=generation, layer=layer, head=head, kind=index & 1,
-                           group=stripe * pairs + index // 2)
+        kind, group = slot_place(config, index, stripe, sketch=sketch)
+        fields = SlotTuple(generation=generation, layer=layer, head=head, kind=kind, group=group)
         slots[divmod(index, config.slots_per_page)][TUPLE_OFFSET:TUPLE_OFFSET + SLOT_TUPLE_BYTES] = (
             np.frombuffer(fields.pack(), np.uint8))
     crc = slot_crc(slots)

@@ -4,8 +4,9 @@
 import dataclasses
 from typing import Self
 
+from .commands import Dtype
 from .config import EngineConfig
-from .layout import RowShape
+from .layout import SKETCH_BITS, RowShape, SketchShape
 
 VALID = 1 << 63
 """Bit of a valid CACHE, SEQUENCE, POLICY or REPLACEMENT word."""
@@ -13,26 +14,37 @@ VALID = 1 << 63
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheWord:
-    """Shape of a cache's sequences; ``queries`` are query heads per KV head."""
+    """Shape of a cache's sequences; ``queries`` are query heads per KV head, ``sketch_dims`` 0 without
+    sketches."""
 
     layers: int
     kv_heads: int
     queries: int
     head_dim: int
     max_tokens: int
+    dtype: Dtype = Dtype.FP16
+    sketch_dims: int = 0
+    sketch_bits: int = 0
 
     @property
     def shape(self) -> RowShape:
-        return RowShape(self.head_dim)
+        return RowShape(self.head_dim, self.dtype)
+
+    @property
+    def sketch(self) -> SketchShape | None:
+        return SketchShape(self.sketch_dims, self.sketch_bits) if self.sketch_dims else None
 
     def pack(self) -> int:
+        width = SKETCH_BITS.index(self.sketch_bits) if self.sketch_dims else 0
         return (self.layers | self.kv_heads << 9 | self.queries << 17 | self.head_dim << 21
-                | self.max_tokens << 29 | VALID)
+                | self.max_tokens << 29 | self.dtype << 47 | self.sketch_dims << 49 | width << 56 | VALID)
 
     @classmethod
     def unpack(cls, word: int) -> Self:
+        dims = word >> 49 & 0x7F
         return cls(layers=word & 0x1FF, kv_heads=word >> 9 & 0xFF, queries=word >> 17 & 15,
-                   head_dim=word >> 21 & 0xFF, max_tokens=word >> 29 & 0x3FFFF)
+                   head_dim=word >> 21 & 0xFF, max_tokens=word >> 29 & 0x3FFFF, dtype=Dtype(word >> 47 & 3),
+                   sketch_dims=dims, sketch_bits=SKETCH_BITS[word >> 56 & 3] if dims else 0)
 
 
 @dataclasses.dataclass(kw_only=True)

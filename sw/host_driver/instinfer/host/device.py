@@ -105,7 +105,7 @@ class Csd:
         self._caches: dict[int, KvCache] = {}
         self._policies: dict[Policy, int] = {}
         self._numbers = set(range(self.config.max_sequences))
-        buffers = self.config.stripe_buffers * self.config.stripe_data_bytes
+        buffers = self.config.buffers_bytes
         self.device_dram = RangeAllocator(buffers, self.config.dram_bytes - buffers, MAP_ALIGN)
         entries = min(ADMIN_ENTRIES, self.config.queue_entries_max)
         self.admin = QueuePair(self.transport, 0, entries, self._timeout_us)
