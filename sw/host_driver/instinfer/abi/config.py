@@ -146,7 +146,7 @@ class EngineConfig:
         power_of_two("stripe_buffers", 4, 65536)
         power_of_two("dram_bytes", 1 << 16, 1 << 36)
         require(self.stripe_buffers * self.stripe_data_bytes <= self.dram_bytes // 2, "stripe_buffers",
-                self.stripe_buffers, f"data of stripe buffers take at most half of dram_bytes = {self.dram_bytes}",
+                self.stripe_buffers, f"their data take at most half of dram_bytes = {self.dram_bytes}",
                 "Lower stripe_buffers or raise dram_bytes.")
         require(self.axi_bits == 256, "axi_bits", self.axi_bits, "256",
                 "Other widths go through the board's AXI interconnect.")
