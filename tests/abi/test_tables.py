@@ -4,7 +4,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instinfer.abi.tables import VALID, CacheWord, SequenceWord
+from instinfer.abi.config import presets
+from instinfer.abi.tables import VALID, CacheWord, SequenceWord, read_count_index
 
 
 @given(st.builds(
@@ -24,3 +25,11 @@ def test_sequences(word: SequenceWord) -> None:
     assert VALID <= packed < 2 * VALID
     assert SequenceWord.unpack(packed) == word
     assert packed >> 62 & 1 == word.fault
+
+
+def test_read_counts_have_an_index_each() -> None:
+    config = presets()["product"]
+    indices = [read_count_index(config, channel=channel, die=die, block=block)
+               for channel in range(config.channels) for die in range(config.dies)
+               for block in range(config.blocks)]
+    assert indices == list(range(16384))

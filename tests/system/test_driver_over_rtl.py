@@ -51,6 +51,12 @@ from host.test_device import (
     test_states_that_cannot_be_opened,
 )
 from host.test_examples import quickstart
+from host.test_read_counts import (
+    test_a_full_counter_stays_full,
+    test_an_erase_starts_the_count_anew,
+    test_counts_are_saved_and_a_reset_forgets_them,
+    test_every_sense_of_a_stripe_is_counted_where_it_lies,
+)
 from host.test_sequence import (
     test_context_lengths_grown_by_appends,
     test_hostile_values,
@@ -65,16 +71,19 @@ from host.test_sequence import (
 
 __all__ = [
     "stored",
+    "test_a_full_counter_stays_full",
     "test_a_saved_drive_goes_on",
     "test_a_superblock_that_could_not_be_erased_comes_back",
     "test_addresses",
     "test_admin_commands",
+    "test_an_erase_starts_the_count_anew",
     "test_append_gap_and_duplicate",
     "test_arrays_and_arguments",
     "test_buffers_exhausted_loses_nothing",
     "test_capacity_of_the_cache",
     "test_context_lengths_grown_by_appends",
     "test_counters",
+    "test_counts_are_saved_and_a_reset_forgets_them",
     "test_damage_beside_the_slots_is_not_seen",
     "test_damaged_slot",
     "test_data_lie_in_the_spare_block",
@@ -84,6 +93,7 @@ __all__ = [
     "test_doorbell_of_no_queue_halts_none",
     "test_equal_histories_leave_equal_drives",
     "test_erase_failure_drops_the_superblock",
+    "test_every_sense_of_a_stripe_is_counted_where_it_lies",
     "test_flash_exhausted_stays_in_dram",
     "test_flipped_bit_shows_when_nobody_checks",
     "test_full_completion_queue_holds_commands_back",

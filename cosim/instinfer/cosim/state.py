@@ -154,5 +154,5 @@ GEOMETRY = ("channels", "dies", "planes", "blocks", "spare_blocks", "pages", "pa
 """Configuration values that a state depends on."""
 
 EXACT_TABLES = (Table.CACHE, Table.SEQUENCE, Table.RESIDENT, Table.SUPERBLOCK_LIST, Table.ROW_COUNT,
-                Table.SUPERBLOCK_FREE, Table.SUPERBLOCK_ERASED, Table.REPLACEMENT)
+                Table.SUPERBLOCK_FREE, Table.SUPERBLOCK_ERASED, Table.REPLACEMENT, Table.READ_COUNT)
 """Tables that agree between model and RTL whenever frees were waited for; buffers do not."""

@@ -572,7 +572,7 @@ class Bench:
             Table.SUPERBLOCK_FREE: c.blocks, Table.SUPERBLOCK_ERASED: c.blocks,
             Table.COUNTS: 2 + c.max_sequences,
             Table.POLICY: c.max_policies, Table.WINDOW: 2 * c.max_windows,
-            Table.REPLACEMENT: c.max_replacements,
+            Table.REPLACEMENT: c.max_replacements, Table.READ_COUNT: c.dies_total * c.blocks,
         }
         for table, count in counts.items():
             for index in range(count):

@@ -171,13 +171,13 @@ class Executor:
     def _run(self, at: Layer, head: int, heads: int, context: int, scale2: np.float32, query: int,
              out: int) -> Result:
         store, shape, config = self._store, at.shape, self._config
-        q = self._load(query, (heads, at.cache.queries, at.cache.head_dim))
         stripes = shape.stripes(config, context)
         settled = flash_stripes(config, shape, self._resident(at), context)
         words = store.words(at, head, heads, stripes)
         pinned = (words[..., 1] >> 30 & 1).astype(np.bool_)
         flash = (np.arange(stripes) < settled) & ~pinned
-        self._count(at, 0, context, flash, passes=-(-at.cache.queries // config.queries))
+        self._count(at, head, 0, context, flash, words, passes=-(-at.cache.queries // config.queries))
+        q = self._load(query, (heads, at.cache.queries, at.cache.head_dim))
         store.refresh(at, head, heads, flash, words, context)
         rows = store.rows(at)
         result = attend(shape, rows.stripe_tokens, q, scale2, rows.k[head:head + heads],
@@ -188,18 +188,27 @@ class Executor:
     def _partials(self, line: int, flash: NDArray[np.bool_], words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """The softmax partial of each stripe: channel by placement, die by the map; last the tail core."""
         config = self._config
-        heads, stripes = flash.shape
-        start = (line + np.arange(heads)) * line_stride(config.channels)
-        channel = (start[:, None] + np.arange(stripes)) % config.channels
         die = (words[..., 0] >> 25 & 7).astype(np.int64)
-        return np.where(flash, channel * config.dies + die, config.dies_total)
+        return np.where(flash, self._channels(line, flash) * config.dies + die, config.dies_total)
 
-    def _count(self, at: Layer, first: int, end: int, flash: NDArray[np.bool_], *, passes: int) -> None:
-        """Tokens [first, end) of some heads are read, whole stripes up to ``end``."""
+    def _channels(self, line: int, flash: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The channel of each stripe of the heads from map line ``line`` on, by placement."""
+        channels = self._config.channels
+        heads, stripes = flash.shape
+        start = (line + np.arange(heads)) * line_stride(channels)
+        return (start[:, None] + np.arange(stripes)) % channels
+
+    def _count(self, at: Layer, head: int, first: int, end: int, flash: NDArray[np.bool_],
+               words: NDArray[np.uint32], *, passes: int) -> None:
+        """Tokens [first, end) of the heads from ``head`` on are read, whole stripes up to ``end``."""
         store, config, shape = self._store, self._config, at.shape
         per_stripe = shape.tokens_per_stripe(config)
         heads, stripes = flash.shape
         start = first // per_stripe
+        place = words[..., 0].astype(np.int64)
+        read = flash & (place >> 31 == 1)
+        store.tables.count_reads(self._channels(at.line + head, flash)[read], (place >> 25 & 7)[read],
+                                 (place >> 12 & 0x1FFF)[read])
         flash = flash[:, start:]
         tokens = np.minimum(per_stripe, end - np.arange(start, stripes) * per_stripe)
         slots = 2 * -(-tokens // shape.rows_per_slot)
@@ -237,7 +246,7 @@ class Executor:
         settled = flash_stripes(config, at.shape, resident, first + tokens)
         flash = (np.arange(stripes) < settled) & ~(words[..., 1] >> 30 & 1).astype(np.bool_)
         flash[:, :first // at.shape.tokens_per_stripe(config)] = False
-        self._count(at, first, first + tokens, flash, passes=1)
+        self._count(at, head, first, first + tokens, flash, words, passes=1)
         store.refresh(at, head, heads, flash, words, first + tokens)
         rows = store.rows(at)
         for address, array in ((f["prp1"], rows.k), (f["prp2"], rows.v)):

@@ -246,6 +246,7 @@ class KvStore:
         config = self.config
         done = [self._alive(channel, die) and self.nand.erase(channel, die, block)
                 for die in range(config.dies) for channel in range(config.channels)]
+        self.tables.read_counts[:, :, block] = 0
         self.count(Counter.STRIPES_ERASED, sum(done))
         return all(done)
 

@@ -5,11 +5,12 @@ from collections import deque
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import HEAD_DIMS
-from instinfer.abi.tables import VALID, CacheWord, Replacement, SequenceWord
+from instinfer.abi.tables import READ_COUNT_MAX, VALID, CacheWord, Replacement, SequenceWord
 
 from .nand import Nand, PlaneBlock
 
@@ -67,6 +68,13 @@ class Tables:
         self.superblock_free = deque(range(config.blocks))
         self.erased = np.full(config.blocks, erased)
         self.buffer_free = deque(range(config.stripe_buffers))
+        self.read_counts = np.zeros((config.channels, config.dies, config.blocks), np.uint32)
+
+    def count_reads(self, channel: NDArray[np.int64], die: NDArray[np.int64],
+                    block: NDArray[np.int64]) -> None:
+        """One sense of each of these blocks; a block may be named more than once."""
+        np.add.at(self.read_counts, (channel, die, block), 1)
+        np.minimum(self.read_counts, READ_COUNT_MAX, out=self.read_counts)
 
     def read(self, table: int, index: int) -> int:
         """Raises CommandError BAD_FIELD outside a table."""
@@ -110,6 +118,9 @@ class Tables:
             case Table.REPLACEMENT:
                 self._within(index, config.max_replacements)
                 return self.replacements[index].pack() if index in self.replacements else 0
+            case Table.READ_COUNT:
+                self._within(index, self.read_counts.size)
+                return int(self.read_counts.flat[index])
         raise CommandError(Status.BAD_FIELD)
 
     def write(self, table: int, index: int, value: int) -> None:
@@ -158,6 +169,8 @@ class Tables:
                 self._nand.replace(PlaneBlock(word.channel, word.die, word.plane, word.block),
                                    word.spare if valid else None)
                 _store(self.replacements, index, word if valid else None)
+            case Table.READ_COUNT:
+                self.read_counts.flat[index] = value & READ_COUNT_MAX
 
     def _write_count(self, index: int, value: int) -> None:
         if index < 2:

@@ -148,6 +148,7 @@ class Table(enum.IntEnum):
     POLICY = 9
     WINDOW = 10
     REPLACEMENT = 11
+    READ_COUNT = 12
 
 
 class Status(enum.IntEnum):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of the CACHE, SEQUENCE and REPLACEMENT tables (docs/architecture.md "Tables")."""
+"""Words of the CACHE, SEQUENCE, REPLACEMENT and READ_COUNT tables (docs/architecture.md "Tables")."""
 
 import dataclasses
 from typing import Self
@@ -10,6 +10,15 @@ from .layout import SKETCH_BITS, RowShape, SketchShape
 
 VALID = 1 << 63
 """Bit of a valid CACHE, SEQUENCE, POLICY or REPLACEMENT word."""
+
+READ_COUNT_BITS = 24
+READ_COUNT_MAX = (1 << READ_COUNT_BITS) - 1
+"""A counter of READ_COUNT that got here stays: an order of magnitude above what blocks are rated for."""
+
+
+def read_count_index(config: EngineConfig, *, channel: int, die: int, block: int) -> int:
+    """Index in READ_COUNT of the blocks of one number in all planes of a die."""
+    return (channel * config.dies + die) * config.blocks + block
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

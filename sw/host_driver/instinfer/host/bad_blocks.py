@@ -8,7 +8,7 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.tables import Replacement
 
 from .errors import ResourceError
-from .tables import SEQUENCE_COUNT, SUPERBLOCK_COUNT
+from .tables import SUPERBLOCK_COUNT, owned_superblocks
 
 Read = Callable[[Table, list[int]], list[int]]
 Write = Callable[[Table, Iterable[tuple[int, int]]], None]
@@ -89,11 +89,5 @@ class BadBlocks:
 
     def _owner(self, block: int) -> int | None:
         """The sequence that a superblock belongs to."""
-        config = self._config
-        sequences = range(config.max_sequences)
-        counts = self._read(Table.COUNTS, [SEQUENCE_COUNT + number for number in sequences])
-        for number, count in zip(sequences, counts, strict=True):
-            first = number * config.max_superblocks_per_sequence
-            if block in self._read(Table.SUPERBLOCK_LIST, [first + n for n in range(count)]):
-                return number
-        return None
+        return next((number for number, blocks in owned_superblocks(self._config, self._read).items()
+                     if block in blocks), None)

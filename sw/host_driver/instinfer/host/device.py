@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
@@ -16,7 +19,7 @@ from .kv_cache import CacheShape, KvCache, check_shape
 from .memory import DmaMemory, RangeAllocator
 from .policy import Dense, Policy
 from .queue_pair import Command, QueuePair
-from .tables import read_tables, write_tables
+from .tables import owned_superblocks, read_count_indices, read_tables, write_tables
 from .transport.base import Transport, TransportError, open_transport
 
 MAP_ALIGN = 32
@@ -230,6 +233,19 @@ class Csd:
         read = self.transport.bar_read32
         return {counter.name.lower(): read(Register.COUNTERS + 8 * counter)
                 | read(Register.COUNTERS + 8 * counter + 4) << 32 for counter in Counter}
+
+    def read_counts(self) -> NDArray[np.uint32]:
+        """How often each block was sensed since its erase: (channels, dies, blocks).
+
+        The planes of a stripe are sensed together, so they share a counter. Blocks of free superblocks
+        have 0. Commands under way may be counted already.
+        """
+        config = self.config
+        counts = np.zeros((config.channels, config.dies, config.blocks), np.uint32)
+        owned = owned_superblocks(config, self.read_table)
+        indices = read_count_indices(config, {block for blocks in owned.values() for block in blocks})
+        counts.reshape(-1)[indices] = self.read_table(Table.READ_COUNT, indices)
+        return counts
 
     def cycles(self) -> int | None:
         """Simulated clock cycles, None where there is no simulated clock."""

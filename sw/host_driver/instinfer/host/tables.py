@@ -4,12 +4,12 @@
 Windows and policies are not part of it: they belong to a session. FIFOs are listed from their head.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.tables import CacheWord, SequenceWord
+from instinfer.abi.tables import CacheWord, SequenceWord, read_count_index
 
 from .transport.base import Tables
 
@@ -22,8 +22,26 @@ SUPERBLOCK_COUNT, BUFFER_COUNT, SEQUENCE_COUNT = 0, 1, 2
 """Indices of Table.COUNTS."""
 
 
+def owned_superblocks(config: EngineConfig, read: Read) -> dict[int, list[int]]:
+    """The superblocks of each sequence that has some, in the order in which it took them."""
+    sequences = range(config.max_sequences)
+    counts = read(Table.COUNTS, [SEQUENCE_COUNT + number for number in sequences])
+    first = config.max_superblocks_per_sequence
+    return {number: read(Table.SUPERBLOCK_LIST, [first * number + n for n in range(count)])
+            for number, count in zip(sequences, counts, strict=True) if count}
+
+
+def read_count_indices(config: EngineConfig, superblocks: Iterable[int]) -> list[int]:
+    """Indices in READ_COUNT of all blocks of some superblocks, in ascending order."""
+    return sorted(read_count_index(config, channel=channel, die=die, block=block) for block in superblocks
+                  for channel in range(config.channels) for die in range(config.dies))
+
+
 def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
-    """Everything that lasts; entries that are zero or invalid are left out."""
+    """Everything that lasts; entries that are zero or invalid are left out.
+
+    Blocks that no sequence owns are not read; their counts are zero.
+    """
     found: dict[str, Any] = {}
 
     def take(table: Table, indices: list[int]) -> dict[int, int]:
@@ -51,6 +69,7 @@ def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
         found.setdefault(Table.SUPERBLOCK_LIST.name, []).extend(
             [first + n, block] for n, block in enumerate(blocks))
         found.setdefault(Table.COUNTS.name, []).append([SEQUENCE_COUNT + number, owned])
+        take(Table.READ_COUNT, read_count_indices(config, blocks))
     return found
 
 
@@ -62,5 +81,6 @@ def write_tables(tables: Tables, write: Write) -> None:
 
     write(Table.COUNTS, [(SUPERBLOCK_COUNT, 0), (BUFFER_COUNT, 0), *pairs(Table.COUNTS)])
     for table in (Table.REPLACEMENT, Table.SUPERBLOCK_FREE, Table.BUFFER_FREE, Table.SUPERBLOCK_ERASED,
-                  Table.SUPERBLOCK_LIST, Table.ROW_COUNT, Table.RESIDENT, Table.CACHE, Table.SEQUENCE):
+                  Table.SUPERBLOCK_LIST, Table.ROW_COUNT, Table.READ_COUNT, Table.RESIDENT, Table.CACHE,
+                  Table.SEQUENCE):
         write(table, list(pairs(table)))

@@ -37,6 +37,7 @@ from .outputs import OutputWriter
 from .ports import REPLACEMENT, TAIL_JOB
 from .queries import QueryLoader
 from .readback import ReadBack
+from .readcounts import ReadCounts
 from .rowcopier import RowCopier
 from .rows import ERASE_RESULT, RowAllocator, SuperblockEraser
 from .sequences import FreeEngine, SyncWaiter
@@ -201,13 +202,23 @@ class KvEngine(wiring.Component):
             connect(m, erase_service.results[port], user.erased)
         connect(m, erase_service.request, eraser.blocks)
         connect(m, eraser.results, erase_service.result)
-        connect(m, eraser.requests, dispatch.requests[0])
+        s.read_counts = read_counts = ReadCounts(config=c)
+        connect(m, s.tables.read_counts, read_counts.table)
+        self._counted(m, eraser.requests, read_counts.erases, dispatch.requests[0])
         connect(m, s.flushes.requests, dispatch.requests[1])
         for number in range(c.channels):
             connect(m, dispatch.channels[number], flipped(self.channels[number]))
             connect(m, flipped(self.events[number]), events.events[number])
         connect(m, events.programs, s.flushes.programs)
         connect(m, events.erases, eraser.events)
+
+    def _counted(self, m: Module, source: Any, counter: Any, target: Any) -> None:
+        """A request goes on when it is counted, too (``counter.ready`` falls by a transfer alone)."""
+        m.d.comb += [
+            target.payload.eq(source.payload), counter.payload.eq(source.payload),
+            target.valid.eq(source.valid & counter.ready), source.ready.eq(target.ready & counter.ready),
+            counter.valid.eq(source.valid & target.ready),
+        ]
 
     def _write_path(self, m: Module) -> None:
         """Rows into stripe buffers, map entries, flushes and frees."""
@@ -264,7 +275,7 @@ class KvEngine(wiring.Component):
         connect(m, attends.walks, walker.walks)
         connect(m, attends.outputs, outputs.outputs)
         connect(m, outputs.ends, attends.ends)
-        connect(m, walker.requests, s.dispatch.requests[2])
+        self._counted(m, walker.requests, s.read_counts.senses, s.dispatch.requests[2])
         connect(m, walker.tail, tail_jobs.i)
         connect(m, tail_jobs.o, tail.jobs)
         self._read_entries(m, walker, "walk_map", 1)

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape
+from instinfer.abi.tables import READ_COUNT_BITS
 
 from ..signatures import BLOCK_BITS
 
@@ -48,6 +49,12 @@ class TablePort(wiring.Signature):
             "done": In(1), "ok": In(1), "answer": In(64),
         })
 
+
+READ_COUNT_PORT = wiring.Signature({
+    "read": Out(1), "write": Out(1), "index": Out(32), "value": Out(READ_COUNT_BITS),
+    "answer": In(READ_COUNT_BITS),
+})
+"""The table READ_COUNT, seen from the one who asks: ``answer`` comes in the cycle after ``read``."""
 
 LAYER = data.StructLayout({
     "sequence": 10, "generation": 16, "layer": 16, "kv_heads": 8, "beats": 4, "wide": 1, "map": DRAM_BITS,

@@ -12,7 +12,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..flash.blockmap import map_depth
 from ..stream.arbiter import RoundRobin
-from .ports import INTERNAL_FAULT, INTERNAL_OUTSTANDING, REPLACEMENT, TableOp, TablePort
+from .ports import INTERNAL_FAULT, INTERNAL_OUTSTANDING, READ_COUNT_PORT, REPLACEMENT, TableOp, TablePort
 
 
 class _Store:
@@ -63,6 +63,7 @@ class Tables(wiring.Component):
     ports : accesses, served one by one, round robin
     windows : the table WINDOW, which lies in the `WindowCheck`: ``enable`` writes, ``answer`` is what lies at
         ``index``
+    read_counts : the table READ_COUNT, which lies in `ReadCounts`
     replacement : a word was written to the table REPLACEMENT
     ready : the tables are initialised
 
@@ -80,6 +81,7 @@ class Tables(wiring.Component):
                 "enable": Out(1), "index": Out(range(2 * config.max_windows)), "value": Out(64),
                 "answer": In(64),
             })),
+            "read_counts": Out(READ_COUNT_PORT),
             "replacement": Out(wiring.Signature({"enable": Out(1), "value": Out(64)})),
             "ready": Out(1),
         })
@@ -128,8 +130,9 @@ class Tables(wiring.Component):
                    for name in ("op", "table", "index", "value")}
         op, table, index, value = request.values()
         answer, ok = Signal(64), Signal()
-        writes = Signal()
-        walk_end = max(map_depth(self.config), *(store.depth for store in stores.values())) - 1
+        reads, writes = Signal(), Signal()
+        read_counts = self.config.dies_total * self.config.blocks
+        walk_end = max(map_depth(self.config), read_counts, *(store.depth for store in stores.values())) - 1
         walk = Signal(range(walk_end + 1))
         after_reset = Signal(init=1)
         walking = Signal()
@@ -154,6 +157,11 @@ class Tables(wiring.Component):
         m.d.comb += [
             self.windows.enable.eq(writes & (table == Table.WINDOW)),
             self.windows.index.eq(index), self.windows.value.eq(value),
+            self.read_counts.read.eq(reads & (table == Table.READ_COUNT)),
+            self.read_counts.write.eq(Mux(walking, walk < read_counts,
+                                          writes & (table == Table.READ_COUNT))),
+            self.read_counts.index.eq(Mux(walking, walk, index)),
+            self.read_counts.value.eq(Mux(walking, 0, value)),
             self.replacement.enable.eq(writes & (table == Table.REPLACEMENT)),
             self.replacement.value.eq(value),
         ]
@@ -187,6 +195,8 @@ class Tables(wiring.Component):
                         m.d.comb += [ok.eq(index < store.depth), answer.eq(found)]
             with m.Case(int(Table.WINDOW)):
                 m.d.comb += [ok.eq(index < 2 * self.config.max_windows), answer.eq(self.windows.answer)]
+            with m.Case(int(Table.READ_COUNT)):
+                m.d.comb += [ok.eq(index < read_counts), answer.eq(self.read_counts.answer)]
 
         with m.FSM():
             with m.State("INITIALISE"):
@@ -209,7 +219,8 @@ class Tables(wiring.Component):
                 with m.If(choice.any):
                     m.next = "ACCESS"
             with m.State("ACCESS"):
-                m.d.comb += [self.ready.eq(1), writes.eq((op == TableOp.WRITE) & ok)]
+                m.d.comb += [self.ready.eq(1), reads.eq(op == TableOp.READ),
+                             writes.eq((op == TableOp.WRITE) & ok)]
                 m.next = "ANSWER"
                 with m.If(op == TableOp.FORMAT):
                     m.next = "INITIALISE"
