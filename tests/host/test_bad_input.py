@@ -326,7 +326,7 @@ def test_admin_commands(csd: Csd) -> None:
     refused(Status.BAD_FIELD, AdminOpcode.CREATE_SQ, cdw10=3 << 16 | 1, cdw11=1 << 16 | 2, prp1=address)
     shape = {"cdw10": 2 << 16 | 2, "cdw11": 64 << 16 | 2, "cdw12": 100}
     csd.admin_command(AdminOpcode.KV_CONFIG, index=0, **shape)
-    refused(Status.DTYPE, AdminOpcode.KV_CONFIG, index=0, **shape, cdw13=1)
+    refused(Status.DTYPE, AdminOpcode.KV_CONFIG, index=0, **shape, cdw13=2)
     for change in ({"index": csd.config.max_caches}, {"cdw10": 2 << 16}, {"cdw10": 2}, {"cdw11": 64 << 16},
                    {"cdw11": 72 << 16 | 2}, {"cdw12": 0}, {"cdw12": csd.config.max_context + 1}):
         refused(Status.BAD_FIELD, AdminOpcode.KV_CONFIG, **{"index": 0, **shape, **change})

@@ -62,7 +62,7 @@ def test_shapes_that_a_device_cannot_hold(csd: Csd) -> None:
             ({"kv_heads": 17, "query_heads": 17}, "kv_heads = 17"), ({"max_tokens": 8193}, "1 to 8192"),
             ({"query_heads": 3}, "query_heads = 3 is not possible: 2 KV heads times 1 to 8"),
             ({"query_heads": 18}, "query_heads = 18"), ({"query_heads": 0}, "query_heads = 0"),
-            ({"head_dim": 72}, r"one of \(64, 80, 96, 128\)"), ({"dtype": "int8"}, "int8 comes later")):
+            ({"head_dim": 72}, r"one of \(64, 80, 96, 128\)"), ({"dtype": "fp8"}, "one of 'fp16', 'int8'")):
         with pytest.raises(ConfigError, match=message):
             csd.kv_cache(**{**SHAPE, **change})
 

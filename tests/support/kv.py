@@ -7,9 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instinfer.abi import arith
-from instinfer.abi.arith import F16, Partial
+from instinfer.abi.arith import F16, I8, Partial
+from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape, flash_stripes, map_line, placement
+
+Quantised = tuple[I8, F16]
 
 UNCHECKED: dict[str, Any] = {
     "check_tuples": False, "stripe_buffers": 256, "dram_bytes": 4 << 20, "blocks": 64,
@@ -24,18 +27,32 @@ def random_half(rng: np.random.Generator, shape: tuple[int, ...], scale: float =
     return (rng.standard_normal(shape) * scale).astype(np.float16)
 
 
-def exact_attention(config: EngineConfig, q: F16, k: F16, v: F16, *, layer: int = 0,
+def part_of(rows: F16 | Quantised, place: Any) -> Any:
+    """Some of the tokens of K or V, as rows or as (int8 rows, scales)."""
+    return tuple(each[place] for each in rows) if isinstance(rows, tuple) else rows[place]
+
+
+def widened(rows: F16 | Quantised) -> NDArray[np.float64]:
+    """The numbers that rows stand for."""
+    if isinstance(rows, tuple):
+        return rows[0].astype(np.float64) * rows[1].astype(np.float64)[..., None]
+    return rows.astype(np.float64)
+
+
+def exact_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Quantised, *, layer: int = 0,
                     resident: int | None = None, scale: float | None = None,
                     in_flash: int | None = None) -> F16:
     """What the device must return, bit by bit, straight from ``abi.arith``: one slot pair after the other.
 
     Args:
-        q: (query_heads, head_dim); k, v: (context, kv_heads, head_dim).
+        q: (query_heads, head_dim); k, v: (context, kv_heads, head_dim), or such int8 rows and their scales.
         resident: tokens stored, the context when None.
         in_flash: stripes that flash had room for, all when None.
     """
-    context, heads, dims = k.shape
-    shape = RowShape(dims)
+    operands: list[tuple[Any, Any]] = [rows if isinstance(rows, tuple) else (rows, None) for rows in (k, v)]
+    (keys, k_scale), (values, v_scale) = operands
+    context, heads, dims = keys.shape
+    shape = RowShape(dims, Dtype.FP16 if k_scale is None else Dtype.INT8)
     per_stripe, rows = shape.tokens_per_stripe(config), shape.rows_per_slot
     settled = flash_stripes(config, shape, resident or context, context)
     settled = settled if in_flash is None else min(settled, in_flash)
@@ -51,19 +68,25 @@ def exact_attention(config: EngineConfig, q: F16, k: F16, v: F16, *, layer: int 
             state = partials.setdefault(core, Partial.empty((len(qi),), dims))
             for start in range(stripe * per_stripe, min((stripe + 1) * per_stripe, context), rows):
                 pair = slice(start, min(start + rows, context))
-                values = np.broadcast_to(v[pair, head], (len(qi), pair.stop - start, dims))
-                state = arith.update(state, arith.score(qi, exponent, k[pair, head]), values)
+                row_values = np.broadcast_to(values[pair, head], (len(qi), pair.stop - start, dims))
+                if k_scale is None or v_scale is None:
+                    state = arith.update(state, arith.score(qi, exponent, keys[pair, head]), row_values)
+                else:
+                    found = arith.score_int8(qi, exponent, keys[pair, head], k_scale[pair, head])
+                    state = arith.update(state, found, row_values, scale=np.broadcast_to(
+                        v_scale[pair, head], (len(qi), pair.stop - start)))
             partials[core] = state
         parts = Partial(*(np.stack(field) for field in zip(*partials.values(), strict=True)))
         out[head] = arith.normalise(arith.merge(parts))
     return out.reshape(q.shape)
 
 
-def float_attention(q: F16, k: F16, v: F16, *, scale: float | None = None) -> NDArray[np.float64]:
+def float_attention(q: F16, k: F16 | Quantised, v: F16 | Quantised, *,
+                    scale: float | None = None) -> NDArray[np.float64]:
     """The same in float64, never rounded."""
-    _, heads, dims = k.shape
+    keys, values = (widened(rows).swapaxes(0, 1) for rows in (k, v))
+    heads, _, dims = keys.shape
     grouped = q.astype(np.float64).reshape(heads, -1, dims)
-    keys, values = (array.astype(np.float64).swapaxes(0, 1) for array in (k, v))
     logits = grouped @ keys.swapaxes(1, 2) * (dims ** -0.5 if scale is None else scale)
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return (weights @ values / weights.sum(axis=-1, keepdims=True)).reshape(q.shape)

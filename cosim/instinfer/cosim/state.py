@@ -19,8 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instinfer.abi.commands import Table
-from instinfer.abi.config import EngineConfig, NandTiming
-from instinfer.abi.layout import MAP_ENTRY_BYTES, MapEntry, RowShape, map_index
+from instinfer.abi.config import SLOT_SCALE_BYTES, EngineConfig, NandTiming
+from instinfer.abi.layout import (
+    MAP_ENTRY_BYTES,
+    SCALE_BYTES,
+    MapEntry,
+    RowShape,
+    SketchShape,
+    map_index,
+    map_line,
+    sketch_map_index,
+)
 from instinfer.abi.tables import CacheWord, SequenceWord
 
 FORMAT = 1
@@ -113,7 +122,6 @@ class DriveState:
         return found
 
     def _dram_differences(self, other: "DriveState") -> Iterator[str]:
-        size = self.config.stripe_data_bytes
         for where, base, tokens, shape in self._stripes():
             one, two = (MapEntry.unpack(int(state.dram(base, MAP_ENTRY_BYTES).view("<u8")[0]))
                         for state in (self, other))
@@ -121,31 +129,60 @@ class DriveState:
             if placed[0] != placed[1]:
                 yield f"map entry of {where}: {one} and {two}"
             elif one.in_dram:
-                rows = [state.dram(entry.buffer * size, size)
-                        .reshape(-1, 2, shape.rows_per_slot * shape.row_bytes).swapaxes(0, 1)
-                        .reshape(2, -1)[:, :tokens * shape.row_bytes]
-                        for state, entry in ((self, one), (other, two))]
-                if not np.array_equal(rows[0], rows[1]):
-                    yield f"buffered rows of {where}"
+                contents = [state._buffered(entry.buffer, tokens, shape)
+                            for state, entry in ((self, one), (other, two))]
+                if not all(np.array_equal(*pair) for pair in zip(*contents, strict=True)):
+                    yield f"buffered {'rows' if isinstance(shape, RowShape) else 'sketches'} of {where}"
 
-    def _stripes(self) -> Iterator[tuple[str, int, int, RowShape]]:
+    def _buffered(self, buffer: int, tokens: int, shape: RowShape | SketchShape) -> list[NDArray[np.uint8]]:
+        """What the first tokens of a stripe buffer hold: rows or sketches, and their scales."""
+        config = self.config
+        size = config.stripe_data_bytes
+        data = self.dram(buffer * size, size)
+        if isinstance(shape, SketchShape):
+            slots, start = data.reshape(config.slots_per_stripe, -1), shape.vector_offset(0)
+            vectors = slots[:, start:start + shape.vectors_per_slot * shape.vector_bytes]
+            return [part.reshape(-1)[:tokens * each]
+                    for part, each in ((vectors, shape.vector_bytes), (slots[:, :start], SCALE_BYTES))]
+        rows = data.reshape(-1, 2, shape.rows_per_slot * shape.row_bytes)
+        found = [rows[:, kind].reshape(-1)[:tokens * shape.row_bytes] for kind in range(2)]
+        if shape.scaled:
+            area = self.dram(config.stripe_buffers * size + buffer * config.stripe_scale_bytes,
+                             config.stripe_scale_bytes).reshape(-1, 2, SLOT_SCALE_BYTES)
+            used = area[..., :shape.rows_per_slot * SCALE_BYTES]
+            found += [used[:, kind].reshape(-1)[:tokens * SCALE_BYTES] for kind in range(2)]
+        return found
+
+    def _stripes(self) -> Iterator[tuple[str, int, int, RowShape | SketchShape]]:
         """(name, address of the map entry, tokens, shape) of every stripe with resident tokens."""
         caches, resident = self.table(Table.CACHE), self.table(Table.RESIDENT)
         for sequence, word in self.table(Table.SEQUENCE).items():
             owner = SequenceWord.unpack(word)
             cache = CacheWord.unpack(caches[owner.cache])
-            shape = cache.shape
-            per_stripe = shape.tokens_per_stripe(self.config)
-            stripes_max = shape.stripes(self.config, cache.max_tokens)
+            rows, sketch = cache.shape, cache.sketch
+            stripes_max = rows.stripes(self.config, cache.max_tokens)
+            sketches_max = 0 if sketch is None else sketch.stripes(self.config, cache.max_tokens)
             for layer in range(cache.layers):
                 total = resident.get(sequence * self.config.max_layers + layer, 0)
                 for head in range(cache.kv_heads):
-                    for stripe in range(shape.stripes(self.config, total)):
+                    where = f"sequence {sequence} layer {layer} head {head}"
+                    for stripe in range(rows.stripes(self.config, total)):
                         index = map_index(layer, head, stripe, kv_heads=cache.kv_heads,
                                           stripes_max=stripes_max)
-                        yield (f"sequence {sequence} layer {layer} head {head} stripe {stripe}",
-                               owner.base + index * MAP_ENTRY_BYTES,
-                               min(per_stripe, total - stripe * per_stripe), shape)
+                        yield (f"{where} stripe {stripe}", owner.base + index * MAP_ENTRY_BYTES,
+                               self._tokens_of(rows, stripe, total), rows)
+                    for stripe in range(0 if sketch is None else sketch.stripes(self.config, total)):
+                        assert sketch is not None
+                        index = sketch_map_index(
+                            map_line(layer, head, kv_heads=cache.kv_heads), stripe,
+                            lines=cache.layers * cache.kv_heads, stripes_max=stripes_max,
+                            sketch_stripes_max=sketches_max)
+                        yield (f"{where} sketch stripe {stripe}", owner.base + index * MAP_ENTRY_BYTES,
+                               self._tokens_of(sketch, stripe, total), sketch)
+
+    def _tokens_of(self, shape: RowShape | SketchShape, stripe: int, total: int) -> int:
+        per_stripe = shape.tokens_per_stripe(self.config)
+        return min(per_stripe, total - stripe * per_stripe)
 
 
 GEOMETRY = ("channels", "dies", "planes", "blocks", "spare_blocks", "pages", "page_bytes", "spare_bytes",

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from instinfer.abi import arith
 from instinfer.abi.config import EngineConfig, presets
 from instinfer.abi.layout import RowShape, flash_stripes, placement
-from instinfer.cosim.model.attention import attend, scores, weight_factor, weighted_sum
+from instinfer.cosim.model.attention import (
+    Operands,
+    attend,
+    scores,
+    scores_int8,
+    weight_factor,
+    weight_factor_int8,
+    weighted_sum,
+)
 from instinfer.host import open_csd
 from support import rng
 from support.kv import assert_same_bits, exact_attention, random_half
@@ -39,7 +47,7 @@ def modelled(config: EngineConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray,
     keys, values = (np.zeros((heads, room, dims), np.float16) for _ in range(2))
     keys[:, :context], values[:, :context] = k.swapaxes(0, 1), v.swapaxes(0, 1)
     scale2 = arith.scale2_of(dims ** -0.5 if scale is None else scale)
-    out = attend(shape, per_stripe, q.reshape(heads, -1, dims), scale2, keys, values,
+    out = attend(shape, per_stripe, q.reshape(heads, -1, dims), scale2, Operands(keys, values),
                  partials(config, shape, heads, context), context)
     return out.reshape(q.shape)
 
@@ -104,6 +112,35 @@ def test_float64_products_round_as_shifts_do() -> None:
         for rows in (4, 8):
             sums = weighted_sum(factor[:rows], np.broadcast_to(v.astype(np.float64), (rows, len(v))))
             np.testing.assert_array_equal(sums, exact[:rows].sum(axis=0))
+
+
+def test_float64_products_of_int8_round_as_shifts_do() -> None:
+    random = rng("int8 contribution")
+    mantissa = np.concatenate([[32768, 65535, 49152], random.integers(32768, 65536, 61)])
+    v = np.arange(-128, 128, dtype=np.int8)
+    scales = np.array([1, 3, 0x3FF, 0x400, 0x401, 0x3C00, 0x3555, 0x5FFF], np.uint16).view(np.float16)
+    for scale in scales:
+        scale_of = np.full(len(mantissa), scale)
+        for n in range(arith.WEIGHT_EXPONENT_MAX + 1):
+            exponent = np.full(len(mantissa), n)
+            exact = arith.contribution_int8(mantissa, exponent, v[None, :], scale_of)
+            factor = weight_factor_int8(mantissa, exponent, scale_of)
+            one_row = np.broadcast_to(v.astype(np.float64), (len(mantissa), 1, len(v)))
+            np.testing.assert_array_equal(weighted_sum(factor[:, None], one_row), exact)
+            sums = weighted_sum(factor[:16], np.broadcast_to(v.astype(np.float64), (16, len(v))))
+            np.testing.assert_array_equal(sums, exact[:16].sum(axis=0))
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1))
+def test_scores_of_int8(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    k = random.integers(-128, 128, (2, 300, 64)).astype(np.int8)
+    scale = np.minimum(2.0 ** random.uniform(-24, 9, (2, 300)), 511.5).astype(np.float16)
+    q = (random.standard_normal((2, 3, 64)) * 2.0 ** random.integers(-20, 14)).astype(np.float16)
+    qi, exponent = arith.quantise_query(q, np.float32(2.0 ** random.integers(-32, 8)))
+    np.testing.assert_array_equal(scores_int8(qi, exponent, k, scale, 290),
+                                  arith.score_int8(qi, exponent, k[:, :290], scale[:, :290]))
 
 
 def test_a_decode_step_at_4k_takes_less_than_two_seconds() -> None:

@@ -77,11 +77,13 @@ class Admin:
 
     def _kv_config(self, f: dict[str, int]) -> int:
         handle = f["index"]
-        cache = Cache(layers=f["cdw10"] & 0xFFFF, kv_heads=f["cdw10"] >> 16, queries=f["cdw11"] & 0xFFFF,
-                      head_dim=f["cdw11"] >> 16, max_tokens=f["cdw12"])
         check(handle < self._config.max_caches, Status.BAD_FIELD)
-        check(f["cdw13"] == Dtype.FP16, Status.DTYPE)
-        check(cache.valid(self._config), Status.BAD_FIELD)
+        dtype, dims, bits, rest = f["cdw13"].to_bytes(4, "little")
+        check(dtype in set(Dtype), Status.DTYPE)
+        cache = Cache(layers=f["cdw10"] & 0xFFFF, kv_heads=f["cdw10"] >> 16, queries=f["cdw11"] & 0xFFFF,
+                      head_dim=f["cdw11"] >> 16, max_tokens=f["cdw12"], dtype=Dtype(dtype), sketch_dims=dims,
+                      sketch_bits=bits)
+        check(cache.valid(self._config) and rest == 0, Status.BAD_FIELD)
         used = {sequence.cache for sequence in self._store.tables.sequences.values()}
         check(handle not in used, Status.BUSY)
         self._store.tables.caches[handle] = cache
@@ -92,7 +94,9 @@ class Admin:
         tables = self._store.tables
         check(number < self._config.max_sequences and handle in tables.caches, Status.BAD_FIELD)
         cache = tables.caches[handle]
-        size = map_bytes(cache.layers, cache.kv_heads, cache.shape.stripes(self._config, cache.max_tokens))
+        sketch_stripes = 0 if cache.sketch is None else cache.sketch.stripes(self._config, cache.max_tokens)
+        size = map_bytes(cache.layers, cache.kv_heads, cache.shape.stripes(self._config, cache.max_tokens),
+                         sketch_stripes)
         check(base % MAP_ALIGN == 0 and base + size <= self._config.dram_bytes, Status.BAD_FIELD)
         check(number not in tables.sequences, Status.BUSY)
         self._store.clear(number)
@@ -114,7 +118,7 @@ class Admin:
     def _format(self, f: dict[str, int]) -> int:
         check(f["cdw10"] < 2, Status.BAD_FIELD)
         self._store.tables.format(erased=bool(f["cdw10"]))
-        self._store.forget_rows()
+        self._store.forget_arrays()
         return 0
 
     def _table_read(self, f: dict[str, int]) -> int:
@@ -122,5 +126,5 @@ class Admin:
 
     def _table_write(self, f: dict[str, int]) -> int:
         self._store.tables.write(f["cdw10"], f["cdw11"], f["cdw12"] | f["cdw13"] << 32)
-        self._store.forget_rows()
+        self._store.forget_arrays()
         return 0

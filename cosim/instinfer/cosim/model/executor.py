@@ -9,17 +9,19 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from instinfer.abi import arith
-from instinfer.abi.arith import F16
-from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, SQE, Dtype, Opcode, Status
-from instinfer.abi.layout import FP16_BYTES, flash_stripes, line_stride
+from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, SQE, Opcode, Status
+from instinfer.abi.layout import FP16_BYTES, KIND_KEY, KIND_VALUE, record_bytes
+from instinfer.abi.records import Records
 from instinfer.abi.registers import Counter
 
 from .attention import attend
-from .memory import BusError, HostMemory
-from .store import KvStore, Layer
+from .layer import Layer, Region
+from .memory import HostMemory
+from .operands import Operands
+from .reading import Reader
+from .store import KvStore
 from .tables import CommandError, check
 
 Result = int
@@ -33,7 +35,8 @@ class Executor:
 
     def __init__(self, store: KvStore, memory: HostMemory) -> None:
         self._store = store
-        self._memory = memory
+        self._operands = Operands(memory, store.count)
+        self._reader = Reader(store)
         self._config = store.config
         self._handlers: dict[int, Callable[[dict[str, int]], Result]] = {
             Opcode.KV_WRITE: self._write, Opcode.KV_APPEND: self._write, Opcode.ATTEND: self._attend,
@@ -62,7 +65,7 @@ class Executor:
         number = self._sequence(f)
         sequence = self._store.tables.sequences[number]
         cache = self._store.tables.caches[sequence.cache]
-        check(f["dtype"] == Dtype.FP16, Status.DTYPE)
+        check(f["dtype"] == cache.dtype, Status.DTYPE)
         head, heads = f["head"], f["heads"]
         whole = head == 0 and heads == cache.kv_heads
         inside = heads >= 1 and head + heads <= cache.kv_heads
@@ -90,48 +93,31 @@ class Executor:
             check(any(limit & right and base <= address and address + size <= base + (limit & _WINDOW_BYTES)
                       for base, limit in self._store.tables.windows.values()), Status.WINDOW)
 
-    # -- host memory ---------------------------------------------------------------------------
-    def _load(self, address: int, shape: tuple[int, ...], result: int = 0) -> F16:
-        """fp16 operands; TRANSFER_ERROR or NOT_FINITE with ``result``."""
-        size = int(np.prod(shape)) * FP16_BYTES
-        try:
-            values = self._memory.view(address, size).view(np.float16).reshape(shape)
-        except BusError as error:
-            raise CommandError(Status.TRANSFER_ERROR, result) from error
-        self._store.count(Counter.HOST_READ_BYTES, size)
-        if not np.isfinite(values).all():
-            raise CommandError(Status.NOT_FINITE, result)
-        return values
-
-    def _save(self, address: int, values: F16) -> None:
-        data = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
-        try:
-            self._memory.view(address, len(data))[:] = data
-        except BusError as error:
-            raise CommandError(Status.TRANSFER_ERROR) from error
-        self._store.count(Counter.HOST_WRITE_BYTES, len(data))
-
     # -- commands ------------------------------------------------------------------------------
     def _write(self, f: dict[str, int]) -> Result:
         at = self._layer(f, all_heads=True)
         self._check_position(at, f, f["tokens"])
-        size = f["tokens"] * at.cache.kv_heads * at.cache.head_dim * FP16_BYTES
-        self._check_regions((f["prp1"], size, WINDOW_READ), (f["prp2"], size, WINDOW_READ))
+        keys, values = (f["tokens"] * self._token_bytes(at, kind) for kind in (KIND_KEY, KIND_VALUE))
+        self._check_regions((f["prp1"], keys, WINDOW_READ), (f["prp2"], values, WINDOW_READ))
         self._take_fault(at)
         self._append(at, f["prp1"], f["prp2"], f["tokens"])
         return self._resident(at)
 
+    @staticmethod
+    def _token_bytes(at: Layer, kind: int) -> int:
+        """Records of one token, all heads."""
+        return at.cache.kv_heads * record_bytes(at.shape, kind, at.cache.sketch)
+
     def _append(self, at: Layer, keys: int, values: int, tokens: int) -> None:
         """Stripe by stripe; what was finished stays when a later part fails."""
-        per_token = at.cache.kv_heads * at.cache.head_dim * FP16_BYTES
         per_stripe = at.shape.tokens_per_stripe(self._config)
         done = 0
         while done < tokens:
             resident = self._resident(at)
             part = min(tokens - done, per_stripe - resident % per_stripe)
-            shape = (part, at.cache.kv_heads, at.cache.head_dim)
-            k = self._load(keys + done * per_token, shape, resident)
-            v = self._load(values + done * per_token, shape, resident)
+            k, v = (self._operands.records(at, kind, base + done * self._token_bytes(at, kind), part,
+                                           resident)
+                    for kind, base in ((KIND_KEY, keys), (KIND_VALUE, values)))
             self._store.append(at, k, v)
             done += part
 
@@ -157,11 +143,11 @@ class Executor:
         check(f["tokens"] == 1, Status.BAD_FIELD)
         scale2 = self._check_policy(f)
         query, out, size = self._attend_regions(at, f)
-        row = at.cache.kv_heads * at.cache.head_dim * FP16_BYTES
-        self._check_regions((query, size, WINDOW_READ), (f["prp2"], 2 * row, WINDOW_READ),
+        keys, values = (self._token_bytes(at, kind) for kind in (KIND_KEY, KIND_VALUE))
+        self._check_regions((query, size, WINDOW_READ), (f["prp2"], keys + values, WINDOW_READ),
                             (out, size, WINDOW_WRITE))
         self._take_fault(at)
-        self._append(at, f["prp2"], f["prp2"] + row, 1)
+        self._append(at, f["prp2"], f["prp2"] + keys, 1)
         return self._run(at, 0, at.cache.kv_heads, self._resident(at), scale2, query, out)
 
     def _attend_regions(self, at: Layer, f: dict[str, int]) -> tuple[int, int, int]:
@@ -170,54 +156,25 @@ class Executor:
 
     def _run(self, at: Layer, head: int, heads: int, context: int, scale2: np.float32, query: int,
              out: int) -> Result:
-        store, shape, config = self._store, at.shape, self._config
-        stripes = shape.stripes(config, context)
-        settled = flash_stripes(config, shape, self._resident(at), context)
-        words = store.words(at, head, heads, stripes)
-        pinned = (words[..., 1] >> 30 & 1).astype(np.bool_)
-        flash = (np.arange(stripes) < settled) & ~pinned
-        self._count(at, head, 0, context, flash, words, passes=-(-at.cache.queries // config.queries))
-        q = self._load(query, (heads, at.cache.queries, at.cache.head_dim))
-        store.refresh(at, head, heads, flash, words, context)
-        rows = store.rows(at)
-        result = attend(shape, rows.stripe_tokens, q, scale2, rows.k[head:head + heads],
-                        rows.v[head:head + heads], self._partials(at.line + head, flash, words), context)
-        self._save(out, result)
-        return int(np.count_nonzero(flash)) | context << 32
+        places = self._reader.places(at, Region.ROWS, head, heads, context)
+        per_stripe = at.shape.tokens_per_stripe(self._config)
+        tokens = np.minimum(per_stripe, context - np.arange(places.flash.shape[1]) * per_stripe)
+        self._count_rows(at, heads * context, int((~places.flash * tokens).sum()),
+                         passes=-(-at.cache.queries // self._config.queries))
+        moved = self._reader.count(at, Region.ROWS, head, places,
+                                   self._reader.slots_of(at, Region.ROWS, 0, context))
+        q = self._operands.load(query, (heads, at.cache.queries, at.cache.head_dim))
+        self._reader.refresh(at, Region.ROWS, head, places, moved)
+        rows = self._store.rows(at)
+        result = attend(at.shape, rows.stripe_tokens, q, scale2, rows.operands(head, heads),
+                        self._reader.partials(at, head, places), context)
+        self._operands.save(out, result)
+        return int(moved.any(axis=-1).sum()) | context << 32
 
-    def _partials(self, line: int, flash: NDArray[np.bool_], words: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """The softmax partial of each stripe: channel by placement, die by the map; last the tail core."""
-        config = self._config
-        die = (words[..., 0] >> 25 & 7).astype(np.int64)
-        return np.where(flash, self._channels(line, flash) * config.dies + die, config.dies_total)
-
-    def _channels(self, line: int, flash: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The channel of each stripe of the heads from map line ``line`` on, by placement."""
-        channels = self._config.channels
-        heads, stripes = flash.shape
-        start = (line + np.arange(heads)) * line_stride(channels)
-        return (start[:, None] + np.arange(stripes)) % channels
-
-    def _count(self, at: Layer, head: int, first: int, end: int, flash: NDArray[np.bool_],
-               words: NDArray[np.uint32], *, passes: int) -> None:
-        """Tokens [first, end) of the heads from ``head`` on are read, whole stripes up to ``end``."""
-        store, config, shape = self._store, self._config, at.shape
-        per_stripe = shape.tokens_per_stripe(config)
-        heads, stripes = flash.shape
-        start = first // per_stripe
-        place = words[..., 0].astype(np.int64)
-        read = flash & (place >> 31 == 1)
-        store.tables.count_reads(self._channels(at.line + head, flash)[read], (place >> 25 & 7)[read],
-                                 (place >> 12 & 0x1FFF)[read])
-        flash = flash[:, start:]
-        tokens = np.minimum(per_stripe, end - np.arange(start, stripes) * per_stripe)
-        slots = 2 * -(-tokens // shape.rows_per_slot)
-        sensed = int(np.count_nonzero(flash))
-        store.count(Counter.STRIPES_SENSED, sensed)
-        store.count(Counter.PAGES_SENSED, int((flash * -(-slots // config.slots_per_page)).sum()))
-        store.count(Counter.SLOTS_MOVED, int((flash * slots).sum()))
-        store.count(Counter.ROWS_WANTED, 2 * heads * (end - first))
-        store.count(Counter.TAIL_BEATS, int((~flash * tokens).sum()) * 2 * shape.row_beats * passes)
+    def _count_rows(self, at: Layer, wanted: int, buffered: int, *, passes: int) -> None:
+        """Tokens of all heads whose rows are used, and those of them that come from stripe buffers."""
+        self._store.count(Counter.ROWS_WANTED, 2 * wanted)
+        self._store.count(Counter.TAIL_BEATS, 2 * buffered * at.shape.row_beats * passes)
 
     def _free(self, f: dict[str, int]) -> Result:
         self._store.free(self._sequence(f))
@@ -236,19 +193,25 @@ class Executor:
         first, tokens = f["token"], f["tokens"]
         check(first + tokens <= resident, Status.CONTEXT)
         head, heads = f["head"], f["heads"]
-        size = tokens * heads * at.cache.head_dim * FP16_BYTES
-        self._check_regions((f["prp1"], size, WINDOW_WRITE), (f["prp2"], size, WINDOW_WRITE))
+        sizes = [tokens * heads * record_bytes(at.shape, kind, at.cache.sketch)
+                 for kind in (KIND_KEY, KIND_VALUE)]
+        self._check_regions((f["prp1"], sizes[0], WINDOW_WRITE), (f["prp2"], sizes[1], WINDOW_WRITE))
         if tokens == 0:
             return 0
-        store, config = self._store, self._config
-        stripes = at.shape.stripes(config, first + tokens)
-        words = store.words(at, head, heads, stripes)
-        settled = flash_stripes(config, at.shape, resident, first + tokens)
-        flash = (np.arange(stripes) < settled) & ~(words[..., 1] >> 30 & 1).astype(np.bool_)
-        flash[:, :first // at.shape.tokens_per_stripe(config)] = False
-        self._count(at, head, first, first + tokens, flash, words, passes=1)
-        store.refresh(at, head, heads, flash, words, first + tokens)
-        rows = store.rows(at)
-        for address, array in ((f["prp1"], rows.k), (f["prp2"], rows.v)):
-            self._save(address, array[head:head + heads, first:first + tokens].swapaxes(0, 1))
+        end = first + tokens
+        places = self._reader.places(at, Region.ROWS, head, heads, end)
+        per_stripe = at.shape.tokens_per_stripe(self._config)
+        start = first // per_stripe
+        stripe = np.arange(start, places.flash.shape[1])
+        buffered = ~places.flash[:, start:] * np.minimum(per_stripe, end - stripe * per_stripe)
+        self._count_rows(at, heads * tokens, int(buffered.sum()), passes=1)
+        moved = self._reader.count(at, Region.ROWS, head, places,
+                                   self._reader.slots_of(at, Region.ROWS, first, end))
+        self._reader.refresh(at, Region.ROWS, head, places, moved)
+        k, v, k_scale, v_scale = (None if each is None else each[:, first:end].swapaxes(0, 1)
+                                  for each in self._store.rows(at).operands(head, heads))
+        for kind, address, rows, scale in ((KIND_KEY, f["prp1"], k, k_scale),
+                                           (KIND_VALUE, f["prp2"], v, v_scale)):
+            assert rows is not None
+            self._operands.save_records(at, kind, address, Records(rows, scale))
         return tokens

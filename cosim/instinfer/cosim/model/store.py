@@ -11,50 +11,34 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi.arith import F16
 from instinfer.abi.commands import Status
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import (
     MAP_ENTRY_BYTES,
     MapEntry,
-    RowShape,
+    SketchShape,
     encode_stripe,
-    map_index,
-    map_line,
     placement,
+    sketch_map_index,
 )
+from instinfer.abi.records import Records
 from instinfer.abi.registers import Counter
-from instinfer.abi.tables import SequenceWord
 
+from .layer import Layer, Region
 from .memory import Dram
 from .nand import Nand, Row
-from .rows import LayerRows, check_slots, place_rows, stripe_data
-from .tables import Cache, CommandError, Tables
+from .rows import Bytes, LayerRows, LayerSketches, place_rows, place_sketches
+from .tables import CommandError, Tables
 
 PROGRAM_ATTEMPTS = 3
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One layer of a sequence, as commands name it."""
-
-    number: int
-    sequence: SequenceWord
-    cache: Cache
-    layer: int
-
-    @property
-    def shape(self) -> RowShape:
-        return self.cache.shape
-
-    @property
-    def line(self) -> int:
-        """Map line of head 0."""
-        return map_line(self.layer, 0, kv_heads=self.cache.kv_heads)
-
-
 class KvStore:
-    """Tables, DRAM and NAND, and what moves between them."""
+    """Tables, DRAM and NAND, and what moves between them.
+
+    Bytes of a slot that no row, scale or sketch fills are zero in flash: stripe buffers are cleared when
+    they are taken for stripes that leave such bytes.
+    """
 
     def __init__(self, config: EngineConfig, dram: Dram, nand: Nand, counters: NDArray[np.uint64]) -> None:
         self.config = config
@@ -62,7 +46,7 @@ class KvStore:
         self.nand = nand
         self.tables = Tables(config, nand)
         self._counters = counters
-        self._rows: dict[tuple[int, int], LayerRows] = {}
+        self._arrays: dict[tuple[int, int, Region], LayerRows | LayerSketches] = {}
         self._dead: set[tuple[int, int]] = set()
         """(channel, die) that timed out once: given up until the next reset."""
 
@@ -70,155 +54,165 @@ class KvStore:
         self._counters[counter] += np.uint64(amount)
 
     # -- map ---------------------------------------------------------------------------------
-    def _entry_address(self, at: Layer, head: int, stripe: int) -> int:
-        stripes_max = at.shape.stripes(self.config, at.cache.max_tokens)
-        index = map_index(at.layer, head, stripe, kv_heads=at.cache.kv_heads, stripes_max=stripes_max)
+    def _entry_address(self, at: Layer, region: Region, head: int, stripe: int) -> int:
+        cache = at.cache
+        stripes_max = at.shape.stripes(self.config, cache.max_tokens)
+        line = at.line + head
+        if region is Region.ROWS:
+            index = line * stripes_max + stripe
+        else:
+            index = sketch_map_index(
+                line, stripe, lines=cache.layers * cache.kv_heads, stripes_max=stripes_max,
+                sketch_stripes_max=at.shape_of(region).stripes(self.config, cache.max_tokens))
         return at.sequence.base + index * MAP_ENTRY_BYTES
 
-    def _entry(self, at: Layer, head: int, stripe: int) -> MapEntry:
-        word = self.dram.read(self._entry_address(at, head, stripe), MAP_ENTRY_BYTES)
+    def _entry(self, at: Layer, region: Region, head: int, stripe: int) -> MapEntry:
+        word = self.dram.read(self._entry_address(at, region, head, stripe), MAP_ENTRY_BYTES)
         return MapEntry.unpack(int.from_bytes(word.tobytes(), "little"))
 
-    def _set_entry(self, at: Layer, head: int, stripe: int, entry: MapEntry) -> None:
+    def _set_entry(self, at: Layer, region: Region, head: int, stripe: int, entry: MapEntry) -> None:
         word = entry.pack().to_bytes(MAP_ENTRY_BYTES, "little")
-        self.dram.write(self._entry_address(at, head, stripe), np.frombuffer(word, np.uint8))
+        self.dram.write(self._entry_address(at, region, head, stripe), np.frombuffer(word, np.uint8))
 
-    def words(self, at: Layer, head: int, heads: int, stripes: int) -> NDArray[np.uint32]:
+    def words(self, at: Layer, region: Region, head: int, heads: int, stripes: int) -> NDArray[np.uint32]:
         """Map entries (heads, stripes, 2) of the first stripes: flash word, DRAM word."""
-        return np.stack([self.dram.read(self._entry_address(at, head + each, 0), stripes * MAP_ENTRY_BYTES)
+        return np.stack([self.dram.read(self._entry_address(at, region, head + each, 0),
+                                        stripes * MAP_ENTRY_BYTES)
                          .view("<u4").reshape(stripes, 2) for each in range(heads)])
 
-    # -- rows ----------------------------------------------------------------------------------
-    def drop_rows(self, number: int) -> None:
-        for key in [key for key in self._rows if key[0] == number]:
-            del self._rows[key]
+    # -- rows and sketches as arrays -------------------------------------------------------------
+    def drop_arrays(self, number: int) -> None:
+        for key in [key for key in self._arrays if key[0] == number]:
+            del self._arrays[key]
 
-    def forget_rows(self) -> None:
+    def forget_arrays(self) -> None:
         """The tables were changed by hand: decode everything anew."""
-        self._rows.clear()
+        self._arrays.clear()
 
     def rows(self, at: Layer) -> LayerRows:
-        """The layer's arrays; rows in DRAM are up to date, rows in flash once :meth:`refresh` saw them."""
-        key = (at.number, at.layer)
-        if key not in self._rows:
-            rows = self._rows[key] = LayerRows(self.config, at.shape, at.cache.kv_heads)
-            resident = int(self.tables.resident[key])
-            rows.reserve(resident)
-            for head in range(at.cache.kv_heads):
-                for stripe in range(at.shape.stripes(self.config, resident)):
-                    entry = self._entry(at, head, stripe)
-                    if entry.in_dram:
-                        rows.store(head, stripe, self._buffer(entry.buffer))
-        return self._rows[key]
+        """The layer's K and V; see :meth:`arrays`."""
+        found = self.arrays(at, Region.ROWS)
+        assert isinstance(found, LayerRows)
+        return found
 
-    def _buffer(self, buffer: int) -> NDArray[np.uint8]:
+    def sketches(self, at: Layer) -> LayerSketches:
+        """The layer's sketches; see :meth:`arrays`."""
+        found = self.arrays(at, Region.SKETCHES)
+        assert isinstance(found, LayerSketches)
+        return found
+
+    def arrays(self, at: Layer, region: Region) -> LayerRows | LayerSketches:
+        """The layer's arrays; what is in DRAM is up to date, what is in flash once a read refreshed it."""
+        key = (at.number, at.layer, region)
+        if key not in self._arrays:
+            shape, heads = at.shape_of(region), at.cache.kv_heads
+            made = (LayerSketches(self.config, shape, heads) if isinstance(shape, SketchShape)
+                    else LayerRows(self.config, shape, heads))
+            resident = int(self.tables.resident[at.number, at.layer])
+            made.reserve(resident)
+            for head in range(heads):
+                for stripe in range(shape.stripes(self.config, resident)):
+                    entry = self._entry(at, region, head, stripe)
+                    if entry.in_dram:
+                        made.store(head, stripe, self._data(entry.buffer), self._scales(entry.buffer))
+            self._arrays[key] = made
+        return self._arrays[key]
+
+    def _data(self, buffer: int) -> Bytes:
         size = self.config.stripe_data_bytes
         return self.dram.store(buffer * size, size)
 
-    def refresh(self, at: Layer, head: int, heads: int, flash: NDArray[np.bool_], words: NDArray[np.uint32],
-                tokens: int) -> None:
-        """Make the arrays show what flash holds for the stripes marked in ``flash`` (heads, stripes).
+    def _scales(self, buffer: int) -> Bytes:
+        """The scale area of a stripe buffer: behind the data of all of them."""
+        config = self.config
+        start = config.stripe_buffers * config.stripe_data_bytes
+        return self.dram.store(start + buffer * config.stripe_scale_bytes, config.stripe_scale_bytes)
 
-        Raises:
-            CommandError: a stripe cannot be read or fails its tuple check.
-        """
-        rows = self.rows(at)
-        stripes = flash.shape[1]
-        source = rows.source[head:head + heads, :stripes]
-        stale = flash & ((source != words[..., 0]) | (words[..., 0] >> 31 == 0))
-        if self.nand.changed or self.nand.stuck or self._dead:
-            stale |= flash
-        guard = tag = 0
-        for each, stripe in np.argwhere(stale).tolist():
-            entry = MapEntry.unpack(int(words[each, stripe, 0]))
-            row = self._row(at, head + each, stripe, entry)
-            if not entry.in_flash:
-                raise CommandError(Status.INTERNAL)
-            if not self._alive(row.channel, row.die):
-                raise CommandError(Status.UNRECOVERED_READ)
-            if row not in self.nand.changed and source[each, stripe] == words[each, stripe, 0]:
-                continue
-            moved = self.slots_moved(at.shape, tokens - stripe * rows.stripe_tokens)
-            slots = self.nand.read(row)
-            wrong = check_slots(slots, moved, generation=at.sequence.generation, layer=at.layer,
-                                head=head + each, stripe=stripe) if self.config.check_tuples else (0, 0)
-            guard, tag = guard + wrong[0], tag + wrong[1]
-            data = stripe_data(slots)
-            if not any(wrong) and not np.isfinite(data.view(np.float16)).all():
-                raise CommandError(Status.NOT_FINITE)
-            rows.store(head + each, stripe, data)
-            proven = moved == self.config.slots_per_stripe and not any(wrong)
-            source[each, stripe] = words[each, stripe, 0] if proven else 0
-        if guard or tag:
-            self.count(Counter.TUPLE_ERRORS, guard + tag)
-            raise CommandError(Status.GUARD if guard else Status.REFERENCE_TAG)
-
-    def slots_moved(self, shape: RowShape, tokens: int) -> int:
-        """Slots of a stripe that ``tokens`` of its tokens (perhaps more than it has) need."""
-        return 2 * -(-min(tokens, shape.tokens_per_stripe(self.config)) // shape.rows_per_slot)
-
-    def _alive(self, channel: int, die: int) -> bool:
+    def alive(self, channel: int, die: int) -> bool:
         """A stuck die costs one time-out, then it is dead."""
         if (channel, die) in self.nand.stuck:
             self._dead.add((channel, die))
         return (channel, die) not in self._dead
 
-    def _row(self, at: Layer, head: int, stripe: int, entry: MapEntry) -> Row:
+    @property
+    def disturbed(self) -> bool:
+        """Flash is not as it was programmed: what was checked once has to be looked at again."""
+        return bool(self.nand.changed or self.nand.stuck or self._dead)
+
+    def row(self, at: Layer, head: int, stripe: int, entry: MapEntry) -> Row:
+        """The flash place that a map entry names."""
         channel, _ = placement(self.config, at.line + head, stripe)
         return Row(channel, entry.die, entry.block, entry.page)
 
     # -- writing -------------------------------------------------------------------------------
-    def append(self, at: Layer, k: F16, v: F16) -> None:
-        """Append (tokens, heads, dims) that lie within one stripe; resident count, program, release follow.
+    def append(self, at: Layer, k: Records, v: Records) -> None:
+        """Append records (tokens, heads) of one stripe; resident count, program, release follow.
+
+        Sketch stripes end where a row stripe ends, so tokens within one row stripe lie within one of those.
 
         Raises:
-            CommandError: CAPACITY when a new stripe finds too few buffers; nothing is changed then.
+            CommandError: CAPACITY when new stripes find too few buffers; nothing is changed then.
         """
         key = (at.number, at.layer)
         resident = int(self.tables.resident[key])
-        tokens = len(k)
-        rows = self.rows(at)
-        stripe, first = divmod(resident, rows.stripe_tokens)
+        tokens = len(k.rows)
         heads = range(at.cache.kv_heads)
-        if first == 0:
-            if len(self.tables.buffer_free) < len(heads):
-                raise CommandError(Status.CAPACITY, resident)
+        places = {region: (self.arrays(at, region), *divmod(resident, self.arrays(at, region).stripe_tokens))
+                  for region in at.regions}
+        new = [region for region, (_, _, first) in places.items() if first == 0]
+        if len(self.tables.buffer_free) < len(new) * len(heads):
+            raise CommandError(Status.CAPACITY, resident)
+        for region in new:
             for head in heads:
-                buffer = self.tables.buffer_free.popleft()
-                self._set_entry(at, head, stripe, MapEntry(buffer=buffer, in_dram=True))
-        rows.reserve(resident + tokens)
-        rows.k[:, resident:resident + tokens] = k.swapaxes(0, 1)
-        rows.v[:, resident:resident + tokens] = v.swapaxes(0, 1)
-        for head in heads:
-            buffer_data = self._buffer(self._entry(at, head, stripe).buffer)
-            for kind, array in enumerate((k, v)):
-                place_rows(buffer_data, at.shape, first, array[:, head], kind)
+                self._take_buffer(at, region, head, places[region][1])
+        for region, (arrays, stripe, first) in places.items():
+            arrays.reserve(resident + tokens)
+            arrays.append(resident, k, v)
+            for head in heads:
+                buffer = self._entry(at, region, head, stripe).buffer
+                if at.cache.sketch is not None and region is Region.SKETCHES:
+                    place_sketches(self._data(buffer), at.cache.sketch, first, k, head)
+                else:
+                    place_rows(self._data(buffer), self._scales(buffer), at.shape, first, k, v, head)
         self.tables.resident[key] = resident + tokens
-        if first + tokens == rows.stripe_tokens:
-            for head in heads:
-                self._flush(at, head, stripe)
-        self._release(at, resident, resident + tokens)
+        for region, (arrays, stripe, first) in places.items():
+            if first + tokens == arrays.stripe_tokens:
+                for head in heads:
+                    self._flush(at, region, head, stripe)
+        for region in at.regions:
+            self._release(at, region, resident, resident + tokens)
 
-    def _flush(self, at: Layer, head: int, stripe: int) -> None:
+    def _take_buffer(self, at: Layer, region: Region, head: int, stripe: int) -> None:
+        buffer = self.tables.buffer_free.popleft()
+        if region is Region.SKETCHES:
+            self._data(buffer)[:] = 0
+        elif at.shape.scaled:
+            self._scales(buffer)[:] = 0
+        self._set_entry(at, region, head, stripe, MapEntry(buffer=buffer, in_dram=True))
+
+    def _flush(self, at: Layer, region: Region, head: int, stripe: int) -> None:
         """Program a full stripe; pin it in DRAM when that fails or flash is exhausted."""
-        entry = self._entry(at, head, stripe)
+        entry = self._entry(at, region, head, stripe)
         channel, die = placement(self.config, at.line + head, stripe)
+        sketch = region is Region.SKETCHES
+        scaled = at.shape.scaled and not sketch
         for _ in range(PROGRAM_ATTEMPTS):
             row = self._allocate_row(at.number, channel, die)
             if row is None:
                 break
-            slots = encode_stripe(self.config, self._buffer(entry.buffer), generation=at.sequence.generation,
-                                  layer=at.layer, head=head, stripe=stripe)
-            if self._alive(channel, die) and self.nand.program(row, slots):
+            slots = encode_stripe(self.config, self._data(entry.buffer), generation=at.sequence.generation,
+                                  layer=at.layer, head=head, stripe=stripe, sketch=sketch,
+                                  scales=self._scales(entry.buffer) if scaled else None)
+            if self.alive(channel, die) and self.nand.program(row, slots):
                 self.count(Counter.STRIPES_PROGRAMMED)
                 entry = dataclasses.replace(entry, in_flash=True, die=die, block=row.block, page=row.page)
-                self._set_entry(at, head, stripe, entry)
-                self.rows(at).source[head, stripe] = entry.pack() & 0xFFFF_FFFF
+                self._set_entry(at, region, head, stripe, entry)
+                self.arrays(at, region).source[head, stripe] = entry.pack() & 0xFFFF_FFFF
                 return
             self.count(Counter.PROGRAM_FAILURES)
         else:
             at.sequence.fault = True
-        self._set_entry(at, head, stripe, dataclasses.replace(entry, pinned=True))
+        self._set_entry(at, region, head, stripe, dataclasses.replace(entry, pinned=True))
 
     def _allocate_row(self, number: int, channel: int, die: int) -> Row | None:
         index = (number, channel * self.config.dies + die)
@@ -244,35 +238,39 @@ class KvStore:
 
     def _erase(self, block: int) -> bool:
         config = self.config
-        done = [self._alive(channel, die) and self.nand.erase(channel, die, block)
+        done = [self.alive(channel, die) and self.nand.erase(channel, die, block)
                 for die in range(config.dies) for channel in range(config.channels)]
         self.tables.read_counts[:, :, block] = 0
         self.count(Counter.STRIPES_ERASED, sum(done))
         return all(done)
 
-    def _release(self, at: Layer, before: int, after: int) -> None:
+    def _release(self, at: Layer, region: Region, before: int, after: int) -> None:
         """Return the buffers of stripes that are read from flash from now on."""
-        page, stripe_tokens = at.shape.tokens_per_page(self.config), at.shape.tokens_per_stripe(self.config)
+        shape = at.shape_of(region)
+        page, stripe_tokens = shape.tokens_per_page(self.config), shape.tokens_per_stripe(self.config)
         for stripe in range(max(0, before - page) // stripe_tokens, max(0, after - page) // stripe_tokens):
             for head in range(at.cache.kv_heads):
-                entry = self._entry(at, head, stripe)
+                entry = self._entry(at, region, head, stripe)
                 if entry.in_flash:
                     self.tables.buffer_free.append(entry.buffer)
-                    self._set_entry(at, head, stripe, dataclasses.replace(entry, buffer=0, in_dram=False))
+                    self._set_entry(at, region, head, stripe,
+                                    dataclasses.replace(entry, buffer=0, in_dram=False))
 
     # -- freeing -------------------------------------------------------------------------------
     def free(self, number: int) -> None:
         """Drop a sequence: buffers in map order, then superblocks, erased, in list order."""
         sequence = self.tables.sequences.pop(number)
         cache = self.tables.caches[sequence.cache]
-        for layer in range(cache.layers):
-            at = Layer(number=number, sequence=sequence, cache=cache, layer=layer)
-            stripes = cache.shape.stripes(self.config, int(self.tables.resident[number, layer]))
-            for head in range(cache.kv_heads):
-                for stripe in range(stripes):
-                    entry = self._entry(at, head, stripe)
-                    if entry.in_dram:
-                        self.tables.buffer_free.append(entry.buffer)
+        layers = [Layer(number=number, sequence=sequence, cache=cache, layer=layer)
+                  for layer in range(cache.layers)]
+        for region in layers[0].regions:
+            for at in layers:
+                resident = int(self.tables.resident[number, at.layer])
+                for head in range(cache.kv_heads):
+                    for stripe in range(at.shape_of(region).stripes(self.config, resident)):
+                        entry = self._entry(at, region, head, stripe)
+                        if entry.in_dram:
+                            self.tables.buffer_free.append(entry.buffer)
         for block in self.tables.superblocks[number]:
             if self._erase(block):
                 self.tables.erased[block] = True
@@ -284,4 +282,4 @@ class KvStore:
         self.tables.superblocks[number] = []
         self.tables.row_count[number] = 0
         self.tables.resident[number] = 0
-        self.drop_rows(number)
+        self.drop_arrays(number)

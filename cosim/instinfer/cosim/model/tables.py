@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import HEAD_DIMS
+from instinfer.abi.layout import HEAD_DIMS, SKETCH_BITS, SKETCH_DIMS
 from instinfer.abi.tables import READ_COUNT_MAX, VALID, CacheWord, Replacement, SequenceWord
 
 from .nand import Nand, PlaneBlock
@@ -41,7 +41,9 @@ class Cache(CacheWord):
         return (1 <= self.layers <= config.max_layers and 1 <= self.kv_heads <= config.max_kv_heads
                 and 1 <= self.queries <= min(QUERIES_MAX, config.queries * config.head_slots)
                 and self.head_dim in HEAD_DIMS and self.head_dim <= config.head_dim_max
-                and 1 <= self.max_tokens <= config.max_context)
+                and 1 <= self.max_tokens <= config.max_context
+                and (self.sketch_dims == self.sketch_bits == 0
+                     or (self.sketch_dims in SKETCH_DIMS and self.sketch_bits in SKETCH_BITS)))
 
 
 class Tables:

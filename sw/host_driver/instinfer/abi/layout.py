@@ -179,8 +179,9 @@ def record_bytes(shape: RowShape, kind: int, sketch: SketchShape | None = None) 
     return header_bytes(shape, kind, sketch) + shape.host_bytes
 
 
-def flash_stripes(config: EngineConfig, shape: RowShape, resident: int, context: int) -> int:
-    """Stripes [0, n) of a head that an attention reads from flash; the others are read from DRAM.
+def flash_stripes(config: EngineConfig, shape: RowShape | SketchShape, resident: int, context: int) -> int:
+    """Stripes [0, n) of a head, of rows or of sketches, that an attention reads from flash; the others are
+    read from DRAM.
 
     A stripe is read from its DRAM buffer until one page's worth of tokens follows it. The place thus
     depends on token counts alone, never on when a program ended, so results are reproducible bit for bit,

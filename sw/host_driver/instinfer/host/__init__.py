@@ -3,6 +3,7 @@
 
 from .device import Csd, open_csd
 from .errors import (
+    AbsentError,
     BusyError,
     CapacityError,
     CommandTimeout,
@@ -15,8 +16,10 @@ from .errors import (
     MalformedCommandError,
     MediaError,
     NotFiniteError,
+    PolicyError,
     PositionError,
     ResourceError,
+    ScaleError,
     SequenceError,
 )
 from .kv_cache import CacheShape, KvCache
@@ -26,8 +29,8 @@ from .sequence import Sequence
 from .transport.base import TransportError
 
 __all__ = [
-    "BusyError", "CacheShape", "CapacityError", "CommandTimeout", "Csd", "Dense", "DeviceError",
-    "DeviceFault", "DeviceReset", "DmaError", "DriverError", "InternalError", "KvCache",
-    "MalformedCommandError", "MediaError", "NotFiniteError", "Pending", "PositionError", "ResourceError",
-    "Sequence", "SequenceError", "TransportError", "open_csd",
+    "AbsentError", "BusyError", "CacheShape", "CapacityError", "CommandTimeout", "Csd", "Dense",
+    "DeviceError", "DeviceFault", "DeviceReset", "DmaError", "DriverError", "InternalError", "KvCache",
+    "MalformedCommandError", "MediaError", "NotFiniteError", "Pending", "PolicyError",
+    "PositionError", "ResourceError", "ScaleError", "Sequence", "SequenceError", "TransportError", "open_csd",
 ]

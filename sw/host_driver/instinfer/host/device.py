@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Table
+from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Status, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
 from instinfer.abi.tables import SequenceWord
 
 from .bad_blocks import BadBlocks
-from .errors import DeviceReset, DriverError, ResourceError
+from .errors import AbsentError, DeviceReset, DriverError, MalformedCommandError, ResourceError
 from .kv_cache import CacheShape, KvCache, check_shape
 from .memory import DmaMemory, RangeAllocator
 from .policy import Dense, Policy
@@ -171,17 +171,29 @@ class Csd:
                  dtype: str = "fp16") -> KvCache:
         """A cache of this shape.
 
+        Args:
+            dtype: "fp16", or "int8" with an fp16 scale for each row of K and of V: half the flash traffic.
+
         Raises:
             ConfigError: the device cannot hold it.
+            AbsentError: the device's engine lacks this number format.
             ResourceError: all handles are in use.
         """
-        shape, number_format = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
-                                           head_dim=head_dim, max_tokens=max_tokens, dtype=dtype)
+        shape = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
+                            head_dim=head_dim, max_tokens=max_tokens, dtype=dtype)
         free = [handle for handle in range(self.config.max_caches) if handle not in self._caches]
         if not free:
             raise ResourceError(f"all {self.config.max_caches} cache handles are in use: free a cache")
-        self.admin_command(AdminOpcode.KV_CONFIG, index=free[0], cdw10=shape.kv_heads << 16 | shape.layers,
-                           cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens, cdw13=number_format)
+        try:
+            self.admin_command(AdminOpcode.KV_CONFIG, index=free[0],
+                               cdw10=shape.kv_heads << 16 | shape.layers,
+                               cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
+                               cdw13=shape.dtype)
+        except MalformedCommandError as error:
+            if error.status is not Status.DTYPE:
+                raise
+            raise AbsentError(f"dtype = {dtype!r}: this engine does not have it yet (KV_CONFIG ended with "
+                              f"{error.status.name}); make the cache with dtype='fp16'") from error
         self._caches[free[0]] = cache = KvCache(self, free[0], shape)
         return cache
 

@@ -15,6 +15,10 @@ class ResourceError(DriverError):
     """The driver has no handle, sequence number, window or device DRAM left."""
 
 
+class AbsentError(DriverError):
+    """The device's engine lacks what was asked for, though its formats know it."""
+
+
 class CommandTimeout(DriverError):
     """A command did not complete in time. Its buffers stay reserved until the device is reset."""
 
@@ -68,6 +72,14 @@ class NotFiniteError(DeviceError):
     """NOT_FINITE: an operand held NaN or Inf."""
 
 
+class ScaleError(DeviceError):
+    """SCALE: the scale of an int8 row or of a sketch is outside its range."""
+
+
+class PolicyError(DeviceError):
+    """POLICY: the cache was not made for this policy."""
+
+
 class DmaError(DeviceError):
     """TRANSFER_ERROR, PRP_OFFSET, WINDOW: host memory could not be used."""
 
@@ -91,6 +103,7 @@ _FAMILIES: Mapping[Status, type[DeviceError]] = {
     Status.NO_SEQUENCE: SequenceError, Status.STALE_GENERATION: SequenceError,
     Status.RANGE: PositionError, Status.POSITION: PositionError, Status.CONTEXT: PositionError,
     Status.CAPACITY: CapacityError, Status.NOT_FINITE: NotFiniteError, Status.BUSY: BusyError,
+    Status.SCALE: ScaleError, Status.POLICY: PolicyError,
     Status.TRANSFER_ERROR: DmaError, Status.PRP_OFFSET: DmaError, Status.WINDOW: DmaError,
     Status.WRITE_FAULT: MediaError, Status.UNRECOVERED_READ: MediaError, Status.GUARD: MediaError,
     Status.REFERENCE_TAG: MediaError, Status.INTERNAL: InternalError,

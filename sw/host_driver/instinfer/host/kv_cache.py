@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .device import Csd
 
 QUERIES_PER_HEAD_MAX = 8
-DTYPES = {"fp16": Dtype.FP16}
+DTYPES = {"fp16": Dtype.FP16, "int8": Dtype.INT8}
 
 
 class CacheShape(CacheWord):
@@ -43,7 +43,9 @@ class KvCache:
         self._sequences: dict[int, Sequence] = {}
         config = csd.config
         stripes_max = shape.shape.stripes(config, shape.max_tokens)
-        self._map_bytes = map_bytes(shape.layers, shape.kv_heads, stripes_max)
+        sketch = shape.sketch
+        self._map_bytes = map_bytes(shape.layers, shape.kv_heads, stripes_max,
+                                    0 if sketch is None else sketch.stripes(config, shape.max_tokens))
 
     @property
     def sequences(self) -> tuple[Sequence, ...]:
@@ -95,7 +97,7 @@ class KvCache:
 
 
 def check_shape(csd: "Csd", *, layers: int, kv_heads: int, query_heads: int, head_dim: int, max_tokens: int,
-                dtype: str) -> tuple[CacheShape, Dtype]:
+                dtype: str) -> CacheShape:
     """Refuse what this device cannot hold, with the limit and the cure (ConfigError)."""
     config = csd.config
 
@@ -113,8 +115,7 @@ def check_shape(csd: "Csd", *, layers: int, kv_heads: int, query_heads: int, hea
     dims = tuple(dim for dim in HEAD_DIMS if dim <= config.head_dim_max)
     require(head_dim in dims, "head_dim", head_dim, f"one of {dims} on this device",
             "Pad the heads to the next supported size.")
-    require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(repr, DTYPES))} in this version",
-            "Convert K and V to float16; int8 comes later.")
-    shape = CacheShape(layers=layers, kv_heads=kv_heads, queries=queries, head_dim=head_dim,
-                       max_tokens=max_tokens)
-    return shape, DTYPES[dtype]
+    require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(repr, DTYPES))}",
+            "Convert K and V to float16; the driver quantises them for an int8 cache.")
+    return CacheShape(layers=layers, kv_heads=kv_heads, queries=queries, head_dim=head_dim,
+                      max_tokens=max_tokens, dtype=DTYPES[dtype])

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sequence of tokens whose K and V live in the device: write, append, attend."""
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instinfer.abi import arith
-from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Completion, Dtype, Opcode, Table
+from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Completion, Opcode, Table
+from instinfer.abi.layout import KIND_KEY, KIND_VALUE, record_bytes
+from instinfer.abi.records import Records, pack_records, unpack_records
 
 from .errors import DriverError
+from .operands import (
+    Half,
+    Rows,
+    as_one_token,
+    count_tokens,
+    joined,
+    records_of,
+    require_array,
+    rows_of,
+    token_axis,
+)
 from .pending import Pending
 from .policy import Dense, Policy, require_policy
 from .queue_pair import Command
@@ -20,8 +32,6 @@ from .transport.base import Buffer
 if TYPE_CHECKING:
     from .device import Csd
     from .kv_cache import CacheShape
-
-Half = NDArray[np.float16]
 
 DENSE = Dense()
 STAGING_BYTES = 4 << 20
@@ -33,8 +43,10 @@ class Sequence:
     """Made by :meth:`instinfer.host.kv_cache.KvCache.new_sequence`.
 
     K and V have the shape (tokens, kv_heads, head_dim), q and results (query_heads, head_dim), all float16;
-    query head h reads KV head h // (query_heads // kv_heads). Methods that end in ``_async`` return at once
-    with a :class:`Pending`; commands of one sequence take effect in the order of the calls.
+    query head h reads KV head h // (query_heads // kv_heads). A cache of ``dtype="int8"`` takes K and V also
+    as pairs (int8 rows, float16 scales (tokens, kv_heads)) and gives them back so; float16 rows are quantised
+    on the way (``arith.quantise_rows``). Methods that end in ``_async`` return at once with a
+    :class:`Pending`; commands of one sequence take effect in the order of the calls.
     """
 
     def __init__(self, csd: "Csd", shape: "CacheShape", *, number: int, generation: int,
@@ -53,52 +65,60 @@ class Sequence:
         self.generation = generation
 
     # -- writing -------------------------------------------------------------------------------
-    def write(self, layer: int, k: Half, v: Half) -> None:
+    def write(self, layer: int, k: Rows, v: Rows) -> None:
         """Append a run of tokens (prefill); the rows are safe in the device when it returns."""
         self.write_async(layer, k, v).result()
 
-    def write_async(self, layer: int, k: Half, v: Half) -> Pending[int]:
+    def write_async(self, layer: int, k: Rows, v: Rows) -> Pending[int]:
         """:meth:`write` without waiting; the result is the resident count."""
         return self._store(Opcode.KV_WRITE, layer, k, v)
 
-    def append(self, layer: int, k: Half, v: Half) -> None:
+    def append(self, layer: int, k: Rows, v: Rows) -> None:
         """Append one token (kv_heads, head_dim), or a few (tokens, kv_heads, head_dim)."""
         self.append_async(layer, k, v).result()
 
-    def append_async(self, layer: int, k: Half, v: Half) -> Pending[int]:
+    def append_async(self, layer: int, k: Rows, v: Rows) -> Pending[int]:
         """:meth:`append` without waiting; the result is the resident count."""
-        one = isinstance(k, np.ndarray) and k.ndim == 2
-        return self._store(Opcode.KV_APPEND, layer, k[None] if one else k, v[None] if one else v)
+        one = not token_axis(k)
+        return self._store(Opcode.KV_APPEND, layer, *((as_one_token(k), as_one_token(v)) if one else (k, v)))
 
-    def _store(self, opcode: Opcode, layer: int, k: Half, v: Half) -> Pending[int]:
+    def _store(self, opcode: Opcode, layer: int, k: Rows, v: Rows) -> Pending[int]:
         shape = self._shape
-        tokens = len(k) if isinstance(k, np.ndarray) and k.ndim else 0
-        for name, array in (("k", k), ("v", v)):
-            _require_half(name, array, (tokens, shape.kv_heads, shape.head_dim),
-                          "(tokens, kv_heads, head_dim)")
+        tokens = count_tokens(k)
+        keys, values = (records_of(name, rows, shape, (tokens,), "(tokens, kv_heads, head_dim)")
+                        for name, rows in (("k", k), ("v", v)))
         first = self._position(layer)
-        per_token = shape.kv_heads * shape.head_dim * 2
-        step = min(TOKENS_PER_COMMAND, max(1, STAGING_BYTES // per_token))
+        step = self._step()
         commands = []
         for start in range(0, tokens, step):
             part = slice(start, min(tokens, start + step))
-            rows = part.stop - start
-            keys, values = self._stage(k[part]), self._stage(v[part])
-            commands.append(self._send(opcode, layer, [keys, values], token=first + start, tokens=rows,
-                                       heads=shape.kv_heads, dtype=Dtype.FP16, prp1=keys.address,
-                                       prp2=values.address))
-            self._tokens[layer] += rows
+            count = part.stop - start
+            staged = [self._stage([self._packed(kind, records.part(part))])
+                      for kind, records in ((KIND_KEY, keys), (KIND_VALUE, values))]
+            commands.append(self._send(opcode, layer, staged, token=first + start, tokens=count,
+                                       heads=shape.kv_heads, dtype=shape.dtype, prp1=staged[0].address,
+                                       prp2=staged[1].address))
+            self._tokens[layer] += count
         total = self._tokens[layer]
         return Pending(self._queue, commands, lambda _: total)
 
+    def _step(self) -> int:
+        """Tokens of a command."""
+        per_token = self._shape.kv_heads * record_bytes(self._shape.shape, KIND_KEY, self._shape.sketch)
+        return min(TOKENS_PER_COMMAND, max(1, STAGING_BYTES // per_token))
+
+    def _packed(self, kind: int, records: Records) -> NDArray[np.uint8]:
+        return pack_records(self._shape.shape, kind, self._shape.sketch, records)
+
     # -- attention -------------------------------------------------------------------------------
-    def attend(self, layer: int, q: Half, append: tuple[Half, Half] | None = None, policy: Policy = DENSE,
+    def attend(self, layer: int, q: Half, append: tuple[Rows, Rows] | None = None, policy: Policy = DENSE,
                context: int | None = None, scale: float | None = None) -> Half:
         """Attention of one decode step, computed by the device.
 
         Args:
             q: (query_heads, head_dim).
-            append: (k1, v1) of one token, each (kv_heads, head_dim), stored first and attended too.
+            append: (k1, v1) of one token, each (kv_heads, head_dim) or with int8 a pair (int8 rows, scales
+                (kv_heads,)), stored first and attended too.
             policy: which tokens are read.
             context: attend the first ``context`` tokens only; all resident ones when None. Not together
                 with ``append``.
@@ -106,22 +126,22 @@ class Sequence:
         """
         return self.attend_async(layer, q, append, policy, context, scale).result()
 
-    def attend_async(self, layer: int, q: Half, append: tuple[Half, Half] | None = None,
+    def attend_async(self, layer: int, q: Half, append: tuple[Rows, Rows] | None = None,
                      policy: Policy = DENSE, context: int | None = None,
                      scale: float | None = None) -> Pending[Half]:
         """:meth:`attend` without waiting."""
         shape = self._shape
         policy_number = self._csd.policy_number(require_policy(policy))
-        _require_half("q", q, (shape.query_heads, shape.head_dim), "(query_heads, head_dim)")
+        require_array("q", q, np.float16, (shape.query_heads, shape.head_dim), "(query_heads, head_dim)")
         scale2 = arith.scale2_of(shape.scale if scale is None else scale)
         if append is not None and context is not None:
             raise ValueError(f"context = {context} together with append: the appended token is attended with "
                              "all resident ones; append first, then attend with a context")
         if context is not None and context < 1:
             raise ValueError(f"context = {context}: give 1 or more tokens, or None for all resident ones")
-        rows = () if append is None else append
-        for name, array in zip(("k1", "v1"), rows, strict=bool(rows)):
-            _require_half(name, array, (shape.kv_heads, shape.head_dim), "(kv_heads, head_dim)")
+        new = None if append is None else [
+            records_of(name, rows, shape, (), "(kv_heads, head_dim)")
+            for name, rows in zip(("k1", "v1"), append, strict=True)]
         position = self._position(layer)
         half = -(-q.nbytes // ADDRESS_ALIGN) * ADDRESS_ALIGN
         operands = self._csd.memory.allocate(2 * half)
@@ -129,38 +149,46 @@ class Sequence:
         out = operands.array(np.float16, q.shape, half)
         fields = {"prp1": operands.address, "out_offset": half // ADDRESS_ALIGN, "policy": policy_number,
                   "scale2": int(np.array([scale2]).view(np.uint32)[0]), "heads": shape.kv_heads,
-                  "dtype": int(Dtype.FP16)}
-        if append is None:
+                  "dtype": int(shape.dtype)}
+        if new is None:
             command = self._send(Opcode.ATTEND, layer, [operands], value=out.copy, token=context or 0,
                                  **fields)
         else:
-            new = self._stage(np.stack(append))
-            command = self._send(Opcode.APPEND_ATTEND, layer, [operands, new], value=out.copy,
-                                 token=position, tokens=1, prp2=new.address, **fields)
+            staged = self._stage([self._packed(kind, records) for kind, records in enumerate(new)])
+            command = self._send(Opcode.APPEND_ATTEND, layer, [operands, staged], value=out.copy,
+                                 token=position, tokens=1, prp2=staged.address, **fields)
             self._tokens[layer] += 1
         return Pending(self._queue, [command], lambda commands: commands[0].value)
 
     # -- reading back, state -----------------------------------------------------------------------
-    def read(self, layer: int, first: int = 0, tokens: int | None = None) -> tuple[Half, Half]:
-        """K and V of ``tokens`` tokens from ``first`` on (all when None), (tokens, kv_heads, head_dim)."""
+    def read(self, layer: int, first: int = 0, tokens: int | None = None) -> tuple[Rows, Rows]:
+        """K and V of ``tokens`` tokens from ``first`` on (all when None): float16 (tokens, kv_heads,
+        head_dim), or pairs (int8 rows, scales) where the cache holds int8."""
         shape = self._shape
         count = self._position(layer) - first if tokens is None else tokens
-        per_token = shape.kv_heads * shape.head_dim * 2
-        step = min(TOKENS_PER_COMMAND, max(1, STAGING_BYTES // per_token))
+        sizes = [record_bytes(shape.shape, kind, shape.sketch) for kind in (KIND_KEY, KIND_VALUE)]
+        step = self._step()
         found = []
         for start in range(first, first + count, step):
-            size = min(step, first + count - start)
-            pair = [self._csd.memory.allocate(size * per_token) for _ in range(2)]
-            views = [buffer.array(np.float16, (size, shape.kv_heads, shape.head_dim)) for buffer in pair]
-            command = self._send(Opcode.KV_READ, layer, pair, value=functools.partial(_copies, views),
-                                 token=start, tokens=size, heads=shape.kv_heads, dtype=Dtype.FP16,
-                                 prp1=pair[0].address, prp2=pair[1].address)
+            part = min(step, first + count - start)
+            pair = [self._csd.memory.allocate(part * shape.kv_heads * size) for size in sizes]
+            views = [buffer.array(np.uint8, (part, shape.kv_heads, size))
+                     for buffer, size in zip(pair, sizes, strict=True)]
+
+            def unpacked(views: list[NDArray[np.uint8]] = views) -> list[Rows]:
+                return [rows_of(unpack_records(shape.shape, kind, shape.sketch, view))
+                        for kind, view in enumerate(views)]
+
+            command = self._send(Opcode.KV_READ, layer, pair, value=unpacked, token=start, tokens=part,
+                                 heads=shape.kv_heads, dtype=shape.dtype, prp1=pair[0].address,
+                                 prp2=pair[1].address)
             found.append(Pending(self._queue, [command], lambda commands: commands[0].value))
         parts = [pending.result() for pending in found]
         if not parts:
             nothing = np.zeros((0, shape.kv_heads, shape.head_dim), np.float16)
-            return nothing, nothing.copy()
-        return np.concatenate([k for k, _ in parts]), np.concatenate([v for _, v in parts])
+            empty = [rows_of(records_of("rows", nothing, shape, (0,), "")) for _ in range(2)]
+            return empty[0], empty[1]
+        return joined([k for k, _ in parts]), joined([v for _, v in parts])
 
     def resident(self, layer: int) -> int:
         """Tokens stored for a layer, those of commands under way included."""
@@ -198,9 +226,13 @@ class Sequence:
             self._doubtful.discard(layer)
         return self._tokens[layer]
 
-    def _stage(self, array: NDArray[Any]) -> Buffer:
-        buffer = self._csd.memory.allocate(array.nbytes)
-        buffer.array(np.float16, array.shape)[:] = array
+    def _stage(self, pieces: list[NDArray[np.uint8]]) -> Buffer:
+        """DMA memory that holds the pieces, one after the other."""
+        buffer = self._csd.memory.allocate(sum(piece.size for piece in pieces))
+        start = 0
+        for piece in pieces:
+            buffer.array(np.uint8, piece.shape, start)[...] = piece
+            start += piece.size
         return buffer
 
     def _send(self, opcode: Opcode, layer: int | None, buffers: list[Buffer], *,
@@ -226,14 +258,3 @@ class Sequence:
         self._queue.wait(command)
         if command.error is not None:
             raise command.error
-
-
-def _copies(views: list[Half]) -> list[Half]:
-    return [view.copy() for view in views]
-
-
-def _require_half(name: str, array: Any, shape: tuple[int, ...], meaning: str) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype != np.float16 or array.shape != shape:
-        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(f"{name} is {given}; it must be a float16 array of shape {meaning} = {shape}: "
-                         "convert with .astype(numpy.float16) and reshape")
