@@ -14,7 +14,7 @@ With ``--json -`` standard output carries one JSON document and nothing else: pe
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +58,7 @@ def overrides(settings: Iterable[str] | None) -> dict[str, Any]:
     return values
 
 
-def emit(document: Mapping[str, Any], target: str | None) -> None:
+def emit(document: Mapping[str, Any] | Sequence[Any], target: str | None) -> None:
     """Write the JSON document to `target` (``-``: standard output); nothing when there is no target."""
     if target is None:
         return

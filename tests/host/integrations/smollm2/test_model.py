@@ -122,8 +122,31 @@ def test_the_backend_is_given_rotated_fp16_of_the_current_token(model, tokenizer
     )
 
 
+def test_tokens_together_agree_with_one_by_one(model, tokenizer):
+    """The same q, k and v reach the attention, but for the order in which float32 sums are taken."""
+    tokens = tokenizer.encode("Paris is the capital of France")[:4]
+    single = RecordingAttention()
+    logits = [model.decode(token, 3 + index, single) for index, token in enumerate(tokens)]
+    seen = []
+
+    def attend(layer, q, k, v):
+        seen.append((layer, q, k, v))
+        return np.stack([cache.attend(layer, *each) for each in zip(q, k, v, strict=True)])
+
+    cache = FloatAttention()
+    hidden = model.decode_together(tokens, 3, attend)
+    assert [layer for layer, *_ in seen] == list(range(30))
+    assert seen[0][1].shape == (4, 9, 64)
+    first = np.stack([k1 for layer, _, k1, _ in single.given if layer == 0])
+    np.testing.assert_array_equal(seen[0][2], first)
+    np.testing.assert_allclose(model.logits(hidden), np.stack(logits), atol=0.1)
+
+
 def test_refusals(model):
     backend = FloatAttention()
+    for tokens, position in (([], 0), ([5, 5], 8191), ([5], -1)):
+        with pytest.raises(ValueError, match="do not lie within the model's context of 8192 tokens"):
+            model.decode_together(tokens, position, lambda layer, q, k, v: q)
     with pytest.raises(ValueError, match="0 tokens to prefill; this model takes 1 to 8192"):
         model.prefill([], backend.write)
     with pytest.raises(ValueError, match="8193 tokens to prefill"):

@@ -93,6 +93,30 @@ class SmolLM2:
         logits: Floats = self.logits(self._normalise(x, self._final_norm))[0]
         return logits
 
+    def decode_together(
+        self, tokens: Sequence[int], position: int, attend: Callable[[int, Half, Half, Half], Half]
+    ) -> Floats:
+        """Run tokens that are known in advance as `decode` would one by one, layer by layer over all of them.
+
+        Calls ``attend(layer, q, k, v)``, fp16 arrays of shape (tokens, heads, head_dim), which returns the
+        attention output of all positions, shaped like q; it keeps the K and V of earlier positions itself.
+        Returns the final hidden states, (tokens, width), for `logits`. `position` is that of the first token.
+        """
+        shape = self.shape
+        if not (tokens and 0 <= position <= shape.context - len(tokens)):
+            raise ValueError(
+                f"{len(tokens)} tokens at position {position} do not lie within the model's context of "
+                f"{shape.context} tokens: run at least one, and fewer or earlier ones"
+            )
+        x = self._embedding[self._checked(tokens)]
+        rows = slice(position, position + len(tokens))
+        for layer, weights in enumerate(self._layers):
+            q, k, v = self._project(layer, x, rows)
+            out = attend(layer, q, k, v)
+            x += out.reshape(len(x), -1).astype(np.float32) @ weights.attention_out.T
+            x += self._feed_forward(layer, x)
+        return self._normalise(x, self._final_norm)
+
     def logits(self, hidden: Floats) -> Floats:
         """Logits of final hidden states, (tokens, width) -> (tokens, vocabulary)."""
         return _rows_times(hidden, self._embedding)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probabilities of a passage's tokens, teacher-forced, layer by layer over all scored positions.
+
+The tokens before are prefilled densely in floats, as a decode does; the scored positions' K and V are fp16,
+and stored as int8 where the policy says so. q, K, V and outputs are exactly what would cross to a device.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi import arith
+from instinfer.abi.arith import F16
+from instinfer.abi.commands import Dtype
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import RowShape
+from instinfer.host.integrations.smollm2 import SmolLM2
+
+from . import cost
+from .attention import Rows, attend
+from .cost import Cost
+from .policies import DTYPES, Policy
+from .texts import Passage
+
+Attention = Callable[[int, F16, F16, F16], F16]
+"""(layer, q (positions, kv_heads, queries, head_dim), k and v (kv_heads, tokens, head_dim)) -> like q."""
+_BLOCK = 64
+
+
+class Prefilled:
+    """A passage whose first tokens have gone through the model, and their K and V.
+
+    Takes 92 KB of memory per token of SmolLM2-135M in all, attention of a few positions included.
+    """
+
+    def __init__(self, model: SmolLM2, passage: Passage) -> None:
+        self._model = model
+        self.passage = passage
+        self._rows: list[tuple[F16, F16]] = []
+        model.prefill(passage.tokens[:passage.first], lambda layer, k, v: self._rows.append((k, v)))
+
+    def log_probabilities(self, attention: Attention,
+                          on_layer: Callable[[int], None] | None = None) -> NDArray[np.float64]:
+        """Natural logarithms, (scored,)."""
+        shape, passage = self._model.shape, self.passage
+
+        def attended(layer: int, q: F16, k: F16, v: F16) -> F16:
+            k, v = (np.concatenate((before, new)).swapaxes(0, 1)
+                    for before, new in zip(self._rows[layer], (k, v), strict=True))
+            grouped = q.reshape(len(q), shape.kv_heads, -1, shape.head_dim)
+            out = attention(layer, grouped, k, v)
+            if on_layer:
+                on_layer(layer)
+            return out.reshape(q.shape)
+
+        tokens = passage.tokens[passage.first:]
+        hidden = self._model.decode_together(tokens[:-1], passage.first, attended)
+        found = np.empty(passage.scored)
+        for start in range(0, passage.scored, _BLOCK):
+            logits = self._model.logits(hidden[start:start + _BLOCK]).astype(np.float64)
+            logits -= logits.max(axis=-1, keepdims=True)
+            target = np.array(tokens[1 + start:1 + start + len(logits)])
+            picked = logits[np.arange(len(logits)), target]
+            found[start:start + _BLOCK] = picked - np.log(np.exp(logits).sum(axis=-1))
+        return found
+
+
+def reference(first: int) -> Attention:
+    """Dense attention in float64, rounded once to fp16: the baseline."""
+
+    def attention(layer: int, q: F16, k: F16, v: F16) -> F16:
+        out = np.empty(q.shape, np.float16)
+        scale = q.shape[-1] ** -0.5
+        for head, (keys, values) in enumerate(zip(k.astype(np.float64), v.astype(np.float64), strict=True)):
+            for start in range(0, len(q), _BLOCK):
+                wide = q[start:start + _BLOCK, head].astype(np.float64) * scale
+                seen = first + start + len(wide)
+                scores = wide @ keys[:seen].T
+                later = np.arange(seen) > first + start + np.arange(len(wide))[:, None]
+                scores[np.broadcast_to(later[:, None], scores.shape)] = -np.inf
+                weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+                weights /= weights.sum(axis=-1, keepdims=True)
+                out[start:start + _BLOCK, head] = weights @ values[:seen]
+        return out
+
+    return attention
+
+
+class PolicyAttention:
+    """Attention as a device gives it under a policy; ``cost`` and ``dense_cost`` count what was read."""
+
+    def __init__(self, config: EngineConfig, policy: Policy, first: int, context: int) -> None:
+        self._config = config
+        self._policy = policy
+        self._first = first
+        self._context = context
+        self.cost = Cost()
+        self.dense_cost = Cost()
+        """Of dense fp16 attention at the same positions."""
+
+    def __call__(self, layer: int, q: F16, k: F16, v: F16) -> F16:
+        dtype = DTYPES[self._policy.dtype]
+        rows = Rows.store(dtype, k, v)
+        masks = self._policy.choose(k, q, self._first, self._context)
+        contexts = self._first + 1 + np.arange(len(q))
+        dims = q.shape[-1]
+        for head in range(len(k)):
+            self.dense_cost = self.dense_cost.plus(
+                cost.dense_rows(self._config, RowShape(dims, Dtype.FP16), contexts))
+            read = (cost.dense_rows(self._config, rows.shape, contexts) if masks is None
+                    else cost.chosen_rows(self._config, rows.shape, masks[:, head]))
+            self.cost = self.cost.plus(read).plus(self._policy.index_cost(self._config, contexts))
+        return attend(self._config, rows, q, arith.scale2_of(dims ** -0.5), self._first, masks, layer=layer)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policies that can be measured, by name: ``sketch:bits=4,dims=16,dtype=int8,group=8,keep=1/8``.
+
+What is not given takes its default; `spec` writes everything out, so that one text names one policy.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi.arith import F16
+from instinfer.abi.commands import Dtype
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.errors import require
+from instinfer.abi.layout import SketchShape
+from instinfer.abi.selection import SketchPolicy
+
+from . import cost
+from .attention import Mask
+from .choice import choose
+from .cost import Cost
+from .sketch import Principal
+
+DTYPES = {"fp16": Dtype.FP16, "int8": Dtype.INT8}
+
+
+class Policy(Protocol):
+    """Which tokens each position of a layer attends."""
+
+    dtype: str
+
+    @property
+    def label(self) -> str:
+        """Short, for people."""
+
+    def choose(self, k: F16, q: F16, first: int, context: int) -> Mask | None:
+        """Masks (positions, kv_heads, tokens), or None for all tokens.
+
+        Args:
+            k: (kv_heads, tokens, head_dim), the first ``first`` of them from the prefill.
+            q: (positions, kv_heads, queries, head_dim); position i sees the tokens [0, first + i].
+            context: the nominal one, of which fractions are taken.
+        """
+
+    def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
+        """What one KV head reads beside rows."""
+
+
+def _check_dtype(dtype: str) -> None:
+    require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}", "Choose fp16 or int8.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """All tokens."""
+
+    name: ClassVar[str] = "dense"
+    dtype: str = "fp16"
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+
+    @property
+    def label(self) -> str:
+        return f"dense {self.dtype}"
+
+    def choose(self, k: F16, q: F16, first: int, context: int) -> Mask | None:
+        return None
+
+    def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
+        return Cost()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sketch:
+    """Groups of tokens chosen by PCA sketches, beside window and sinks.
+
+    ``keep``: tokens, or a fraction of the context; 0 leaves window and sinks alone.
+    """
+
+    name: ClassVar[str] = "sketch"
+    dims: int = 16
+    bits: int = 4
+    keep: Fraction = Fraction(1, 8)
+    group: int = 8
+    dtype: str = "int8"
+    window: int = 64
+    sinks: int = 4
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+        SketchShape(self.dims, self.bits)
+        require(self.group in (1, 2, 4, 8, 16, 32), "group", self.group, "1, 2, 4, 8, 16 or 32",
+                "8 is a good start.")
+        whole = self.keep.denominator == 1
+        require(self.keep >= 0 and (whole or self.keep < 1), "keep", str(self.keep),
+                "a number of tokens, or a fraction of the context below 1", "1/8 is a good start.")
+        self.descriptor(1 << 13)
+
+    def descriptor(self, context: int) -> SketchPolicy:
+        """What the driver would send for this nominal context."""
+        tokens = int(self.keep * (1 if self.keep.denominator == 1 else context))
+        return SketchPolicy(groups=tokens // self.group, group_log2=self.group.bit_length() - 1,
+                            window=self.window, sinks=self.sinks)
+
+    @property
+    def label(self) -> str:
+        if not self.keep:
+            return f"window {self.window}, {self.sinks} sinks alone, {self.dtype}"
+        kept = f"T/{1 / self.keep}" if self.keep.denominator > 1 else f"{self.keep} tokens"
+        return f"sketch {self.dims} x int{self.bits}, n={self.group}, {kept}, {self.dtype}"
+
+    def choose(self, k: F16, q: F16, first: int, context: int) -> Mask | None:
+        policy = self.descriptor(context)
+        masks = np.zeros((len(q), *k.shape[:2]), np.bool_)
+        for head in range(len(k)):
+            basis = Principal(k[head, :first], self.dims)
+            query, exponent = basis.queries(q[:, head], k.shape[-1] ** -0.5)
+            sketch, scale = basis.keys(k[head], self.bits)
+            masks[:, head] = choose(query, exponent, sketch, scale, first, policy)
+        return masks
+
+    def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
+        if not self.keep:
+            return Cost()
+        return cost.sketches(config, SketchShape(self.dims, self.bits), contexts)
+
+
+REGISTRY: dict[str, type[Any]] = {"dense": Dense, "sketch": Sketch}
+"""Policies by name: frozen dataclasses with defaults, that keep to `Policy`."""
+_READERS: dict[Any, tuple[Any, str]] = {
+    int: (int, "a whole number"), str: (str, "a word"),
+    Fraction: (Fraction, "a number or a fraction, like 1/8"),
+}
+
+
+def parse(text: str) -> Policy:
+    """A policy from ``name`` or ``name:option=value,option=value``."""
+    name, _, rest = text.partition(":")
+    require(name in REGISTRY, "policy", name, f"one of {', '.join(REGISTRY)}",
+            "Write dense or sketch:keep=1/8.")
+    kinds = {field.name: field.type for field in dataclasses.fields(REGISTRY[name])}
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, _, value = part.partition("=")
+        require(option in kinds, f"{name}'s option", option, f"one of {', '.join(kinds)}",
+                f"Write {name}:{next(iter(kinds))}=VALUE.")
+        try:
+            options[option] = _READERS[kinds[option]][0](value)
+        except (ValueError, ZeroDivisionError):
+            require(False, f"{name}'s {option}", value, _READERS[kinds[option]][1], "Correct it.")
+    policy: Policy = REGISTRY[name](**options)
+    return policy
+
+
+def spec(policy: Any) -> str:
+    """The text that `parse` makes this policy of, with every option."""
+    options = (f"{field.name}={getattr(policy, field.name)}" for field in dataclasses.fields(policy))
+    return f"{policy.name}:{','.join(sorted(options))}"
+
+
+TABLE = (
+    "dense", "dense:dtype=int8", "sketch", "sketch:keep=1/4", "sketch:keep=1/16", "sketch:dtype=fp16",
+    "sketch:dims=32", "sketch:bits=8", "sketch:bits=2", "sketch:dims=64,bits=2", "sketch:group=16",
+    "sketch:keep=0,sinks=0",
+)
+"""The default table; the last one is the control that must fail."""

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention of many positions at once: the bits of `abi.arith`, and those of the device model."""
+
+import numpy as np
+import pytest
+
+from instinfer.abi import arith, layout
+from instinfer.abi.arith import Partial
+from instinfer.abi.commands import Dtype
+from instinfer.abi.config import presets
+from instinfer.cosim.accuracy.attention import Rows, attend
+from instinfer.host import open_csd
+from support import rng
+from support.kv import assert_same_bits, random_half
+
+HEADS, QUERIES, DIMS = 2, 3, 64
+SCALE2 = arith.scale2_of(DIMS ** -0.5)
+PRODUCT, TINY = presets()["product"], presets()["tiny"]
+
+
+def operands(label: str, tokens: int, positions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """q, k, v with scores far enough apart that running maxima move often."""
+    random = rng(label)
+    k, v = (random_half(random, (HEADS, tokens, DIMS)) for _ in range(2))
+    return random_half(random, (positions, HEADS, QUERIES, DIMS), 6), k, v
+
+
+def literal(config, rows: Rows, q, context: int, head: int, layer: int, chosen) -> np.ndarray:
+    """One position of one head, pair after pair through ``arith.update``: q (queries, head_dim)."""
+    shape = rows.shape
+    per_pair, per_stripe = shape.rows_per_slot, shape.tokens_per_stripe(config)
+    settled = layout.flash_stripes(config, shape, context, context)
+    qi, exponent = arith.quantise_query(q, SCALE2)
+    partials: dict[object, Partial] = {}
+    for start in range(0, context, per_pair):
+        stripe = start // per_stripe
+        line = layout.map_line(layer, head, kv_heads=HEADS)
+        place = layout.placement(config, line, stripe) if stripe < settled else "tail"
+        pair = slice(start, min(start + per_pair, context))
+        wanted = np.broadcast_to(chosen[pair], (len(qi), pair.stop - start))
+        if not wanted.any():
+            continue
+        state = partials.setdefault(place, Partial.empty((len(qi),), DIMS))
+        v = np.broadcast_to(rows.v[head, pair], (len(qi), pair.stop - start, DIMS))
+        if rows.k_scale is None:
+            scores, scale = arith.score(qi, exponent, rows.k[head, pair]), None
+        else:
+            scores = arith.score_int8(qi, exponent, rows.k[head, pair], rows.k_scale[head, pair])
+            scale = np.broadcast_to(rows.v_scale[head, pair], wanted.shape)
+        partials[place] = arith.update(state, scores, v, wanted, scale)
+    return arith.normalise(arith.merge(Partial(*(np.stack(field) for field in zip(*partials.values(),
+                                                                                 strict=True)))))
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("preset", ["tiny", "product"])
+def test_bits_of_the_arithmetic(dtype: Dtype, sparse: bool, preset: str) -> None:
+    """`tiny` has so few dies that stripes share one; `product` crosses a stripe and the tail's border."""
+    config = presets()[preset]
+    first, positions, layer = (250, 40, 1) if preset == "tiny" else (600, 20, 0)
+    q, k, v = operands(f"{dtype} {sparse} {preset}", first + positions, positions)
+    rows = Rows.store(dtype, k, v)
+    masks = None
+    if sparse:
+        masks = rng("masks").random((positions, HEADS, first + positions)) < 0.05
+        masks[..., 3] = True
+    found = attend(config, rows, q, SCALE2, first, masks, layer=layer)
+    for position in range(0, positions, 3):
+        for head in range(HEADS):
+            context = first + position + 1
+            chosen = masks[position, head] if sparse else np.ones(context, np.bool_)
+            exact = literal(config, rows, q[position, head], context, head, layer, chosen[:context])
+            assert_same_bits(found[position, head], exact)
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_bits_of_the_device_model(dtype: Dtype) -> None:
+    """64 positions of `model:product` across the border at which a stripe is read from flash."""
+    shape, positions = layout.RowShape(DIMS, dtype), 64
+    first = shape.tokens_per_stripe(PRODUCT) + shape.tokens_per_page(PRODUCT) - 30
+    q, k, v = operands("device", first + positions, positions)
+    found = attend(PRODUCT, Rows.store(dtype, k, v), q, SCALE2, first)
+    k, v = k.swapaxes(0, 1), v.swapaxes(0, 1)
+    with open_csd("model:product", erased=True) as csd:
+        sequence = csd.kv_cache(layers=1, kv_heads=HEADS, query_heads=HEADS * QUERIES, head_dim=DIMS,
+                                max_tokens=1024, dtype=dtype.name.lower()).new_sequence()
+        sequence.write(0, k[:first], v[:first])
+        for position in range(positions):
+            token = first + position
+            out = sequence.attend(0, q[position].reshape(-1, DIMS), append=(k[token], v[token]))
+            assert_same_bits(out, found[position].reshape(out.shape))
