@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots, rows, placement, tuple and map entry, for every configuration."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from instinfer.abi import layout
 from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
 from instinfer.abi.errors import ConfigError
-from instinfer.abi.layout import MapEntry, RowShape, SlotTuple
+from instinfer.abi.layout import MapEntry, RowShape, SlotTuple, page_place
 from support import rng
 
 TINY, PRODUCT = presets()["tiny"], presets()["product"]
@@ -163,3 +165,22 @@ def test_one_row_of_a_stripe_lies_where_row_offset_says() -> None:
     slots = layout.encode_stripe(TINY, data, generation=1, layer=0, head=0, stripe=0)
     plane, slot, byte = np.argwhere(slots == 7)[0]
     assert (plane, slot, byte) == (1, 1, 256)
+
+
+@pytest.mark.parametrize(("page_bytes", "spare_bytes", "place"), [
+    (16384, 2208, (14, 144)), (16384, 1664, (14, 592)), (16384, 2048, (14, 256)), (8192, 448, (7, 632)),
+    (4096, 256, (3, 832))])
+def test_the_factory_mark_lies_in_the_data_area_of_a_slot(page_bytes: int, spare_bytes: int,
+                                                          place: tuple[int, int]) -> None:
+    config = dataclasses.replace(presets()["product"], page_bytes=page_bytes, spare_bytes=spare_bytes)
+    assert page_place(config, page_bytes) == place
+    assert page_place(config, 0) == (0, 0)
+
+
+def test_bytes_behind_the_data_area_have_no_place() -> None:
+    config = dataclasses.replace(presets()["product"], page_bytes=4096, spare_bytes=1376)
+    with pytest.raises(ConfigError, match="column = 4096 is not possible: in the first 1024 of the 1368"):
+        page_place(config, 4096)
+    for column in (-1, 4 * 1368):
+        with pytest.raises(ConfigError, match=f"column = {column}"):
+            page_place(config, column)

@@ -129,14 +129,15 @@ class Reads:
         self.expected: dict[int, list[dict[str, int]]] = {die: [] for die in range(CONFIG.dies)}
 
     def send(self, stripe: Stripe, *, tokens: int | None = None, wide: int | None = None, passes: int = 1,
-             bad_slots: frozenset[int] = frozenset(), owner: Mapping[str, int] | None = None) -> None:
+             bad_slots: frozenset[int] = frozenset(), owner: Mapping[str, int] | None = None,
+             raw: bool = False) -> None:
         wide = int(self._random.integers(2)) if wide is None else wide
         limit = CONFIG.slots_per_stripe // 2 * (4 if wide else 8)
         tokens = int(self._random.integers(1, limit + 1)) if tokens is None else tokens
         shape = {"tokens": tokens, "wide": wide, "passes": passes,
                  "head_slot": int(self._random.integers(CONFIG.head_slots)),
-                 "read_back": int(passes == 1 and self._random.integers(2))}
-        self._channel.requests.send(stripe.request(ChannelOp.READ, **shape, owner=owner))
+                 "read_back": int(passes == 1 and (raw or self._random.integers(2)))}
+        self._channel.requests.send(stripe.request(ChannelOp.READ, **shape, raw=int(raw), owner=owner))
         self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots,
                                                    stripe=(owner or {}).get("stripe"))
 
@@ -248,7 +249,7 @@ async def slow_consumer(dut: Any) -> None:
 
 @bench(cycles=300_000)
 async def failed_checks(dut: Any) -> None:
-    """Another owner's slots and damaged slots stay out; the slots around them pass."""
+    """Another owner's slots and damaged slots stay out, but in a raw read; the slots around them pass."""
     channel = Channel(dut)
     reads = Reads(channel, "failed checks")
     made = stripes("stored", 6)
@@ -265,12 +266,14 @@ async def failed_checks(dut: Any) -> None:
                            8 * index * CONFIG.slot_bytes + bit)
 
     for name in ("generation", "layer", "head", "stripe"):
+        reads.send(made[0], owner={name: getattr(made[0], name) ^ 1}, raw=True, **full)
         reads.send(made[0], bad_slots=everything, owner={name: getattr(made[0], name) ^ 1}, **full)
         expected_faults += [ReadError.REFERENCE_TAG] * len(everything)
     await damage(2, 8 * 777 + 5, made[1])
     reads.send(made[1], bad_slots=frozenset({2}), passes=2, **full)
     await damage(3, 8 * 1030, made[2])
     reads.send(made[2], bad_slots=frozenset({3}), passes=2, **full)
+    reads.send(made[2], raw=True, **full)
     await damage(5, 8 * 1057, made[3])
     reads.send(made[3], bad_slots=frozenset({5}), **full)
     reads.send(made[4], **full)

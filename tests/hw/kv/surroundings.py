@@ -343,8 +343,10 @@ class Flash:
         return True
 
     async def _sense(self, channel: int, die: int, request: dict[str, int]) -> None:
-        content, owner = self.stored[channel, die, request["block"], request["page"]]
-        assert owner == self._owner.unpack(request["owner"]), (owner, request)
+        erased = bytes([0xFF]) * self.config.stripe_data_bytes, self._owner.unpack(0)
+        row = (channel, die, request["block"], request["page"])
+        content, owner = self.stored.get(row, erased) if request["raw"] else self.stored[row]
+        assert request["raw"] or owner == self._owner.unpack(request["owner"]), (owner, request)
         error = self.read_errors.pop(0) if self.read_errors else None
         if error is not None:
             valid = getattr(self.dut, f"faults__{channel}__valid")

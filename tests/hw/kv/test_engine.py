@@ -82,6 +82,42 @@ async def reading_back(dut):
     await surroundings.compare_tables()
 
 
+@bench(cycles=100_000)
+async def raw_bytes(dut):
+    """PAGE_PEEK of stored and erased rows, also right behind attentions and read-backs; of a dead die."""
+    surroundings, drive = await prepare(dut)
+    cache = await drive.cache(0, layers=1, kv_heads=2, queries=2, head_dim=64, max_tokens=200)
+    sequence = await drive.sequence(0, cache)
+    await drive.write(sequence, 0, 200)
+    await surroundings.settle()
+    found = set()
+    for row in [*surroundings.store.nand.rows()[::3], (1, 1, CONFIG.physical_blocks - 1, CONFIG.pages - 1)]:
+        channel, die, block, page = row
+        slot, word = int(drive.random.integers(CONFIG.slots_per_page)), int(drive.random.integers(512))
+        attention, _ = drive.attend_entry(sequence, 0)
+        entry, read_back = drive.read_entry(sequence, 0)
+        waiting = [(surroundings.submit(each, 1), surroundings.expected(each, 1))
+                   for each in (attention, entry)]
+        found.add(await drive.good(surroundings.admin_command(
+            AdminOpcode.PAGE_PEEK, index=block, cdw10=page << 16 | die << 8 | channel,
+            cdw11=word << 17 | slot)))
+        for cid, expected in waiting:
+            assert await surroundings.result(cid, 1) == expected
+        read_back.check()
+    assert (1 << 16 * CONFIG.planes) - 1 in found
+    assert len(found) > 3
+    surroundings.flash.read_errors.append(ReadError.TIMEOUT)
+    surroundings.store.nand.stuck.add((0, 1))
+    got, _ = await surroundings.admin_command(AdminOpcode.PAGE_PEEK, cdw10=1 << 8)
+    assert got is Status.UNRECOVERED_READ
+    await drive.good(surroundings.admin_command(AdminOpcode.PAGE_PEEK, cdw10=1))
+    for change in ({"cdw10": 2}, {"cdw10": 2 << 8}, {"cdw10": CONFIG.pages << 16}, {"cdw11": 1 << 16},
+                   {"index": CONFIG.physical_blocks}, {"cdw11": CONFIG.slots_per_page},
+                   {"cdw11": 1024 << 16}):
+        got, _ = await surroundings.admin_command(AdminOpcode.PAGE_PEEK, **change)
+        assert got is Status.BAD_FIELD
+
+
 @bench(cycles=150_000)
 async def bad_input(dut):
     """Every status of a malformed or misplaced command; each leaves the engine as it was."""
@@ -419,4 +455,4 @@ async def timing(dut):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_kv_engine(noise):
     passed = run_cocotb(KvEngineOnMemories(CONFIG), __file__, name="kv_engine", parameters={"noise": noise})
-    assert len(passed) == 9
+    assert len(passed) == 10

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Admin commands: queues, caches, sequences, policies, windows, format, tables."""
+"""Admin commands: queues, caches, sequences, policies, windows, format, tables, raw bytes."""
 
 import functools
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from instinfer.abi.commands import ADMIN_SQE, AdminOpcode, Dtype, PolicyKind, Status
+from instinfer.abi.config import SLOT_DATA_BYTES
 from instinfer.abi.layout import map_bytes
 from instinfer.abi.tables import SequenceWord
 
 from .executor import WINDOW_READ, WINDOW_WRITE
+from .nand import Row
 from .store import KvStore
 from .tables import Cache, CommandError, check
 
@@ -41,7 +45,7 @@ class Admin:
             AdminOpcode.KV_CONFIG: self._kv_config, AdminOpcode.SEQ_CREATE: self._seq_create,
             AdminOpcode.POLICY_SET: self._policy_set, AdminOpcode.WINDOW_SET: self._window_set,
             AdminOpcode.FORMAT: self._format, AdminOpcode.TABLE_READ: self._table_read,
-            AdminOpcode.TABLE_WRITE: self._table_write,
+            AdminOpcode.TABLE_WRITE: self._table_write, AdminOpcode.PAGE_PEEK: self._page_peek,
         }
 
     def execute(self, entry: int) -> int:
@@ -128,3 +132,13 @@ class Admin:
         self._store.tables.write(f["cdw10"], f["cdw11"], f["cdw12"] | f["cdw13"] << 32)
         self._store.forget_arrays()
         return 0
+
+    def _page_peek(self, f: dict[str, int]) -> int:
+        config = self._config
+        row = Row(f["cdw10"] & 0xFF, f["cdw10"] >> 8 & 0xFF, f["index"], f["cdw10"] >> 16)
+        slot, offset = f["cdw11"] & 0xFFFF, f["cdw11"] >> 16
+        check(row.channel < config.channels and row.die < config.dies and row.block < config.physical_blocks
+              and row.page < config.pages and slot < config.slots_per_page
+              and offset < SLOT_DATA_BYTES and offset % 2 == 0, Status.BAD_FIELD)
+        words = np.ascontiguousarray(self._store.peek(row)[:, slot, offset:offset + 2]).view("<u2")
+        return sum(int(word) << 16 * plane for plane, word in enumerate(words.reshape(-1)))

@@ -128,6 +128,15 @@ class KvStore:
         start = config.stripe_buffers * config.stripe_data_bytes
         return self.dram.store(start + buffer * config.stripe_scale_bytes, config.stripe_scale_bytes)
 
+    def peek(self, row: Row) -> NDArray[np.uint8]:
+        """Raw slots of a row; CommandError when its die does not answer."""
+        if not self.alive(row.channel, row.die):
+            raise CommandError(Status.UNRECOVERED_READ)
+        self.count(Counter.STRIPES_SENSED)
+        self.count(Counter.PAGES_SENSED, self.config.planes)
+        self.count(Counter.SLOTS_MOVED, self.config.slots_per_stripe)
+        return self.nand.read(row)
+
     def alive(self, channel: int, die: int) -> bool:
         """A stuck die costs one time-out, then it is dead."""
         if (channel, die) in self.nand.stuck:

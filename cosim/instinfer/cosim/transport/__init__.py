@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from instinfer.abi.config import EngineConfig, load
 from instinfer.abi.errors import require
 
@@ -34,6 +36,25 @@ class Faults(Protocol):
 
     def fail_host_memory(self, *, address: int, size: int) -> None:
         """Accesses of the device to these bus addresses are answered with an error (size 0: none is)."""
+
+
+def make_factory_bad_blocks(faults: Faults, config: EngineConfig, *, seed: int,
+                            count: int) -> tuple[dict[str, int], ...]:
+    """Make ``count`` different blocks of all planes, spare ones too, bad from the factory; returns which.
+
+    The choice depends on seed and geometry alone, so that every simulated device gets the same.
+    """
+    shape = (config.channels, config.dies, config.planes, config.physical_blocks)
+    total = int(np.prod(shape))
+    if not 0 <= count <= total:
+        raise ValueError(f"count = {count}: this device has {total} blocks; give 0 to {total}")
+    chosen = np.random.default_rng(seed).choice(total, count, replace=False)
+    names = ("channel", "die", "plane", "block")
+    places = tuple(dict(zip(names, map(int, place), strict=True))
+                   for place in np.transpose(np.unravel_index(np.sort(chosen), shape)))
+    for place in places:
+        faults.bad_block(**place)
+    return places
 
 
 def resolve_config(argument: str, *, config: EngineConfig | None = None,

@@ -53,13 +53,14 @@ def channel_request(config: EngineConfig) -> data.StructLayout:
 
     READ moves the first ``2 * ceil(tokens / rows_per_slot)`` slots to the core, each pair
     ``passes`` times: pass p goes to head slot ``(head_slot + p) mod head_slots``. ``wide`` rows have 128
-    dims, others 64. ``read_back``: the slots go to the host instead of the core, in one pass. PROGRAM takes
-    its data from stripe buffer ``buffer`` in device DRAM. PROGRAM and ERASE answer with ``tag``.
+    dims, others 64. ``read_back``: the slots go to the host instead of the core, in one pass; ``raw``:
+    unchecked. PROGRAM takes its data from stripe buffer ``buffer`` in device DRAM. PROGRAM and ERASE answer
+    with ``tag``.
     """
     return data.StructLayout({
         "op": ChannelOp, "die": 3, "block": 13, "page": 12, "owner": OWNER,
         "head_slot": range(config.head_slots), "passes": 4, "tokens": 9, "wide": 1, "read_back": 1,
-        "buffer": 16, "tag": 8,
+        "raw": 1, "buffer": 16, "tag": 8,
     })
 
 

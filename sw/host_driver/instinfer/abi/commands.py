@@ -55,6 +55,7 @@ class AdminOpcode(enum.IntEnum):
     FORMAT = 0xD0
     TABLE_READ = 0xD4
     TABLE_WRITE = 0xD8
+    PAGE_PEEK = 0xDC
 
 
 class Dtype(enum.IntEnum):
@@ -126,7 +127,9 @@ POLICY_SET: index = descriptor number, cdw10 = kind, cdw11 = kept groups, cdw12 
 address, prp2 = bytes (0 removes it; both multiples of 4096), cdw10 bit 0 = device may read, bit 1 = device
 may write. FORMAT: drops every sequence and frees all flash; cdw10 bit 0 = all blocks are known to be erased.
 TABLE_READ / TABLE_WRITE: cdw10 = Table, cdw11 = index, cdw12 (low) and cdw13 (high) = value; a read returns
-it in DW0 and DW1.
+it in DW0 and DW1. PAGE_PEEK: senses page cdw10 31:16 of block index of die cdw10 15:8 of channel cdw10 7:0 in
+all planes, checks nothing, and returns two bytes of each plane, plane 0 in DW0 15:0: those at byte cdw11
+31:16 (even) of the data area of slot cdw11 15:0.
 """
 
 

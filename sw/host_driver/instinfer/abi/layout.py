@@ -219,6 +219,19 @@ def placement(config: EngineConfig, line: int, stripe: int) -> tuple[int, int]:
     return ((stripe + start) % config.channels, (turn + group + first) % config.dies)
 
 
+def page_place(config: EngineConfig, column: int) -> tuple[int, int]:
+    """(slot, byte of its data area) of a byte of the page, spare area included.
+
+    Raises:
+        ConfigError: the byte lies in no slot's data area.
+    """
+    slot, offset = divmod(column, config.slot_bytes)
+    require(0 <= slot < config.slots_per_page and offset < SLOT_DATA_BYTES, "column", column,
+            f"in the first {SLOT_DATA_BYTES} of the {config.slot_bytes} bytes of one of "
+            f"{config.slots_per_page} slots", "Only data areas of slots can be looked at.")
+    return slot, offset
+
+
 # -- map entry ---------------------------------------------------------------------------------
 MAP_ENTRY_BYTES = 8
 

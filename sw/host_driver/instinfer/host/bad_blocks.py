@@ -2,6 +2,10 @@
 """Bad blocks: which spare block stands in for which. The device translates by its table REPLACEMENT."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
@@ -12,6 +16,14 @@ from .tables import SUPERBLOCK_COUNT, owned_superblocks
 
 Read = Callable[[Table, list[int]], list[int]]
 Write = Callable[[Table, Iterable[tuple[int, int]]], None]
+GOOD = 0xFF
+"""The mark of a block that is good."""
+
+
+class Peek(Protocol):
+    """`instinfer.host.Csd.peek`."""
+
+    def __call__(self, places: Iterable[tuple[int, int, int, int]], *, column: int) -> NDArray[np.uint8]: ...
 
 
 class BadBlocks:
@@ -22,10 +34,11 @@ class BadBlocks:
     one. The list outlives a controller reset and is part of a saved drive.
     """
 
-    def __init__(self, config: EngineConfig, read: Read, write: Write) -> None:
+    def __init__(self, config: EngineConfig, read: Read, write: Write, peek: Peek) -> None:
         self._config = config
         self._read = read
         self._write = write
+        self._peek = peek
         self._entries: dict[int, Replacement] = {}
 
     @property
@@ -65,7 +78,8 @@ class BadBlocks:
         if index is None or spare == config.physical_blocks:
             left = (f"{config.spare_blocks} spare blocks of channel {channel}, die {die}, plane {plane}"
                     if spare == config.physical_blocks else f"{config.max_replacements} entries of the list")
-            raise ResourceError(f"block {block} cannot be replaced: all {left} are in use")
+            raise ResourceError(f"block {block} cannot be replaced: all {left} are in use; a "
+                                "drive with so many bad blocks needs more spare_blocks or max_replacements")
         entry = Replacement(channel=channel, die=die, plane=plane, block=block, spare=spare)
         self._entries[index] = entry
         self._write(Table.REPLACEMENT, [(index, entry.pack())])
@@ -73,6 +87,51 @@ class BadBlocks:
         if block not in self._free():
             self._write(Table.SUPERBLOCK_FREE, [(0, block)])
         return entry
+
+    def scan(self) -> tuple[Replacement, ...]:
+        """Replace every block whose factory mark says that it is bad; returns what was replaced.
+
+        The mark is the first byte of the spare area of a block's first page; what is stored later takes its
+        place. So this is done once, before anything is stored: on a new drive that was opened with
+        ``erased=True``. A spare block that is marked, too, is passed over. Every block is sensed once, one
+        after the other: 1.5 s on `product`.
+
+        Raises:
+            ResourceError: a sequence exists, a superblock may hold data, or no spare block is left (what was
+                replaced before stays so).
+        """
+        config = self._config
+        self._refuse_unless_new()
+        blocks = [(channel, die, block) for channel in range(config.channels) for die in range(config.dies)
+                  for block in range(config.blocks)]
+        found = {}
+        for at, plane in np.argwhere(self._marks(blocks) != GOOD).tolist():
+            channel, die, block = blocks[at]
+            while True:
+                entry = self.replace(channel=channel, die=die, plane=plane, block=block)
+                found[channel, die, plane, block] = entry
+                if self._marks([blocks[at]])[0, plane] == GOOD:
+                    break
+        return tuple(sorted(found.values()))
+
+    def _marks(self, blocks: list[tuple[int, int, int]]) -> NDArray[np.uint8]:
+        """(blocks, planes) the mark of each (channel, die, block)."""
+        return self._peek([(*place, 0) for place in blocks], column=self._config.page_bytes)[..., 0]
+
+    def _refuse_unless_new(self) -> None:
+        """Nothing may lie where the marks are."""
+        config = self._config
+        words = self._read(Table.SEQUENCE, list(range(config.max_sequences)))
+        sequence = next((number for number, word in enumerate(words) if word), None)
+        if sequence is not None:
+            raise ResourceError(f"sequence {sequence} exists: its data may lie where marks were; scan a new "
+                                "drive before anything is stored")
+        erased = self._read(Table.SUPERBLOCK_ERASED, list(range(config.blocks)))
+        replaced = {entry.block for entry in self._entries.values()}
+        for block, known in enumerate(erased):
+            if not known and block not in replaced:
+                raise ResourceError(f"block {block} is not known to be erased: data in it would be taken for "
+                                    "marks; scan a new drive, opened with erased=True")
 
     def restore(self) -> None:
         """Tell the device again, after its reset."""

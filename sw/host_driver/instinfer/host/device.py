@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Status, Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import page_place
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
 from instinfer.abi.tables import SequenceWord
 
@@ -77,7 +78,7 @@ class Csd:
         self.queues: list[QueuePair] = []
         self.memory = DmaMemory(transport, self._add_window, windows=config.max_windows,
                                 arena_bytes=arena_bytes)
-        self.bad_blocks = BadBlocks(config, self.read_table, self.write_table)
+        self.bad_blocks = BadBlocks(config, self.read_table, self.write_table, self.peek)
         self._check_identity()
         self._start()
         tables = transport.saved_tables()
@@ -165,6 +166,24 @@ class Csd:
         }) for index, value in pairs]
         for command in commands:
             _ended(self.admin, command)
+
+    def peek(self, places: Iterable[tuple[int, int, int, int]], *, column: int) -> NDArray[np.uint8]:
+        """Bytes ``column`` (even) and ``column`` + 1 of pages, spare area included, as the NAND holds them.
+
+        Args:
+            places: (channel, die, block, page); spare blocks lie behind ``config.blocks``. Of a block that
+                was replaced the spare one answers.
+        Returns:
+            (places, planes, 2)
+        """
+        slot, offset = page_place(self.config, column)
+        if column % 2:
+            raise ValueError(f"column = {column}: bytes are read in pairs from an even column on")
+        commands = [self.admin.submit(AdminOpcode.PAGE_PEEK, {
+            "index": block, "cdw10": page << 16 | die << 8 | channel, "cdw11": offset << 16 | slot,
+        }) for channel, die, block, page in places]
+        words = [_ended(self.admin, command).result for command in commands]
+        return np.array(words, "<u8").view(np.uint8).reshape(-1, 4, 2)[:, :self.config.planes]
 
     # -- caches ----------------------------------------------------------------------------------
     def kv_cache(self, *, layers: int, kv_heads: int, query_heads: int, head_dim: int, max_tokens: int,

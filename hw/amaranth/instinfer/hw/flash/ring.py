@@ -14,11 +14,12 @@ from .crc import CRC_BITS, crc_step
 
 
 def slot_ticket(config: EngineConfig) -> data.StructLayout:
-    """What is known of a slot when it is asked for. ``absent``: it never comes (its die is dead)."""
+    """What is known of a slot when it is asked for. ``absent``: it never comes (its die is dead); ``raw``: it
+    may hold anything."""
     return data.StructLayout({
         "generation": 16, "layer": 16, "head": 8, "group": 32,
         "head_slot": range(config.head_slots), "passes": 4, "die": 3, "kind": 1, "rows": 4, "wide": 1,
-        "stripe_end": 1, "read_back": 1, "absent": 1,
+        "stripe_end": 1, "read_back": 1, "absent": 1, "raw": 1,
     })
 
 
@@ -151,7 +152,7 @@ class SlotRing(wiring.Component):
         key_bad = Signal()
         wrong = Signal()
         if config.check_tuples:
-            m.d.comb += wrong.eq(closed.absent | checker.guard | checker.tag)
+            m.d.comb += wrong.eq(closed.absent | (~closed.raw & (checker.guard | checker.tag)))
         else:
             m.d.comb += wrong.eq(closed.absent)
         with m.If(closing):

@@ -215,6 +215,7 @@ class Scheduler(wiring.Component):
             ticket.head.eq(entry.owner.head), ticket.group.eq(Cat(index[1:], entry.owner.stripe)),
             ticket.head_slot.eq(entry.head_slot), ticket.passes.eq(entry.passes), ticket.die.eq(self.die),
             ticket.wide.eq(entry.wide), ticket.read_back.eq(entry.read_back),
+            ticket.raw.eq(entry.raw),
         ]
 
         def bus(kind: JobKind, confirm: Any = 0) -> None:

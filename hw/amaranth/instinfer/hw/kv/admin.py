@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Admin commands: caches, sequences, policies, windows, format, tables."""
+"""Admin commands: caches, sequences, policies, windows, format, tables, raw bytes."""
 
 from typing import Any
 
@@ -8,12 +8,13 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import AdminOpcode, Dtype, PolicyKind, Status, Table
-from instinfer.abi.config import EngineConfig
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
 from instinfer.abi.layout import HEAD_DIMS
 
 from ..signatures import COMMAND, COMPLETION
 from .access import access, read, write
 from .decode import admin_entry
+from .peek import PEEK, PEEK_BITS
 from .ports import DRAM_BITS, STRIPE_BITS, Geometry, TableOp, TablePort
 
 QUERIES_MAX = 8
@@ -34,8 +35,10 @@ class AdminCommands(wiring.Component):
     commands : one at a time, taken when completed
     completions : one per command
     tables : access to the tables
-    quiet : no attention, program, free or sync is under way (FORMAT waits for it)
+    quiet : no attention, program, free or sync is under way (FORMAT and PAGE_PEEK wait for it)
     freeing, freed_sequence : a sequence that is being freed cannot be created
+
+    peeks, peeked, peek_failed : a `PagePeek`
 
     Latency: about 5 cycles per table access; KV_CONFIG looks at every sequence. Back-pressure: completions
     may wait.
@@ -48,6 +51,8 @@ class AdminCommands(wiring.Component):
             "completions": Out(stream.Signature(COMPLETION)),
             "tables": Out(TablePort()),
             "quiet": In(1), "freeing": In(1), "freed_sequence": In(10),
+            "peeks": Out(stream.Signature(PEEK)), "peeked": In(PEEK_BITS * config.planes),
+            "peek_failed": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -64,7 +69,7 @@ class AdminCommands(wiring.Component):
             AdminOpcode.KV_CONFIG: "CHECK_CACHE", AdminOpcode.SEQ_CREATE: "READ_CACHE",
             AdminOpcode.POLICY_SET: "SET_POLICY", AdminOpcode.WINDOW_SET: "CHECK_WINDOW",
             AdminOpcode.FORMAT: "FORMAT", AdminOpcode.TABLE_READ: "READ_TABLE",
-            AdminOpcode.TABLE_WRITE: "WRITE_TABLE",
+            AdminOpcode.TABLE_WRITE: "WRITE_TABLE", AdminOpcode.PAGE_PEEK: "CHECK_PLACE",
         }
         with m.FSM():
             with m.State("DECODE"), m.If(self.commands.valid):
@@ -86,6 +91,7 @@ class AdminCommands(wiring.Component):
                 with m.Elif(self.quiet), m.If(
                         access(m, self.tables, TableOp.FORMAT, Table.SEQUENCE, 0, entry["cdw10"])):
                     end(Status.SUCCESS)
+            self._peek(m, entry, completion, end)
             known = entry["cdw10"] <= max(Table)
             number = entry["cdw10"][:4]
             with m.State("READ_TABLE"):
@@ -100,6 +106,32 @@ class AdminCommands(wiring.Component):
                     m.d.comb += self.commands.ready.eq(1)
                     m.next = "DECODE"
         return m
+
+    def _peek(self, m: Module, entry: Any, completion: Any, end: Any) -> None:
+        """PAGE_PEEK: the place has to be one that the device has."""
+        c = self.config
+        channel, die, page = entry["cdw10"][:8], entry["cdw10"][8:16], entry["cdw10"][16:]
+        slot, offset = entry["cdw11"][:16], entry["cdw11"][16:]
+        look = self.peeks.payload
+        m.d.comb += [
+            look.channel.eq(channel), look.die.eq(die), look.block.eq(entry["index"]), look.page.eq(page),
+            look.slot.eq(slot), look.word.eq(offset >> 1),
+        ]
+        good = Cat(value < limit for value, limit in (
+            (channel, c.channels), (die, c.dies), (entry["index"], c.physical_blocks), (page, c.pages),
+            (slot, c.slots_per_page), (offset, SLOT_DATA_BYTES))).all() & ~offset[0]
+        with m.State("CHECK_PLACE"):
+            m.next = "PEEK"
+            with m.If(~good):
+                end(Status.BAD_FIELD)
+        with m.State("PEEK"):
+            m.d.comb += self.peeks.valid.eq(self.quiet)
+            with m.If(self.peeks.valid & self.peeks.ready):
+                end(Status.SUCCESS)
+                m.d.sync += completion.result.eq(self.peeked)
+                with m.If(self.peek_failed):
+                    m.d.sync += completion.result.eq(0)
+                    end(Status.UNRECOVERED_READ)
 
     def _access_table(self, m: Module, known: Value, done: Value, end: Any) -> None:
         with m.If(~known):

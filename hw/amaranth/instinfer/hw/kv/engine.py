@@ -34,6 +34,7 @@ from .dispatch import ChannelDispatch, EventCollector, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
 from .outputs import OutputWriter
+from .peek import PagePeek
 from .ports import REPLACEMENT, TAIL_JOB
 from .queries import QueryLoader
 from .readback import ReadBack
@@ -190,7 +191,7 @@ class KvEngine(wiring.Component):
         """Flash rows, erases, requests to the channels and their events."""
         c = self.config
         s = self._submodules
-        s.dispatch = dispatch = ChannelDispatch(config=c, sources=3)
+        s.dispatch = dispatch = ChannelDispatch(config=c, sources=4)
         s.events = events = EventCollector(config=c, outstanding=programs_in_flight(c))
         s.eraser = eraser = SuperblockEraser(config=c)
         s.erase_service = erase_service = SharedService(request=13, result=ERASE_RESULT, users=2)
@@ -301,7 +302,7 @@ class KvEngine(wiring.Component):
         ]
 
     def _read_back(self, m: Module) -> None:
-        """Slots of KV_READ, aside from the cores, to host memory."""
+        """Slots of KV_READ, aside from the cores, to host memory; those of PAGE_PEEK to admin commands."""
         c = self.config
         s = self._submodules
         connect, flipped = wiring.connect, wiring.flipped
@@ -316,3 +317,9 @@ class KvEngine(wiring.Component):
         connect(m, read_back.memory, flipped(self.host_write[1]))
         connect(m, read_back.finish, s.attends.finish[c.cores])
         connect(m, read_back.refused, s.attends.refused)
+        s.peek = peek = PagePeek(config=c)
+        connect(m, s.admin.peeks, peek.peeks)
+        connect(m, peek.requests, s.dispatch.requests[3])
+        connect(m, read_back.raw_slots, peek.slots)
+        m.d.comb += [read_back.raw.eq(peek.busy), s.admin.peeked.eq(peek.answer),
+                     s.admin.peek_failed.eq(peek.failed)]

@@ -196,6 +196,7 @@ class ReadBack(wiring.Component):
     -------
     places : where the rows of a head slot go, before its first slot comes
     slots : one stream of slots per source; each slot comes in one pass
+    raw, raw_slots : while ``raw`` the slots go there instead; it changes while no slot is on its way
     memory : host memory
     finish, refused : see `RowWriter`
 
@@ -210,6 +211,7 @@ class ReadBack(wiring.Component):
         super().__init__({
             "places": In(read_place(config)),
             "slots": In(stream.Signature(slot_beat(config))).array(config.cores),
+            "raw": In(1), "raw_slots": Out(stream.Signature(slot_beat(config))),
             **{name: outputs[name] for name in ("memory", "finish", "refused")},
         })
 
@@ -220,7 +222,10 @@ class ReadBack(wiring.Component):
         m.submodules.writer = writer = self._writer
         for outside, inside in zip(self.slots, arbiter.i, strict=True):
             wiring.connect(m, wiring.flipped(outside), inside)
-        wiring.connect(m, arbiter.o, picker.slots)
+        for target, mine in ((picker.slots, ~self.raw), (self.raw_slots, self.raw)):
+            m.d.comb += [target.payload.eq(arbiter.o.payload), target.valid.eq(arbiter.o.valid & mine)]
+            with m.If(mine):
+                m.d.comb += arbiter.o.ready.eq(target.ready)
         wiring.connect(m, wiring.flipped(self.places), picker.places)
         wiring.connect(m, picker.rows, writer.rows)
         wiring.connect(m, picker.beats, writer.beats)
