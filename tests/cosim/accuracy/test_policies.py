@@ -9,7 +9,7 @@ from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.layout import RowShape, SketchShape
 from instinfer.cosim.accuracy import cost
-from instinfer.cosim.accuracy.policies import TABLE, Sketch, parse, spec
+from instinfer.cosim.accuracy.policies import TABLE, Layer, Sketch, parse, spec
 from support import rng
 from support.kv import random_half
 
@@ -18,7 +18,7 @@ PRODUCT = presets()["product"]
 
 def test_names_are_complete_and_read_back() -> None:
     assert spec(parse("dense")) == "dense:dtype=fp16"
-    text = "sketch:bits=4,dims=16,dtype=int8,group=8,keep=1/8,sinks=4,window=64"
+    text = "sketch:basis=weighted,bits=4,dims=16,dtype=int8,group=8,keep=1/8,sinks=4,window=64"
     assert spec(parse("sketch")) == text
     assert parse(text) == Sketch()
     assert parse("sketch").label == "sketch 16 x int4, n=8, T/8, int8"
@@ -36,6 +36,7 @@ def test_names_are_complete_and_read_back() -> None:
     ("sketch:dims=12", "sketch_dims = 12"),
     ("sketch:bits=3", "sketch_bits = 3"),
     ("sketch:dtype=fp8", "dtype = 'fp8'"),
+    ("sketch:basis=random", "basis = 'random'"),
     ("dense:dtype=int4", "dtype = 'int4'"),
     ("sketch:window=65536", "window = 65536"),
 ])
@@ -50,7 +51,8 @@ def test_what_is_kept() -> None:
     assert parse("sketch:keep=100,group=4").descriptor(4096).groups == 25
     random = rng("kept")
     k, q = random_half(random, (2, 700, 64)), random_half(random, (20, 2, 3, 64))
-    masks = parse("sketch").choose(k, q, 680, 680)
+    layer = Layer(k=k, first=680, moment=np.stack(2 * [np.eye(64)]), context=680)
+    masks = parse("sketch").choose(layer, q)
     assert masks.shape == (20, 2, 700)
     contexts = 681 + np.arange(20)
     assert not (masks & (np.arange(700) >= contexts[:, None])[:, None]).any()
@@ -59,7 +61,7 @@ def test_what_is_kept() -> None:
         assert masks[position, :, context - 64:context].all()
         assert (masks[position].sum(axis=-1) >= 68 + 9 * 8).all()
         assert (masks[position].sum(axis=-1) <= 68 + 10 * 8).all()
-    control = parse("sketch:keep=0,sinks=0").choose(k, q, 680, 680)
+    control = parse("sketch:keep=0,sinks=0").choose(layer, q)
     assert (control.sum(axis=-1) == 64).all()
 
 

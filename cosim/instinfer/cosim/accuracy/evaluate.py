@@ -20,7 +20,7 @@ from instinfer.host.integrations.smollm2 import SmolLM2
 from . import cost
 from .attention import Rows, attend
 from .cost import Cost
-from .policies import DTYPES, Policy
+from .policies import DTYPES, Layer, Policy
 from .texts import Passage
 
 Attention = Callable[[int, F16, F16, F16], F16]
@@ -31,14 +31,22 @@ _BLOCK = 64
 class Prefilled:
     """A passage whose first tokens have gone through the model, and their K and V.
 
-    Takes 92 KB of memory per token of SmolLM2-135M in all, attention of a few positions included.
+    ``moments``: per layer (kv_heads, head_dim, head_dim), sums of the outer squares of the prefill's queries.
     """
 
     def __init__(self, model: SmolLM2, passage: Passage) -> None:
         self._model = model
         self.passage = passage
         self._rows: list[tuple[F16, F16]] = []
-        model.prefill(passage.tokens[:passage.first], lambda layer, k, v: self._rows.append((k, v)))
+        self.moments: list[NDArray[np.float64]] = []
+        model.prefill(passage.tokens[:passage.first], lambda layer, k, v: self._rows.append((k, v)),
+                      observe=self._observe)
+
+    def _observe(self, layer: int, q: F16) -> None:
+        heads = self._model.shape.kv_heads
+        grouped = q.reshape(len(q), heads, -1, q.shape[-1]).transpose(1, 0, 2, 3)
+        wide = grouped.reshape(heads, -1, q.shape[-1]).astype(np.float64)
+        self.moments.append(wide.swapaxes(1, 2) @ wide)
 
     def log_probabilities(self, attention: Attention,
                           on_layer: Callable[[int], None] | None = None) -> NDArray[np.float64]:
@@ -88,12 +96,17 @@ def reference(first: int) -> Attention:
 
 
 class PolicyAttention:
-    """Attention as a device gives it under a policy; ``cost`` and ``dense_cost`` count what was read."""
+    """Attention as a device gives it under a policy; ``cost`` and ``dense_cost`` count what was read.
 
-    def __init__(self, config: EngineConfig, policy: Policy, first: int, context: int) -> None:
+    Args:
+        context: the nominal one, of which the policy takes fractions.
+    """
+
+    def __init__(self, config: EngineConfig, policy: Policy, prefilled: Prefilled, context: int) -> None:
         self._config = config
         self._policy = policy
-        self._first = first
+        self._first = prefilled.passage.first
+        self._moments = prefilled.moments
         self._context = context
         self.cost = Cost()
         self.dense_cost = Cost()
@@ -102,7 +115,8 @@ class PolicyAttention:
     def __call__(self, layer: int, q: F16, k: F16, v: F16) -> F16:
         dtype = DTYPES[self._policy.dtype]
         rows = Rows.store(dtype, k, v)
-        masks = self._policy.choose(k, q, self._first, self._context)
+        masks = self._policy.choose(
+            Layer(k=k, first=self._first, moment=self._moments[layer], context=self._context), q)
         contexts = self._first + 1 + np.arange(len(q))
         dims = q.shape[-1]
         for head in range(len(k)):

@@ -92,9 +92,8 @@ class Measurement:
         return results
 
     def _measure(self, prefilled: Prefilled, policy: Policy | None, name: str, file: Path) -> None:
-        first = prefilled.passage.first
-        counted = None if policy is None else PolicyAttention(self._config, policy, first, self._context)
-        attention: Attention = reference(first) if counted is None else counted
+        counted = None if policy is None else PolicyAttention(self._config, policy, prefilled, self._context)
+        attention: Attention = reference(prefilled.passage.first) if counted is None else counted
         started = time.perf_counter()
         found = prefilled.log_probabilities(attention, self._on_layer)
         document = {

@@ -25,7 +25,23 @@ from .choice import choose
 from .cost import Cost
 from .sketch import Principal
 
+BASES = ("plain", "weighted")
 DTYPES = {"fp16": Dtype.FP16, "int8": Dtype.INT8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What a choice may depend on: all keys of a layer, and of the prefill which they are and its queries.
+
+    ``k``: (kv_heads, tokens, head_dim), the first ``first`` of them from the prefill; ``moment``: (kv_heads,
+    head_dim, head_dim), sums of the outer squares of the prefill's queries; ``context``: the nominal one, of
+    which fractions are taken.
+    """
+
+    k: F16
+    first: int
+    moment: NDArray[np.float64]
+    context: int
 
 
 class Policy(Protocol):
@@ -37,13 +53,11 @@ class Policy(Protocol):
     def label(self) -> str:
         """Short, for people."""
 
-    def choose(self, k: F16, q: F16, first: int, context: int) -> Mask | None:
+    def choose(self, layer: Layer, q: F16) -> Mask | None:
         """Masks (positions, kv_heads, tokens), or None for all tokens.
 
         Args:
-            k: (kv_heads, tokens, head_dim), the first ``first`` of them from the prefill.
             q: (positions, kv_heads, queries, head_dim); position i sees the tokens [0, first + i].
-            context: the nominal one, of which fractions are taken.
         """
 
     def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
@@ -68,7 +82,7 @@ class Dense:
     def label(self) -> str:
         return f"dense {self.dtype}"
 
-    def choose(self, k: F16, q: F16, first: int, context: int) -> Mask | None:
+    def choose(self, layer: Layer, q: F16) -> Mask | None:
         return None
 
     def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
@@ -79,10 +93,12 @@ class Dense:
 class Sketch:
     """Groups of tokens chosen by PCA sketches, beside window and sinks.
 
-    ``keep``: tokens, or a fraction of the context; 0 leaves window and sinks alone.
+    ``keep``: tokens, or a fraction of the context; 0 leaves window and sinks alone. ``basis``: of
+    `Principal`.
     """
 
     name: ClassVar[str] = "sketch"
+    basis: str = "weighted"
     dims: int = 16
     bits: int = 4
     keep: Fraction = Fraction(1, 8)
@@ -94,6 +110,7 @@ class Sketch:
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
         SketchShape(self.dims, self.bits)
+        require(self.basis in BASES, "basis", self.basis, f"one of {', '.join(BASES)}", "Choose one of them.")
         require(self.group in (1, 2, 4, 8, 16, 32), "group", self.group, "1, 2, 4, 8, 16 or 32",
                 "8 is a good start.")
         whole = self.keep.denominator == 1
@@ -112,16 +129,18 @@ class Sketch:
         if not self.keep:
             return f"window {self.window}, {self.sinks} sinks alone, {self.dtype}"
         kept = f"T/{1 / self.keep}" if self.keep.denominator > 1 else f"{self.keep} tokens"
-        return f"sketch {self.dims} x int{self.bits}, n={self.group}, {kept}, {self.dtype}"
+        plain = ", plain PCA" if self.basis == "plain" else ""
+        return f"sketch {self.dims} x int{self.bits}, n={self.group}, {kept}, {self.dtype}{plain}"
 
-    def choose(self, k: F16, q: F16, first: int, context: int) -> Mask | None:
-        policy = self.descriptor(context)
-        masks = np.zeros((len(q), *k.shape[:2]), np.bool_)
-        for head in range(len(k)):
-            basis = Principal(k[head, :first], self.dims)
-            query, exponent = basis.queries(q[:, head], k.shape[-1] ** -0.5)
-            sketch, scale = basis.keys(k[head], self.bits)
-            masks[:, head] = choose(query, exponent, sketch, scale, first, policy)
+    def choose(self, layer: Layer, q: F16) -> Mask | None:
+        policy = self.descriptor(layer.context)
+        masks = np.zeros((len(q), *layer.k.shape[:2]), np.bool_)
+        for head, keys in enumerate(layer.k):
+            moment = layer.moment[head] if self.basis == "weighted" else None
+            basis = Principal(keys[:layer.first], self.dims, moment)
+            query, exponent = basis.queries(q[:, head], q.shape[-1] ** -0.5)
+            sketch, scale = basis.keys(keys, self.bits)
+            masks[:, head] = choose(query, exponent, sketch, scale, layer.first, policy)
         return masks
 
     def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
@@ -164,8 +183,7 @@ def spec(policy: Any) -> str:
 
 
 TABLE = (
-    "dense", "dense:dtype=int8", "sketch", "sketch:keep=1/4", "sketch:keep=1/16", "sketch:dtype=fp16",
-    "sketch:dims=32", "sketch:bits=8", "sketch:bits=2", "sketch:dims=64,bits=2", "sketch:group=16",
-    "sketch:keep=0,sinks=0",
+    "dense", "dense:dtype=int8", "sketch", "sketch:basis=plain", "sketch:keep=1/4", "sketch:keep=1/16",
+    "sketch:dtype=fp16", "sketch:dims=32", "sketch:bits=8", "sketch:bits=2", "sketch:keep=0,sinks=0",
 )
 """The default table; the last one is the control that must fail."""

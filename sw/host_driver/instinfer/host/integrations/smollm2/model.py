@@ -39,11 +39,19 @@ class SmolLM2:
         self._cosines = np.cos(angles).astype(np.float32)
         self._sines = np.sin(angles).astype(np.float32)
 
-    def prefill(self, tokens: Sequence[int], write: Callable[[int, Half, Half], None]) -> Floats:
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        write: Callable[[int, Half, Half], None],
+        *,
+        observe: Callable[[int, Half], None] | None = None,
+    ) -> Floats:
         """Run a sequence's first tokens at once, densely.
 
         Calls ``write(layer, k, v)`` for each layer, from the first to the last, with fp16 arrays of shape
-        (tokens, kv_heads, head_dim). Returns the final hidden states, (tokens, width), for `logits`.
+        (tokens, kv_heads, head_dim), and before it ``observe(layer, q)`` with the layer's queries, (tokens,
+        query_heads, head_dim), which the callee must not keep (the next layer's take their place).
+        Returns the final hidden states, (tokens, width), for `logits`.
         """
         shape = self.shape
         count = len(tokens)
@@ -59,6 +67,8 @@ class SmolLM2:
             v = np.empty_like(k)
             for rows in blocks:
                 q[rows], k[rows], v[rows] = self._project(layer, x[rows], rows)
+            if observe:
+                observe(layer, q)
             write(layer, k, v)
             keys, values = (array.swapaxes(0, 1).astype(np.float32) for array in (k, v))
             for rows in blocks:
