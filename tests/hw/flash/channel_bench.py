@@ -17,7 +17,7 @@ from instinfer.abi.layout import encode_stripe
 from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
 from instinfer.hw.flash.nand import NandPackage, nand_sources
 from instinfer.hw.flash.scheduler import PULSES
-from instinfer.hw.signatures import ChannelOp, channel_request, slot_beat
+from instinfer.hw.signatures import ChannelOp, channel_request, row_mask, slot_beat
 
 ROOT = Path(__file__).resolve().parents[3]
 NAND_VERILOG, NAND_CXX, NAND_HEADERS = nand_sources(ROOT)
@@ -33,7 +33,7 @@ class ChannelWithNand(wiring.Component):
     def __init__(self, config: EngineConfig):
         self._channel = FlashChannel(config=config)
         self._nand = NandPackage(config)
-        kept = ("enable", "requests", "slots", "fault", "events", "program_data")
+        kept = ("enable", "requests", "masks", "slots", "fault", "events", "program_data")
         members = self._channel.signature.members
         super().__init__({
             **{name: members[name] for name in kept}, **{f"count_{name}": Out(32) for name in COUNTS},
@@ -46,7 +46,7 @@ class ChannelWithNand(wiring.Component):
         m.submodules.dut = channel = self._channel
         m.submodules.nand = nand = self._nand
         wiring.connect(m, channel.phy, nand.phy)
-        for name in ("requests", "slots", "fault", "events", "program_data"):
+        for name in ("requests", "masks", "slots", "fault", "events", "program_data"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(channel, name))
         read, write = nand.phy.read.valid, nand.phy.write.valid & nand.phy.write.ready
         pulses = {name: getattr(channel, name) for name in (*ACTIVITY, *PULSES, "tuple_errors")}
@@ -70,15 +70,17 @@ class Stripe:
     """A stripe's place, owner and data, and the requests and slots that follow from them."""
 
     def __init__(self, config: EngineConfig, generator: np.random.Generator, *, die: int, block: int,
-                 page: int):
+                 page: int, int8: bool = False, sketch: bool = False):
         self.config, self.die, self.block, self.page = config, die, block, page
         self.generation, self.layer, self.head, self.stripe = (
             int(generator.integers(1 << bits)) for bits in (16, 16, 8, 16))
         self.data = generator.integers(0, 256, config.stripe_data_bytes, np.uint8)
+        self.scales = generator.integers(0, 256, config.stripe_scale_bytes, np.uint8) if int8 else None
+        self.sketch = sketch
 
     def encoded(self) -> NDArray[np.uint8]:
         return encode_stripe(self.config, self.data, generation=self.generation, layer=self.layer,
-                             head=self.head, stripe=self.stripe)
+                             head=self.head, stripe=self.stripe, scales=self.scales, sketch=self.sketch)
 
     def store(self, store: Any) -> None:
         """Into the NAND's storage, past the bus."""
@@ -94,35 +96,63 @@ class Stripe:
         """``owner`` replaces parts of the true one."""
         own = {"generation": self.generation, "layer": self.layer, "head": self.head, "stripe": self.stripe}
         values = {"op": op, "die": self.die, "block": self.block, "page": self.page, "passes": 1,
-                  "owner": {**own, **(owner or {})}, **fields}
+                  "owner": {**own, **(owner or {})}, "int8": int(self.scales is not None),
+                  "sketch": int(self.sketch), **fields}
         return int(channel_request(self.config).const(values).as_bits())
 
+    def rows_per_slot(self, wide: int) -> int:
+        return (4 if wide else 8) << (self.scales is not None)
+
+    def masks(self, rows: Mapping[int, int]) -> list[int]:
+        """Row masks of a masked read: ``rows`` by pair."""
+        layout = row_mask(self.config)
+        return [int(layout.const({"die": self.die, "pair": pair, "rows": mask}).as_bits())
+                for pair, mask in rows.items()]
+
     def beats(self, *, tokens: int, wide: int, head_slot: int, passes: int, read_back: int = 0,
-              bad_slots: frozenset[int] = frozenset(), stripe: int | None = None) -> list[dict[str, int]]:
+              bad_slots: frozenset[int] = frozenset(), stripe: int | None = None,
+              rows: Mapping[int, int] | None = None) -> list[dict[str, int]]:
         """The beats that a read must give; ``data`` is missing where it has no meaning. ``stripe``: what the
-        request calls it."""
-        number = self.stripe if stripe is None else stripe
-        config = self.config
-        per_slot, row_beats = (4, 32) if wide else (8, 16)
-        pairs = -(-tokens // per_slot)
-        group_mask = (1 << slot_beat(config)["group"].width) - 1
-        words = self.data.reshape(-1, SLOT_DATA_BYTES).view("<u8")
+        request calls it; ``rows``: masks of a masked read by pair."""
+        per_slot = self.rows_per_slot(wide)
+        if rows is None:
+            rows = {pair: (1 << min(per_slot, tokens - pair * per_slot)) - 1
+                    for pair in range(-(-tokens // per_slot))}
+        units = ([((slot, 0),) for slot in range(tokens)] if self.sketch
+                 else [((2 * pair, 0), (2 * pair + 1, 1)) for pair in sorted(rows)])
         result = []
-        for pair in range(pairs):
-            rows = min(per_slot, tokens - pair * per_slot)
+        for unit in units:
             for turn in range(passes):
-                for kind in range(2):
-                    bad = 2 * pair + kind in bad_slots or (kind == 1 and 2 * pair in bad_slots)
-                    count = 1 if bad else rows * row_beats
-                    end = turn == passes - 1 and kind == 1 and pair == pairs - 1
-                    fields = {"head_slot": (head_slot + turn) % config.head_slots, "base_slot": head_slot,
-                              "die": self.die, "kind": kind, "rows": 0 if bad else rows, "wide": wide,
-                              "stripe_end": int(end), "read_back": read_back,
-                              "group": (number * config.slots_per_stripe // 2 + pair) & group_mask}
-                    for beat in range(count):
-                        data = {} if bad else {"data": int(words[2 * pair + kind][beat])}
-                        result.append({**data, **fields, "last": int(beat == count - 1)})
+                for slot, kind in unit:
+                    wanted = [row for row in range(per_slot) if rows.get(slot // 2, 0) >> row & 1]
+                    bad = bool(bad_slots & {slot, slot - kind}) or not (wanted or self.sketch)
+                    end = turn == passes - 1 and (slot, kind) == units[-1][-1]
+                    fields = {"head_slot": (head_slot + turn) % self.config.head_slots,
+                              "base_slot": head_slot, "wide": wide, "stripe_end": int(end),
+                              "read_back": read_back}
+                    number = self.stripe if stripe is None else stripe
+                    result += self._slot_beats(slot, kind, [] if bad else wanted, fields, number=number,
+                                               bad=bad)
         return result
+
+    def _slot_beats(self, slot: int, kind: int, wanted: list[int], fields: dict[str, int], *, number: int,
+                    bad: bool) -> list[dict[str, int]]:
+        config, int8 = self.config, self.scales is not None
+        words = self.data.reshape(-1, SLOT_DATA_BYTES).view("<u8")[slot]
+        row_beats = len(words) // self.rows_per_slot(fields["wide"])
+        group = number * config.slots_per_stripe + slot if self.sketch else (
+            number * (config.slots_per_stripe // 2) + slot // 2)
+        fields = {**fields, "die": self.die, "kind": kind, "int8": int(int8), "sketch": int(self.sketch),
+                  "rows": 0 if bad else 16 if self.sketch else len(wanted),
+                  "group": group & (1 << slot_beat(config)["group"].width) - 1}
+        beats: list[dict[str, int]] = [fields] if bad else []
+        if self.sketch and not bad:
+            beats = [{**fields, "data": int(word)} for word in words]
+        for row in wanted if not self.sketch else ():
+            scale = {} if self.scales is None else {"scale": int(self.scales.view("<u2")[slot * 16 + row])}
+            beats += [{**fields, **scale, "data": int(word)}
+                      for word in words[row * row_beats:(row + 1) * row_beats]]
+        return [{**beat, "last": int(index == len(beats) - 1)} for index, beat in enumerate(beats)]
 
 
 def unpack(config: EngineConfig, payloads: list[int]) -> list[dict[str, int]]:
@@ -134,14 +164,15 @@ def unpack(config: EngineConfig, payloads: list[int]) -> list[dict[str, int]]:
 
 
 def check_slots(config: EngineConfig, received: list[int], expected: dict[int, list[dict[str, int]]]) -> None:
-    """Each die's beats are the expected ones in order, and slots of dies mix at page edges only."""
+    """Each die's beats are the expected ones in order, and slots of dies mix at the edges of runs only."""
     by_die: dict[int, deque[dict[str, int]]] = {die: deque(beats) for die, beats in expected.items()}
     previous: dict[str, int] = {"last": 1, "die": 0, "kind": 1}
     for number, beat in enumerate(unpack(config, received)):
         wanted = by_die[beat["die"]].popleft()
-        assert {name: beat[name] for name in wanted} == wanted, f"beat {number}"
+        wrong = {name: (beat[name], value) for name, value in wanted.items() if beat[name] != value}
+        assert not wrong, f"beat {number}: {wrong}, got {beat}"
         if beat["die"] != previous["die"]:
             assert previous["last"] == 1, "a slot was interrupted"
-            assert previous["kind"] == 1, "a pair was interrupted"
+            assert previous["kind"] == 1 or previous.get("sketch"), "a pair was interrupted"
         previous = beat
     assert not any(by_die.values()), {die: len(beats) for die, beats in by_die.items()}

@@ -14,6 +14,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from hw.flash.channel_bench import BUILD, COUNTS, ChannelWithNand, Stripe, check_slots
 from hw.flash.store import Store
 from instinfer.abi.config import presets
+from instinfer.hw.flash.scheduler import reads_over
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     MEMORY_READ_DATA,
@@ -50,6 +51,7 @@ class Dram:
 
     def __init__(self, dut: Any, *, latency: int, seed: str):
         self.buffers: dict[int, np.ndarray[Any, Any]] = {}
+        self.scales: dict[int, np.ndarray[Any, Any]] = {}
         self.errors: set[int] = set()
         self.requests: list[tuple[int, int]] = []
         self._dut, self._latency, self._random = dut, latency, rng(seed)
@@ -66,7 +68,12 @@ class Dram:
                 done += 1
                 self.requests.append((request.address, request.beats))
                 buffer, offset = divmod(request.address, CONFIG.stripe_data_bytes)
-                data = self.buffers[buffer][offset:offset + 32 * request.beats]
+                source = self.buffers
+                if buffer >= CONFIG.stripe_buffers:
+                    source = self.scales
+                    first = CONFIG.stripe_buffers * CONFIG.stripe_data_bytes
+                    buffer, offset = divmod(request.address - first, CONFIG.stripe_scale_bytes)
+                data = source[buffer][offset:offset + 32 * request.beats]
                 for index in range(request.beats):
                     self._source.send(MEMORY_READ_DATA.const({
                         "data": int.from_bytes(bytes(data[32 * index:32 * index + 32]), "little"),
@@ -81,6 +88,7 @@ class Channel:
         self.dut = dut
         self.store = Store(CONFIG, channel=CHANNEL)
         self.requests = StreamSource(dut, "requests", idle=idle)
+        self.masks = StreamSource(dut, "masks", idle=idle)
         self.slots = StreamSink(dut, "slots", back_pressure=back_pressure, check=False)
         self.events = StreamSink(dut, "events", back_pressure=back_pressure, check=False)
         self.dram = Dram(dut, latency=latency, seed="dram")
@@ -128,17 +136,28 @@ class Reads:
         self._channel, self._random = channel, rng(label)
         self.expected: dict[int, list[dict[str, int]]] = {die: [] for die in range(CONFIG.dies)}
 
+    async def send_masked(self, stripe: Stripe, rows: Mapping[int, int], *, wide: int,
+                          passes: int = 1) -> None:
+        """Masks belong to the next request: they go when the last one, and it goes when they, were taken."""
+        await self._channel.requests.drained()
+        self._channel.masks.send(*stripe.masks(rows))
+        await self._channel.masks.drained()
+        self.send(stripe, tokens=1, wide=wide, passes=passes, rows=rows)
+
     def send(self, stripe: Stripe, *, tokens: int | None = None, wide: int | None = None, passes: int = 1,
              bad_slots: frozenset[int] = frozenset(), owner: Mapping[str, int] | None = None,
-             raw: bool = False) -> None:
+             raw: bool = False, rows: Mapping[int, int] | None = None) -> None:
         wide = int(self._random.integers(2)) if wide is None else wide
-        limit = CONFIG.slots_per_stripe // 2 * (4 if wide else 8)
+        limit = (CONFIG.slots_per_stripe if stripe.sketch
+                 else CONFIG.slots_per_stripe // 2 * stripe.rows_per_slot(wide))
         tokens = int(self._random.integers(1, limit + 1)) if tokens is None else tokens
         shape = {"tokens": tokens, "wide": wide, "passes": passes,
                  "head_slot": int(self._random.integers(CONFIG.head_slots)),
                  "read_back": int(passes == 1 and (raw or self._random.integers(2)))}
-        self._channel.requests.send(stripe.request(ChannelOp.READ, **shape, raw=int(raw), owner=owner))
-        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots,
+        masked = {} if rows is None else {"masked": 1, "pairs": sum(1 << pair for pair in rows)}
+        self._channel.requests.send(
+            stripe.request(ChannelOp.READ, **shape, **masked, raw=int(raw), owner=owner))
+        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots, rows=rows,
                                                    stripe=(owner or {}).get("stripe"))
 
     async def check(self) -> None:
@@ -148,12 +167,14 @@ class Reads:
         check_slots(CONFIG, self._channel.slots.received, self.expected)
 
 
-def stripes(label: str, count: int, *, die: int | None = None, block: int = 2) -> list[Stripe]:
+def stripes(label: str, count: int, *, die: int | None = None, block: int = 2,
+            **kind: bool) -> list[Stripe]:
     generator = rng(label)
     places: deque[tuple[int, int, int]] = deque(
         (d, b, page) for b in range(block, CONFIG.blocks) for page in range(CONFIG.pages)
         for d in (range(CONFIG.dies) if die is None else [die]))
-    return [Stripe(CONFIG, generator, die=d, block=b, page=page) for d, b, page in list(places)[:count]]
+    return [Stripe(CONFIG, generator, die=d, block=b, page=page, **kind)
+            for d, b, page in list(places)[:count]]
 
 
 @bench(cycles=400_000)
@@ -210,6 +231,73 @@ async def random_reads(dut: Any) -> None:
     await reads.check()
     counts = channel.counts()
     assert (counts["pages_sensed"], counts["slots_moved"], counts["stripes_sensed"]) == (pages, slots, 40)
+    assert channel.faults == []
+    channel.finish()
+
+
+@bench(cycles=600_000)
+async def int8_and_sketches(dut: Any) -> None:
+    """Scales are programmed behind their slot and come with their rows; sketch slots stand alone."""
+    channel = Channel(dut, back_pressure=0.3)
+    reads = Reads(channel, "int8")
+    random = rng("passes")
+    kinds = (stripes("int8", 4, int8=True), stripes("sketch", 4, block=4, sketch=True),
+             stripes("fp16", 4, block=6))
+    made = [stripe for each in zip(*kinds, strict=True) for stripe in each]
+    await channel.start()
+    for tag, stripe in enumerate(made):
+        channel.dram.buffers[tag] = stripe.data
+        if stripe.scales is not None:
+            channel.dram.scales[tag] = stripe.scales
+        channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag, tag=tag))
+    await channel.until(lambda: len(channel.events.received) == len(made))
+    assert all(stripe.stored_in(channel.store) for stripe in made)
+    for _ in range(3):
+        for tag in random.permutation(len(made)).tolist():
+            reads.send(made[tag], passes=int(random.integers(1, 3)))
+    await reads.check()
+    assert channel.faults == []
+    channel.finish()
+
+
+@bench(cycles=900_000)
+async def masked_reads(dut: Any) -> None:
+    """Of a masked read only the wanted pairs move, unless a gap is cheaper to read, and only the wanted rows
+    leave; stripes with and without masks follow each other."""
+    channel = Channel(dut, back_pressure=0.2)
+    reads = Reads(channel, "masked")
+    random = rng("masks")
+    made = [*stripes("int8", 6, int8=True), *stripes("fp16", 6, block=4),
+            *stripes("sketch", 2, block=6, sketch=True)]
+    for stripe in made:
+        stripe.store(channel.store)
+    await channel.start()
+    half_page = CONFIG.slots_per_page // 2
+    pages = slots = 0
+    for _ in range(60):
+        stripe = made[random.integers(len(made))]
+        wide = int(random.integers(2))
+        if stripe.sketch or random.random() < 0.15:
+            count = int(random.integers(1, 5))
+            reads.send(stripe, tokens=count, wide=wide)
+            needed = count if stripe.sketch else 2 * -(-count // stripe.rows_per_slot(wide))
+            slots, pages = slots + needed, pages + -(-needed // CONFIG.slots_per_page)
+            continue
+        density = random.choice([0.1, 0.5, 1.0])
+        pairs = np.flatnonzero(random.random(CONFIG.slots_per_stripe // 2) < density).tolist() or [
+            int(random.integers(CONFIG.slots_per_stripe // 2))]
+        full = (1 << stripe.rows_per_slot(wide)) - 1
+        rows = {pair: int(random.integers(1, full + 1)) for pair in pairs}
+        await reads.send_masked(stripe, rows, wide=wide, passes=int(random.integers(1, 3)))
+        moved = set(pairs)
+        if reads_over(CONFIG):
+            moved |= {pair for pair in range(1, CONFIG.slots_per_stripe // 2 - 1)
+                      if {pair - 1, pair + 1} <= set(pairs)
+                      and pair // half_page == (pair - 1) // half_page == (pair + 1) // half_page}
+        slots, pages = slots + 2 * len(moved), pages + pairs[-1] // half_page + 1
+    await reads.check()
+    counts = channel.counts()
+    assert (counts["slots_moved"], counts["pages_sensed"], counts["stripes_sensed"]) == (slots, pages, 60)
     assert channel.faults == []
     channel.finish()
 

@@ -15,7 +15,8 @@ BEAT_BITS = 64
 LANES = 4
 """fp16 elements of a beat."""
 WIDE_ROWS = 4
-"""Rows of a slot of 128 dims; one of 64 dims has twice as many."""
+"""fp16 rows of a slot of 128 dims; one of 64 dims has twice as many, int8 doubles both."""
+SLOT_ROWS_MAX = 16
 
 
 class ChannelOp(enum.Enum, shape=2):
@@ -51,16 +52,26 @@ OWNER = data.StructLayout({"generation": 16, "layer": 16, "head": 8, "stripe": 1
 def channel_request(config: EngineConfig) -> data.StructLayout:
     """One stripe operation.
 
-    READ moves the first ``2 * ceil(tokens / rows_per_slot)`` slots to the core, each pair
-    ``passes`` times: pass p goes to head slot ``(head_slot + p) mod head_slots``. ``wide`` rows have 128
-    dims, others 64. ``read_back``: the slots go to the host instead of the core, in one pass; ``raw``:
-    unchecked. PROGRAM takes its data from stripe buffer ``buffer`` in device DRAM. PROGRAM and ERASE answer
-    with ``tag``.
+    READ moves the pairs of slots that hold the first ``tokens`` tokens, or, ``masked``, those marked in
+    ``pairs`` (at least one; the rows of each marked pair were sent before as a `row_mask`), to the core,
+    each pair ``passes`` times: pass p goes to head slot ``(head_slot + p) mod head_slots``. ``wide`` rows
+    have 128 dims, others 64. ``sketch``: the stripe holds sketches, ``tokens`` counts slots, never masked.
+    ``read_back``: the slots go to the host instead of the core, in one pass; ``raw``: unchecked. PROGRAM
+    takes its data from stripe buffer ``buffer`` in device DRAM, the scales of ``int8`` rows from its scale
+    area. PROGRAM and ERASE answer with ``tag``.
     """
     return data.StructLayout({
         "op": ChannelOp, "die": 3, "block": 13, "page": 12, "owner": OWNER,
-        "head_slot": range(config.head_slots), "passes": 4, "tokens": 9, "wide": 1, "read_back": 1,
-        "raw": 1, "buffer": 16, "tag": 8,
+        "head_slot": range(config.head_slots), "passes": 4, "tokens": 10, "wide": 1, "int8": 1, "sketch": 1,
+        "masked": 1, "pairs": config.slots_per_stripe // 2, "read_back": 1, "raw": 1,
+        "buffer": 16, "tag": 8,
+    })
+
+
+def row_mask(config: EngineConfig) -> data.StructLayout:
+    """Rows that are wanted of pair ``pair`` of the next masked READ for ``die``, bit 0 the first one."""
+    return data.StructLayout({
+        "die": 3, "pair": range(max(2, config.slots_per_stripe // 2)), "rows": SLOT_ROWS_MAX,
     })
 
 
@@ -88,15 +99,18 @@ def read_fault(config: EngineConfig) -> wiring.Signature:
 def slot_beat(config: EngineConfig) -> data.StructLayout:
     """A beat of a checked slot on its way into an attention core, or (``read_back``) to host memory.
 
-    The fields beside ``data`` are constant over a slot. A slot of ``rows`` valid rows has ``rows`` *
-    (32 if ``wide`` else 16) beats, the last marked ``last``; a slot with ``rows`` = 0 has one beat without
-    meaning. ``kind`` 0 key, 1 value. A value slot always follows its key slot. ``head_slot`` is the slot
-    of this pass, ``base_slot`` that of pass 0; ``group`` is the pair's number within the head;
-    ``stripe_end`` marks a stripe's last slot in its last pass.
+    The fields beside ``data`` and ``scale`` are constant over a slot. A slot has ``rows`` wanted rows, in
+    order, of 32 beats if ``wide`` else 16, of ``int8`` half as many; the last beat is marked ``last``; a slot
+    with ``rows`` = 0 has one beat without meaning. ``scale``: of the int8 row at hand. ``kind`` 0 key, 1
+    value. A value slot always follows its key slot. ``sketch``: a slot of sketches, all of its data (``rows``
+    = 16 stands for its 128 beats). ``head_slot`` is the slot of this pass, ``base_slot`` that of pass 0;
+    ``group`` is the number of the pair, or of the sketch slot, within the head; ``stripe_end`` marks a
+    stripe's last slot in its last pass.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "head_slot": range(config.head_slots), "base_slot": range(config.head_slots),
-        "die": 3, "kind": 1, "rows": 4, "wide": 1, "stripe_end": 1, "last": 1,
+        "die": 3, "kind": 1, "rows": 5, "wide": 1, "int8": 1, "sketch": 1, "scale": 16, "stripe_end": 1,
+        "last": 1,
         "read_back": 1, "group": range(max(2, -(-config.max_context // WIDE_ROWS))),
     })
 

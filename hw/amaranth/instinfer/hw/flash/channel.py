@@ -16,6 +16,7 @@ from ..signatures import (
     block_replacement,
     channel_request,
     read_fault,
+    row_mask,
     slot_beat,
 )
 from .blockmap import BlockMap
@@ -43,6 +44,7 @@ class FlashChannel(wiring.Component):
         A program or erase cut short leaves a page or block that must not be relied on
     requests : stripe operations; ``tokens`` at least 1, ``die`` below ``dies``. Order is kept among the reads
         of a die and among its programs and erases; reads overtake those two
+    masks : row masks of masked reads, all of them before their request
     slots : slots for the core: those of a stripe in order, stripes of a die in order, pages of different dies
         interleaved
     fault : a slot failed its check or never came. The first time-out makes a die dead until ``enable``
@@ -59,7 +61,7 @@ class FlashChannel(wiring.Component):
 
     Latency of a read on an idle channel: ``planes`` read commands with tDBSY between, tR, a column change
     with tCCS, a slot, about 10 cycles. Throughput with enough requests on two or more dies: all bus cycles
-    but 14 command cycles per page move data. Back-pressure: ``slots`` may stall at will, the bus then pauses
+    but 14 command cycles per run move data. Back-pressure: ``slots`` may stall at will, the bus then pauses
     between slots.
     """
 
@@ -67,6 +69,7 @@ class FlashChannel(wiring.Component):
         self._config = config
         super().__init__({
             "enable": In(1), "requests": In(stream.Signature(channel_request(config))),
+            "masks": In(stream.Signature(row_mask(config))),
             "slots": Out(stream.Signature(slot_beat(config))), "fault": Out(read_fault(config)),
             "events": Out(stream.Signature(CHANNEL_EVENT)), "program_data": Out(MemoryReadPort()),
             "phy": Out(PhyPort(config.dies)), "replace": In(block_replacement()), "trace": Out(BUS_TRACE),
@@ -101,7 +104,9 @@ class FlashChannel(wiring.Component):
             self.requests.ready.eq(queues.requests.ready & run),
             queues.die.eq(scheduler.die), queues.write.eq(scheduler.write),
             queues.offset.eq(scheduler.offset), queues.pop.eq(scheduler.pop),
-            scheduler.entry.eq(queues.entry),
+            scheduler.entry.eq(queues.entry), queues.pair.eq(scheduler.pair), scheduler.rows.eq(queues.rows),
+            queues.masks.payload.eq(self.masks.payload), queues.masks.valid.eq(self.masks.valid & run),
+            self.masks.ready.eq(queues.masks.ready & run),
             scheduler.write_erase.eq(queues.write_erase), scheduler.next_erase.eq(queues.next_erase),
             # Bus
             scheduler.ready.eq(phy.ready),
@@ -121,6 +126,7 @@ class FlashChannel(wiring.Component):
             # Programs; while the bus is cleared, a data input that was under way is fed to its end.
             encoder.start.eq(scheduler.encoder_start), encoder.clear.eq(scheduler.encoder_clear | ~run),
             encoder.buffer.eq(scheduler.program.buffer), encoder.owner.eq(scheduler.program.owner),
+            encoder.int8.eq(scheduler.program.int8), encoder.sketch.eq(scheduler.program.sketch),
             encoder.take.eq(sequencer.take), sequencer.loaded.eq(encoder.loaded),
             sequencer.bad_data.eq(encoder.error), scheduler.encoder_busy.eq(encoder.busy),
             scheduler.encoder_loaded.eq(encoder.loaded),

@@ -56,7 +56,7 @@ class DieControl(wiring.Component):
 
     The *front* stripe is in the cache registers and can be transferred; the *back* stripe is in the page
     registers or on its way there. A sense of the next stripe starts as soon as the back is free, with two
-    exceptions: a die whose first page is the only work that the bus could do transfers that page first, and
+    exceptions: a die whose first run is the only work that the bus could do transfers that run first, and
     after the end of a cache read (3Fh) ONFI wants a new first read (30h), so the front must be gone.
     A write starts when no read is queued, or after PATIENCE stripes; the die is empty then.
     A program ends in 15h, so that the data of the next one move in while the array works, or in 10h when a
@@ -77,17 +77,18 @@ class DieControl(wiring.Component):
     may_claim : no other die goes first to the page encoder
     wants_claim : this die wants it
     running : a program is in the array, the oldest write, and R/B_n does not show it
-    held : the die's page is being transferred or is the next one
-    bus_served : the bus has a page to transfer
+    held : the die's run is being transferred or is the next one
+    bus_served : the bus has a run to transfer
     work, plane, cached, offset : wanted job; ``cached``: a sense behind the front stripe (31h); ``offset`` of
         its request from the oldest queued read or write
     closes : for PROGRAM: its chain of cache programs ends with it (10h); constant while it is asked for
     status : for REPORT
     done : the job is finished; with it ``final`` (that was the last plane), what a STATUS said (``failed``,
         ``failed_before``, ``array_ready``), ``spoilt`` (the program's data are bad)
-    column_done : the column change for page ``page`` has started on the bus
-    page_done, stripe_done : that page, the front stripe, was wholly asked for
-    transferable : the front has a page to transfer
+    position : slot of the front stripe at which the bus goes on
+    column_done, run_start : the column change for the run that begins at slot ``run_start`` has started
+    slot_done, run_done, stripe_done : a slot, the last one of its run, of the front stripe, was asked for
+    transferable : the front has a run of slots to transfer
     prepared : its column is set and tCCS is over
     columned : its column is set
     arrived : pulse, a stripe became front
@@ -96,7 +97,7 @@ class DieControl(wiring.Component):
 
     def __init__(self, *, config: EngineConfig):
         self._config = config
-        plane = range(max(2, config.planes))
+        plane, slots = range(max(2, config.planes)), range(config.slots_per_stripe)
         super().__init__({
             "ready": In(1), "tick": In(1), "poll": In(1), "read_level": In(range(DEPTH + 1)),
             "write_level": In(range(DEPTH + 1)), "write_erase": In(1), "next_erase": In(1),
@@ -106,7 +107,8 @@ class DieControl(wiring.Component):
             "closes": Out(1), "status": Out(MediaStatus),
             "done": In(1), "final": In(1), "failed": In(1), "failed_before": In(1), "array_ready": In(1),
             "spoilt": In(1),
-            "column_done": In(1), "page_done": In(1), "stripe_done": In(1), "page": Out(plane),
+            "column_done": In(1), "run_start": In(slots), "slot_done": In(1), "run_done": In(1),
+            "stripe_done": In(1), "position": Out(slots),
             "transferable": Out(1), "prepared": Out(1), "columned": Out(1), "arrived": Out(1),
             "abandon": Out(1),
         })
@@ -115,7 +117,7 @@ class DieControl(wiring.Component):
         m = Module()
         times = BusTimes.of(self._config)
         timer, watch = Signal(range(max(times.settle, times.column) + 1)), Signal(range(TIMEOUT_TICKS + 2))
-        front, back = Signal(), Signal()
+        front, back, begun = Signal(), Signal(), Signal()
         finishing, erasing = Signal(), Signal()
         running = self.running
         # The data of that program are bad; those of the one behind it.
@@ -135,11 +137,13 @@ class DieControl(wiring.Component):
             with m.If(~polled | self.array_ready):
                 m.d.sync += watch.eq(0)
         with m.If(self.column_done):
-            m.d.sync += [timer.eq(times.column), self.columned.eq(1)]
-        with m.If(self.page_done):
-            m.d.sync += [self.page.eq(self.page + 1), self.columned.eq(0)]
+            m.d.sync += [timer.eq(times.column), self.columned.eq(1), self.position.eq(self.run_start)]
+        with m.If(self.slot_done):
+            m.d.sync += self.position.eq(self.position + 1)
+        with m.If(self.run_done):
+            m.d.sync += [self.columned.eq(0), begun.eq(1)]
         with m.If(self.stripe_done):
-            m.d.sync += [self.page.eq(0), front.eq(0)]
+            m.d.sync += [self.position.eq(0), begun.eq(0), front.eq(0)]
 
         # May a write start, and must reads make way for it?
         write, turn = Signal(), Signal()
@@ -171,7 +175,7 @@ class DieControl(wiring.Component):
                 m.d.sync += self.plane.eq(0)
                 with m.If(front):
                     # After 3Fh the page registers hold nothing that 31h could move on.
-                    with m.If(~back & ~finishing & more & ~self.held & (self.bus_served | (self.page != 0))):
+                    with m.If(~back & ~finishing & more & ~self.held & (self.bus_served | begun)):
                         m.d.sync += self.cached.eq(1)
                         m.next = "SENSE"
                     with m.Else():

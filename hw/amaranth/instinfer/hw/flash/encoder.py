@@ -6,8 +6,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
-from instinfer.abi.layout import DATA_BEATS, TUPLE_BEAT
+from instinfer.abi.config import SLOT_DATA_BYTES, SLOT_SCALE_BYTES, EngineConfig
+from instinfer.abi.layout import CHECKED_BEATS, DATA_BEATS, TUPLE_BEAT
 
 from ..signatures import AXI_BYTES, BEAT_BITS, OWNER, MemoryReadPort
 from .crc import CRC_BITS, crc_skip, crc_step
@@ -19,7 +19,8 @@ WORD_BEATS = AXI_BYTES * 8 // BEAT_BITS
 
 
 class PageEncoder(wiring.Component):
-    """Fetches a stripe buffer slot by slot, appends zero scales, tuple, CRC and zero parity.
+    """Fetches a stripe buffer slot by slot, appends scales (of int8 rows; else zeros), tuple, CRC and zero
+    parity.
 
     Parameters
     ----------
@@ -27,13 +28,14 @@ class PageEncoder(wiring.Component):
 
     Members
     -------
-    start : begin with the stripe of ``buffer`` and ``owner``, only while not ``busy``
+    start : begin with the stripe of ``buffer`` and ``owner``, only while not ``busy``; ``int8`` rows have
+        scales, ``sketch`` slots are numbered one by one
     clear : drop everything; data that were asked for before are thrown away when they come
     busy : from ``start`` until the last beat of the stripe has been taken
     loaded : a whole slot that no ``take`` has claimed is here
     take : its beats will be taken next
     error : the DRAM reported an error in this stripe; its slots get a wrong CRC from then on
-    program_data : memory port, one request of 1 KiB per slot
+    program_data : memory port, one request of 1 KiB per slot, and one beat of scales behind it
     write : beats of the slots in order; valid without a pause within a slot, taken only by a DATA_IN
 
     Latency: DRAM latency + 33 cycles to the first ``loaded``. Throughput: one beat per cycle. Back-pressure:
@@ -43,7 +45,8 @@ class PageEncoder(wiring.Component):
     def __init__(self, *, config: EngineConfig):
         self._config = config
         super().__init__({
-            "start": In(1), "buffer": In(16), "owner": In(OWNER), "clear": In(1),
+            "start": In(1), "buffer": In(16), "owner": In(OWNER), "int8": In(1), "sketch": In(1),
+            "clear": In(1),
             "busy": Out(1), "loaded": Out(1), "take": In(1), "error": Out(1),
             "program_data": Out(MemoryReadPort()), "write": Out(stream.Signature(BEAT_BITS)),
         })
@@ -54,46 +57,62 @@ class PageEncoder(wiring.Component):
         slots = config.slots_per_stripe
         request, incoming = self.program_data.request, self.program_data.data
         memory: Memory = Memory(shape=AXI_BYTES * 8, depth=SLOTS * WORDS, init=[])
-        m.submodules.memory = memory
+        scales: Memory = Memory(shape=AXI_BYTES * 8, depth=SLOTS, init=[])
+        m.submodules.memory, m.submodules.scales = memory, scales
         put, get = memory.write_port(), memory.read_port()
+        put_scale, get_scale = scales.write_port(), scales.read_port(domain="comb")
 
-        # Fetch: room is counted in slots, from the request until the slot's last beat has left.
+        # Fetch: room is counted in slots, from the request until the slot's last beat has left. The scales of
+        # a slot are asked for behind its data.
         to_ask = Signal(range(slots + 1))
         room = Signal(range(SLOTS + 1), init=SLOTS)
-        waiting, dropping = Signal(range(SLOTS + 1)), Signal(range(SLOTS + 1))
+        waiting, dropping = Signal(range(2 * SLOTS + 1)), Signal(range(2 * SLOTS + 1))
+        owed, scale_turn = Signal(), Signal()  # the scales of the slot asked for last; those arrive next
+        index = Signal(range(slots))
         whole = Signal(range(SLOTS + 1))
         put_at = Signal(range(SLOTS * WORDS))
         ask = Signal()
-        slot_in, slot_out = Signal(), Signal()
+        taken, end_in, slot_in, slot_out = Signal(), Signal(), Signal(), Signal()
         with m.If(request.valid & request.ready):
             m.d.sync += request.valid.eq(0)
-        m.d.comb += ask.eq((to_ask != 0) & (room != 0) & (~request.valid | request.ready) & (dropping == 0)
-                           & ~self.clear)
+        free, ask_scales = Signal(), Signal()
+        m.d.comb += [
+            free.eq((~request.valid | request.ready) & (dropping == 0) & ~self.clear),
+            ask_scales.eq(free & owed), ask.eq(free & ~owed & (to_ask != 0) & (room != 0)),
+        ]
         with m.If(ask):
-            stripe_bits = (config.stripe_data_bytes - 1).bit_length()
-            slot_bits = (SLOT_DATA_BYTES - 1).bit_length()
-            index = (slots - to_ask)[:stripe_bits - slot_bits]
             m.d.sync += [
                 request.valid.eq(1), to_ask.eq(to_ask - 1), request.payload.beats.eq(WORDS),
-                request.payload.address.eq(Cat(Const(0, slot_bits), index, self.buffer)),
+                request.payload.address.eq(Cat(Const(0, _bits(SLOT_DATA_BYTES)), index, self.buffer)),
+                owed.eq(self.int8),
             ]
+        with m.If(ask_scales):
+            base = config.stripe_buffers * config.stripe_data_bytes
+            m.d.sync += [
+                request.valid.eq(1), request.payload.beats.eq(1), owed.eq(0),
+                request.payload.address.eq(base + Cat(Const(0, _bits(SLOT_SCALE_BYTES)), index, self.buffer)),
+            ]
+        with m.If(Mux(self.int8, ask_scales, ask)):
+            m.d.sync += index.eq(index + 1)
         m.d.comb += [
             incoming.ready.eq(1), put.addr.eq(put_at), put.data.eq(incoming.payload.data),
-            put.en.eq(incoming.valid & (dropping == 0)),
-            slot_in.eq(incoming.valid & incoming.payload.last),
+            taken.eq(incoming.valid & (dropping == 0)), put.en.eq(taken & ~scale_turn),
+            put_scale.addr.eq((put_at - 1)[_bits(WORDS):]), put_scale.data.eq(incoming.payload.data),
+            put_scale.en.eq(taken & scale_turn),
+            end_in.eq(incoming.valid & incoming.payload.last),
+            slot_in.eq(end_in & (dropping == 0) & (scale_turn | ~self.int8)),
             self.loaded.eq(whole != 0),
         ]
-        m.d.sync += waiting.eq(waiting + ask - slot_in)
+        m.d.sync += waiting.eq(waiting + ask + ask_scales - end_in)
         with m.If(put.en):
             m.d.sync += put_at.eq(put_at + 1)
-            with m.If(incoming.payload.error):
-                m.d.sync += self.error.eq(1)
-        with m.If((dropping != 0) & slot_in):
+        with m.If(taken & incoming.payload.error):
+            m.d.sync += self.error.eq(1)
+        with m.If(taken & incoming.payload.last & self.int8):
+            m.d.sync += scale_turn.eq(~scale_turn)
+        with m.If((dropping != 0) & end_in):
             m.d.sync += dropping.eq(dropping - 1)
-        m.d.sync += [
-            room.eq(room + slot_out - ask),
-            whole.eq(whole + (slot_in & (dropping == 0)) - self.take),
-        ]
+        m.d.sync += [room.eq(room + slot_out - ask), whole.eq(whole + slot_in - self.take)]
 
         # Send: the memory's output register holds the word of the beat that is offered.
         beat, next_beat = Signal(range(config.slot_beats)), Signal(range(config.slot_beats))
@@ -118,38 +137,43 @@ class PageEncoder(wiring.Component):
         ]
         m.d.comb += [available.eq((claimed != 0) | (whole != 0)), self.write.valid.eq(available & fresh)]
 
-        pair_bits = (slots // 2 - 1).bit_length()
-        crc = Signal(CRC_BITS)
-        owner = Cat(self.owner.generation, self.owner.layer, self.owner.head, slot[0], Const(0, 7))
-        group = Cat(slot[1:1 + pair_bits], self.owner.stripe)
+        owner = Cat(self.owner.generation, self.owner.layer, self.owner.head, slot[0] & ~self.sketch,
+                    self.sketch, Const(0, 6))
+        group = Mux(self.sketch, Cat(slot, self.owner.stripe), Cat(slot[1:], self.owner.stripe))
+        # The CRC is linear: what the tuple adds to it is known before the data are.
+        crc, of_tuple, whole_crc = (Signal(CRC_BITS, name=name) for name in ("crc", "of_tuple", "whole_crc"))
         payload = self.write.payload
+        m.d.comb += get_scale.addr.eq(get_slot)
+        m.d.comb += whole_crc.eq(crc_skip(crc, CHECKED_BEATS - TUPLE_BEAT) ^ of_tuple)
         with m.If(beat < DATA_BEATS):
             m.d.comb += payload.eq(get.data.word_select(beat[:2], BEAT_BITS))
+        with m.Elif((beat < TUPLE_BEAT) & self.int8):
+            m.d.comb += payload.eq(get_scale.data.word_select(beat[:2], BEAT_BITS))
         with m.Elif(beat == TUPLE_BEAT):
-            m.d.comb += payload.eq(Cat(Mux(self.error, ~crc, crc), owner))
+            m.d.comb += payload.eq(Cat(Mux(self.error, ~whole_crc, whole_crc), owner))
         with m.Elif(beat == TUPLE_BEAT + 1):
             m.d.comb += payload.eq(group)
-        with m.If(sent):
-            # While the zero scales leave, the register runs ahead over them and over the tuple.
-            with m.If(beat == 0):
-                m.d.sync += crc.eq(crc_step(Const(0, CRC_BITS), payload))
-            with m.Elif(beat < DATA_BEATS):
-                m.d.sync += crc.eq(crc_step(crc, payload))
-            with m.Elif(beat == DATA_BEATS):
-                m.d.sync += crc.eq(crc_skip(crc, TUPLE_BEAT - DATA_BEATS))
-            with m.Elif(beat == DATA_BEATS + 1):
-                m.d.sync += crc.eq(crc_step(crc, Cat(Const(0, CRC_BITS), owner)))
-            with m.Elif(beat == DATA_BEATS + 2):
-                m.d.sync += crc.eq(crc_step(crc, Cat(group, Const(0, BEAT_BITS - len(group)))))
+        with m.If(sent & (beat < TUPLE_BEAT)):
+            m.d.sync += crc.eq(crc_step(Mux(beat == 0, 0, crc), payload))
+        with m.If(sent & (beat == 0)):
+            m.d.sync += of_tuple.eq(crc_step(Const(0, CRC_BITS), Cat(Const(0, CRC_BITS), owner)))
+        with m.If(sent & (beat == 1)):
+            m.d.sync += of_tuple.eq(crc_step(of_tuple, Cat(group, Const(0, BEAT_BITS - len(group)))))
 
         with m.If(slot_out & (slot == slots - 1)):
             m.d.sync += [self.busy.eq(0), slot.eq(0)]
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), self.error.eq(0), to_ask.eq(slots)]
+            m.d.sync += [self.busy.eq(1), self.error.eq(0), to_ask.eq(slots), index.eq(0)]
         with m.If(self.clear):
             m.d.sync += [
-                self.busy.eq(0), self.error.eq(0), to_ask.eq(0), room.eq(SLOTS), whole.eq(0),
+                self.busy.eq(0), self.error.eq(0), to_ask.eq(0), owed.eq(0), scale_turn.eq(0), index.eq(0),
+                room.eq(SLOTS), whole.eq(0),
                 claimed.eq(0), fresh.eq(0), put_at.eq(0), beat.eq(0), slot.eq(0), get_slot.eq(0),
-                dropping.eq(waiting - slot_in),
+                dropping.eq(waiting - end_in),
             ]
         return m
+
+
+def _bits(size: int) -> int:
+    """Address bits of a power of two."""
+    return size.bit_length() - 1

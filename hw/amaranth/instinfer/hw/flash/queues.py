@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests wait per die, reads apart from programs and erases."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..signatures import ChannelOp, channel_request
+from ..signatures import SLOT_ROWS_MAX, ChannelOp, channel_request, row_mask
 
 DEPTH = 4
 """Requests of a queue: one in transfer, one being sensed, two waiting."""
@@ -24,14 +26,16 @@ class RequestQueues(wiring.Component):
     Members
     -------
     requests : requests in order of arrival
+    masks : rows wanted of the pairs of the next masked read for their die
     read_level, write_level : requests waiting, by die
     write_erase, next_erase : the oldest write of a die, the one after it, is an erase
     die, write, offset : which entry ``entry`` shows, 0 the oldest
     entry : that request, in the same cycle
+    pair, rows : of the read shown the rows wanted of a pair, 1 cycle later
     pop : the oldest entry of that queue is finished
 
     Throughput: one request per cycle. Latency: a request counts in its level one cycle after its transfer.
-    Back-pressure: a request for a full queue holds up those behind it.
+    Back-pressure: a request or mask for a full queue holds up those behind it.
     """
 
     def __init__(self, *, config: EngineConfig):
@@ -40,6 +44,8 @@ class RequestQueues(wiring.Component):
         level = range(DEPTH + 1)
         super().__init__({
             "requests": In(stream.Signature(self._shape)),
+            "masks": In(stream.Signature(row_mask(config))),
+            "pair": In(range(max(2, config.slots_per_stripe // 2))), "rows": Out(SLOT_ROWS_MAX),
             "read_level": Out(level).array(config.dies), "write_level": Out(level).array(config.dies),
             "write_erase": Out(config.dies), "next_erase": Out(config.dies),
             "die": In(3), "write": In(1), "offset": In(range(DEPTH)), "entry": Out(self._shape), "pop": In(1),
@@ -55,6 +61,11 @@ class RequestQueues(wiring.Component):
         memory: Memory = Memory(shape=Value.cast(request).shape(), depth=queues * DEPTH, init=[])
         m.submodules.memory = memory
         put, get = memory.write_port(), memory.read_port(domain="comb")
+        mask, pairs = self.masks.payload, 1 << len(self.pair)
+        masks: Memory = Memory(shape=SLOT_ROWS_MAX, depth=queues * DEPTH // 2 * pairs, init=[])
+        m.submodules.masks = masks
+        put_mask, get_mask = masks.write_port(), masks.read_port()
+        mask_level, mask_head = Signal(range(DEPTH + 1)), Signal(pointer)
         level, head = Signal(range(DEPTH + 1)), Signal(pointer)
         get_head = Signal(pointer)
         m.d.comb += [
@@ -64,6 +75,10 @@ class RequestQueues(wiring.Component):
             self.requests.ready.eq(level != DEPTH),
             get.addr.eq(Cat((get_head + self.offset)[:len(get_head)], self.write, self.die)),
             Value.cast(self.entry).eq(get.data),
+            put_mask.addr.eq(Cat(mask.pair, (mask_head + mask_level)[:len(mask_head)], mask.die)),
+            put_mask.data.eq(mask.rows), put_mask.en.eq(self.masks.valid & self.masks.ready),
+            self.masks.ready.eq(mask_level != DEPTH),
+            get_mask.addr.eq(Cat(self.pair, get_head, self.die)), self.rows.eq(get_mask.data),
         ]
         for die in range(dies):
             for write, levels in enumerate((self.read_level, self.write_level)):
@@ -72,6 +87,9 @@ class RequestQueues(wiring.Component):
                 popped = self.pop & (self.die == die) & (self.write == write)
                 with m.If((request.die == die) & (is_write == write)):
                     m.d.comb += [level.eq(levels[die]), head.eq(own_head)]
+                if not write:
+                    with m.If(mask.die == die):
+                        m.d.comb += [mask_level.eq(levels[die]), mask_head.eq(own_head)]
                 with m.If((self.die == die) & (self.write == write)):
                     m.d.comb += get_head.eq(own_head)
                 m.d.sync += [levels[die].eq(levels[die] + pushed - popped), own_head.eq(own_head + popped)]
@@ -87,9 +105,25 @@ class RequestQueues(wiring.Component):
         return m
 
 
-def extent(config: EngineConfig, tokens: Value, wide: Value) -> tuple[Value, Value]:
-    """(pairs, rows of the last pair) that ``tokens`` rows (at least 1) take in a stripe."""
-    rounded = Mux(wide, (tokens + 3) >> 2, (tokens + 7) >> 3)
-    pairs = rounded[:config.slots_per_stripe.bit_length()]
-    rest = Mux(wide, tokens[:2], tokens[:3])
-    return pairs, Mux(rest == 0, Mux(wide, 4, 8), rest)
+def wanted_pairs(config: EngineConfig, entry: Any) -> Value:
+    """The pairs that a read moves, a bit each; the last pair of an odd number of sketch slots is half one."""
+    tokens = entry.tokens
+
+    def pairs(places: int) -> Value:
+        return (tokens + (1 << places) - 1) >> places
+
+    count = Mux(entry.sketch, pairs(1), _by_rows(entry, pairs(2), pairs(3), pairs(4)))
+    first = Cat(count > pair for pair in range(config.slots_per_stripe // 2))
+    return Mux(entry.masked, entry.pairs, first)
+
+
+def row_extent(entry: Any) -> tuple[Value, Value]:
+    """Masks of the rows of a whole pair, and of the last one of a read that is not masked."""
+    whole = _by_rows(entry, *(Const((1 << rows) - 1, SLOT_ROWS_MAX) for rows in (4, 8, 16)))
+    rest = _by_rows(entry, entry.tokens[:2], entry.tokens[:3], entry.tokens[:4])
+    return whole, Mux(rest == 0, whole, Cat(rest > row for row in range(SLOT_ROWS_MAX)))
+
+
+def _by_rows(entry: Any, four: Value, eight: Value, sixteen: Value) -> Value:
+    """One of three, by the rows that a slot holds."""
+    return Mux(entry.wide & ~entry.int8, four, Mux(entry.int8 & ~entry.wide, sixteen, eight))

@@ -6,20 +6,25 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import DATA_BEATS, TUPLE_BEAT
+from instinfer.abi.config import BEAT_BYTES, SLOT_SCALE_BYTES, EngineConfig
+from instinfer.abi.layout import DATA_BEATS, SCALE_BYTES, TUPLE_BEAT
 
-from ..signatures import BEAT_BITS, ReadError, read_fault, slot_beat
+from ..signatures import BEAT_BITS, SLOT_ROWS_MAX, ReadError, read_fault, slot_beat
 from .crc import CRC_BITS, crc_step
+
+SCALE_BITS = 8 * SCALE_BYTES
+SCALE_BEATS = SLOT_SCALE_BYTES // BEAT_BYTES
+ROW_BEATS_MAX = 32
 
 
 def slot_ticket(config: EngineConfig) -> data.StructLayout:
-    """What is known of a slot when it is asked for. ``absent``: it never comes (its die is dead); ``raw``: it
-    may hold anything."""
+    """What is known of a slot when it is asked for. ``rows``: those that are wanted, a bit each. ``absent``:
+    it never comes (its die is dead); ``raw``: it may hold anything."""
     return data.StructLayout({
         "generation": 16, "layer": 16, "head": 8, "group": 32,
-        "head_slot": range(config.head_slots), "passes": 4, "die": 3, "kind": 1, "rows": 4, "wide": 1,
-        "stripe_end": 1, "read_back": 1, "absent": 1, "raw": 1,
+        "head_slot": range(config.head_slots), "passes": 4, "die": 3, "kind": 1, "rows": SLOT_ROWS_MAX,
+        "wide": 1, "int8": 1, "sketch": 1, "stripe_end": 1, "read_back": 1, "absent": 1,
+        "raw": 1,
     })
 
 
@@ -49,7 +54,8 @@ class SlotChecker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         crc, stored, ticket = Signal(CRC_BITS), Signal(CRC_BITS), self.ticket
-        tuple_head = Cat(ticket.generation, ticket.layer, ticket.head, ticket.kind, Const(0, 7))
+        tuple_head = Cat(ticket.generation, ticket.layer, ticket.head, ticket.kind, ticket.sketch,
+                         Const(0, 6))
         covered = Signal(BEAT_BITS)
         m.d.comb += [self.guard.eq(crc != stored), covered.eq(self.beat)]
         with m.If(self.index == TUPLE_BEAT):
@@ -84,9 +90,10 @@ class SlotRing(wiring.Component):
     idle : all that were asked for have arrived
     beat_valid, beat : the PHY's beats
     stray : a beat came while no slot was expected (a status)
-    slots : checked slots for the core, pair by pair, each pair ``passes`` times. A slot that failed, and the
-        value slot of a key slot that failed, has no rows
-    fault : one pulse per failed or absent slot, with its cause
+    slots : checked slots for the core, pair by pair, each pair ``passes`` times, of each slot the wanted
+        rows; sketch slots one by one, likewise. A slot that failed, and the value slot of a key slot that
+        failed, has no rows
+    fault : one pulse per failed or absent slot, with its cause; none for a slot without a wanted row
     tuple_error : that pulse, without the absent ones
 
     Latency: a slot is offered 2 cycles after its last beat came. Throughput: one beat per cycle, no bubble
@@ -109,9 +116,11 @@ class SlotRing(wiring.Component):
         shape = slot_ticket(config)
         store: Memory = Memory(shape=BEAT_BITS, depth=buffers * DATA_BEATS, init=[])
         tickets: Memory = Memory(shape=Value.cast(self.ticket).shape(), depth=buffers, init=[])
-        m.submodules += [store, tickets]
+        scales: Memory = Memory(shape=BEAT_BITS, depth=buffers * SCALE_BEATS, init=[])
+        m.submodules += [store, tickets, scales]
         m.submodules.checker = checker = SlotChecker(config=config)
         put, get = store.write_port(), store.read_port()
+        put_scale, get_scale = scales.write_port(), scales.read_port(domain="comb")
         ticket_in = tickets.write_port()
         arriving_port = tickets.read_port(domain="comb")
         leaving_port = tickets.read_port(domain="comb")
@@ -138,6 +147,8 @@ class SlotRing(wiring.Component):
         m.d.comb += [
             taking.eq(self.beat_valid & expected), self.stray.eq(self.beat_valid & self.idle),
             put.addr.eq(Cat(index[:7], arrived[:-1])), put.data.eq(self.beat), put.en.eq(taking & ~index[7]),
+            put_scale.addr.eq(Cat(index[:2], arrived[:-1])), put_scale.data.eq(self.beat),
+            put_scale.en.eq(taking & index[7] & (index[2:7] == 0)),
             checker.valid.eq(taking), checker.beat.eq(self.beat), checker.index.eq(index),
             checker.ticket.eq(arriving),
             done.eq(Mux(arriving.absent, ~self.idle, taking & (index == config.slot_beats - 1))),
@@ -152,7 +163,8 @@ class SlotRing(wiring.Component):
         key_bad = Signal()
         wrong = Signal()
         if config.check_tuples:
-            m.d.comb += wrong.eq(closed.absent | (~closed.raw & (checker.guard | checker.tag)))
+            judged = ~closed.raw & (closed.rows != 0)
+            m.d.comb += wrong.eq(closed.absent | judged & (checker.guard | checker.tag))
         else:
             m.d.comb += wrong.eq(closed.absent)
         with m.If(closing):
@@ -168,17 +180,34 @@ class SlotRing(wiring.Component):
             ]
 
         # Departure: the memory's output register is the output's payload.
-        beat, this_pass = Signal(range(DATA_BEATS)), Signal(4)
-        beats = Signal(range(DATA_BEATS + 1))
+        beat, this_pass = Signal(range(ROW_BEATS_MAX)), Signal(4)
+        gone = Signal(SLOT_ROWS_MAX)  # wanted rows of the slot that have left
+        row, last_row = Signal(range(SLOT_ROWS_MAX)), Signal()
         out = self.slots.payload
-        step, last_beat, last_pass = Signal(), Signal(), Signal()
+        step, last_beat, last_pass, unit_end = Signal(), Signal(), Signal(), Signal()
         empty = Array(bad)[offered[:-1]] | (leaving.rows == 0)
+        left = Signal(SLOT_ROWS_MAX)
         m.d.comb += [
+            left.eq(leaving.rows & ~gone), last_row.eq((left & (left - 1)) == 0),
             step.eq((offered != checked) & (~self.slots.valid | self.slots.ready)),
-            beats.eq(Mux(empty, 1, Mux(leaving.wide, leaving.rows << 5, leaving.rows << 4))),
-            last_beat.eq(beat == beats - 1), last_pass.eq(this_pass + 1 >= leaving.passes),
-            get.addr.eq(Cat(beat, offered[:-1])), get.en.eq(step), out.data.eq(get.data),
+            last_pass.eq(this_pass + 1 >= leaving.passes), unit_end.eq(leaving.kind | leaving.sketch),
+            get.en.eq(step), out.data.eq(get.data),
+            get_scale.addr.eq(Cat(row[2:], offered[:-1])),
         ]
+        for each in reversed(range(SLOT_ROWS_MAX)):
+            with m.If(left[each]):
+                m.d.comb += row.eq(each)
+        # A row has 32, 16 or 8 beats; a sketch slot counts as 16 rows of 8.
+        row_end = Signal()
+        for eighths, chosen in enumerate((
+                leaving.sketch | leaving.int8 & ~leaving.wide,
+                ~leaving.sketch & (leaving.int8 ^ ~leaving.wide),
+                ~leaving.sketch & leaving.wide & ~leaving.int8)):
+            bits = 3 + eighths
+            with m.If(chosen):
+                m.d.comb += [get.addr.eq(Cat(beat[:bits], row[:7 - bits], offered[:-1])),
+                             row_end.eq(beat[:bits].all())]
+        m.d.comb += last_beat.eq(empty | row_end & last_row)
         with m.If(self.slots.ready):
             m.d.sync += self.slots.valid.eq(0)
         with m.If(step):
@@ -186,18 +215,28 @@ class SlotRing(wiring.Component):
                 self.slots.valid.eq(1), beat.eq(beat + 1),
                 out.head_slot.eq(leaving.head_slot + this_pass), out.base_slot.eq(leaving.head_slot),
                 out.die.eq(leaving.die), out.kind.eq(leaving.kind), out.wide.eq(leaving.wide),
-                out.rows.eq(Mux(empty, 0, leaving.rows)), out.last.eq(last_beat),
+                out.int8.eq(leaving.int8), out.sketch.eq(leaving.sketch),
+                out.scale.eq(get_scale.data.word_select(row[:2], SCALE_BITS)),
+                out.rows.eq(Mux(empty, 0, popcount(leaving.rows))), out.last.eq(last_beat),
                 out.stripe_end.eq(leaving.stripe_end & last_pass), out.read_back.eq(leaving.read_back),
                 out.group.eq(leaving.group),
             ]
+            with m.If(row_end):
+                m.d.sync += [beat.eq(0), gone.eq(gone | (left & -left))]
             with m.If(last_beat):
-                m.d.sync += beat.eq(0)
-                with m.If(leaving.kind & ~last_pass):
-                    m.d.sync += [offered.eq(offered - 1), this_pass.eq(this_pass + 1)]
+                m.d.sync += [beat.eq(0), gone.eq(0)]
+                with m.If(unit_end & ~last_pass):
+                    m.d.sync += this_pass.eq(this_pass + 1)
+                    with m.If(leaving.kind):
+                        m.d.sync += offered.eq(offered - 1)
                 with m.Else():
                     m.d.sync += offered.eq(offered + 1)
                 with m.If(last_pass):
                     m.d.sync += freed.eq(offered + 1)
-                with m.If(leaving.kind & last_pass):
+                with m.If(unit_end & last_pass):
                     m.d.sync += this_pass.eq(0)
         return m
+
+
+def popcount(bits: Value) -> Value:
+    return sum((bits[index] for index in range(len(bits))), start=Const(0, 1))

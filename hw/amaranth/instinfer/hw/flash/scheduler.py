@@ -3,22 +3,22 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..signatures import CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
+from ..signatures import CHANNEL_EVENT, SLOT_ROWS_MAX, ChannelOp, MediaStatus, channel_request
 from .die import TIMEOUT_TICKS, DieControl, Work, poll_cycles
-from .onfi import Command
-from .queues import DEPTH, extent
+from .onfi import ADDRESS_CYCLES, Command
+from .queues import DEPTH, row_extent, wanted_pairs
 from .ring import slot_ticket
 from .sequencer import JOB, JobKind
-from .turns import PageTurns
+from .turns import Turns
 
 PROGRAM_PATIENCE = 2
-"""Pages read on the channel while a page of a program waits for the bus."""
+"""Pages' worth of slots read on the channel while a page of a program waits for the bus."""
 
 
 class Task(enum.Enum, shape=2):
@@ -30,6 +30,18 @@ class Task(enum.Enum, shape=2):
     TRANSFER = 2
 
 
+def reads_over(config: EngineConfig) -> bool:
+    """A gap of one pair is read when that is cheaper than the commands that skip it."""
+    skip = (ADDRESS_CYCLES + 2) * config.command_cycles * 1000
+    return 2 * config.slot_beats * config.beat_cycles_x1000 < skip
+
+
+def read_span(config: EngineConfig) -> data.StructLayout:
+    """What a read moves from its die's position on: pairs, bit 0 the one there; whether that one is
+    wanted or lies between two that are; the planes with a wanted pair."""
+    return data.StructLayout({"pairs": config.slots_per_stripe // 2, "wanted": 1, "planes": config.planes})
+
+
 PULSES = ("stripes_sensed", "pages_sensed", "slots_moved", "programmed", "program_failures", "erased")
 
 
@@ -37,10 +49,14 @@ class Scheduler(wiring.Component):
     """Decides at every slot boundary of the bus, in this order:
 
     1. commands that dies wait for: reset, sense, end of a cache read, erase, status;
-    2. the column change of the current page, then of the next page, on another die, so that tCCS hides;
+    2. the column change of the current run, then of the next run, on another die, so that tCCS hides;
     3. a page of a program that has let PROGRAM_PATIENCE pages pass;
-    4. the next slot of the current page, when the slot ring has room;
+    4. the next slot of the current run, when the slot ring has room;
     5. a page of a program.
+
+    A *run* is neighbouring pairs of a page that are wanted; those between two runs are skipped by a column
+    change, single ones read over and dropped where that is cheaper (`reads_over`). A stripe is sensed in its
+    planes up to the last one that holds a wanted pair.
 
     Parameters
     ----------
@@ -50,7 +66,7 @@ class Scheduler(wiring.Component):
     -------
     ready : R/B_n of the dies
     read_level, write_level, write_erase, next_erase : of the request queues
-    die, write, offset, entry, pop : look at and end a queued request
+    die, write, offset, entry, pair, rows, pop : look at and end a queued request
     job, failed, failed_before, array_ready, spoilt : of the bus sequencer
     ticket, issue, free, slots_idle : of the slot ring
     encoder_start, encoder_clear, encoder_busy, encoder_loaded : of the page encoder
@@ -60,7 +76,7 @@ class Scheduler(wiring.Component):
     pending : a request is queued
     stripes_sensed ... erased : one pulse per event; the sense counts with its command
 
-    Latency: 3 cycles from the start of a job's last bus operation to the offer of the next job, less than a
+    Latency: 4 cycles from the start of a job's last bus operation to the offer of the next job, less than a
     command cycle at 200 MHz. Back-pressure: a slot is asked for only when the ring has room, an end is
     reported only when the one before was taken.
     """
@@ -74,6 +90,7 @@ class Scheduler(wiring.Component):
             "write_level": In(level).array(config.dies), "write_erase": In(config.dies),
             "next_erase": In(config.dies),
             "die": Out(3), "write": Out(1), "offset": Out(range(DEPTH)), "entry": In(request), "pop": Out(1),
+            "pair": Out(range(max(2, config.slots_per_stripe // 2))), "rows": In(SLOT_ROWS_MAX),
             "job": Out(stream.Signature(JOB)), "failed": In(1), "failed_before": In(1),
             "array_ready": In(1), "spoilt": In(1),
             "ticket": Out(slot_ticket(config)), "issue": Out(1), "free": In(range(config.slot_buffers + 1)),
@@ -89,18 +106,20 @@ class Scheduler(wiring.Component):
         dies = [DieControl(config=config) for _ in range(config.dies)]
         for index, die in enumerate(dies):
             m.submodules[f"die_{index}"] = die
-        m.submodules.turns = turns = PageTurns(dies=config.dies)
+        m.submodules.turns = turns = Turns(dies=config.dies)
         task, work, chosen = Signal(Task), Signal(Work), Signal(3)
         entry = Signal(channel_request(config))
-        passed = Signal(range(PROGRAM_PATIENCE + 1))
+        span, run_start = Signal(read_span(config)), Signal(range(config.slots_per_stripe))
+        patience = PROGRAM_PATIENCE * config.slots_per_page
+        passed = Signal(range(patience + 1))
         finished, final = Signal(), Signal()
-        slot = Signal(range(config.slots_per_page))
-        picked = self._decide(m, dies, turns, passed, slot)
-        self._connect_dies(m, dies, turns, own=[finished & (chosen == index) for index in range(config.dies)],
-                           task=task, final=final)
+        picked = self._decide(m, dies, turns, passed == patience)
+        own = [finished & (chosen == index) for index in range(config.dies)]
+        self._connect_dies(m, dies, turns, own=own, task=task, final=final, run_start=run_start)
         mine = Array(dies)[chosen]
         m.d.comb += [
-            self.die.eq(chosen), self.pending.eq(Cat(*self.read_level, *self.write_level) != 0),
+            self.die.eq(chosen), self.pair.eq(mine.position >> 1),
+            self.pending.eq(Cat(*self.read_level, *self.write_level) != 0),
             self.write.eq((task == Task.WORK) & Cat(
                 work == kind for kind in (Work.CLAIM, Work.PROGRAM, Work.ERASE, Work.REPORT)).any()),
             self.offset.eq(Mux((task == Task.WORK) & Cat(
@@ -115,19 +134,36 @@ class Scheduler(wiring.Component):
                     m.next = "LOOK UP"
             with m.State("LOOK UP"):
                 m.d.sync += entry.eq(self.entry)
+                m.next = "MEASURE"
+            with m.State("MEASURE"):
+                self._measure(m, mine, entry, span)
                 m.next = "RUN"
             with m.State("RUN"):
-                self._run(m, mine, turns, task, work, entry, slot, final, finished)
+                self._run(m, mine, turns, task, work, entry, span, run_start, final, finished)
                 with m.If(finished):
                     m.next = "DECIDE"
         with m.If(finished & (task == Task.WORK) & (work == Work.PROGRAM)):
             m.d.sync += passed.eq(0)
-        with m.Elif(turns.page_done & (passed != PROGRAM_PATIENCE)):
+        with m.Elif(self.slots_moved & (passed != patience)):
             m.d.sync += passed.eq(passed + 1)
         return m
 
-    def _connect_dies(self, m: Module, dies: list[DieControl], turns: PageTurns, *, own: list[Any],
-                      task: Signal, final: Signal) -> None:
+    def _measure(self, m: Module, die: Any, entry: Any, span: Any) -> None:
+        config = self._config
+        per_page = config.slots_per_page // 2
+        pairs, joined = (Signal(config.slots_per_stripe // 2, name=name) for name in ("pairs", "joined"))
+        m.d.comb += [pairs.eq(wanted_pairs(config, entry)), joined.eq(pairs)]
+        if reads_over(config):
+            inside = (pair for pair in range(len(pairs)) if pair % per_page not in (0, per_page - 1))
+            m.d.comb += [joined[pair].eq(pairs[pair - 1:pair + 2:2].all() | pairs[pair]) for pair in inside]
+        m.d.sync += [
+            span.pairs.eq(joined >> (die.position >> 1)),
+            span.wanted.eq(pairs.bit_select(die.position >> 1, 1)),
+            span.planes.eq(Cat(pairs.word_select(plane, per_page).any() for plane in range(config.planes))),
+        ]
+
+    def _connect_dies(self, m: Module, dies: list[DieControl], turns: Turns, *, own: list[Any],
+                      task: Signal, final: Signal, run_start: Signal) -> None:
         tick_cycles = -(-self._config.timeout_us * self._config.clock_mhz // TIMEOUT_TICKS)
         timer, tick, claiming = Signal(range(tick_cycles)), Signal(), Signal()
         period = poll_cycles(self._config)
@@ -153,20 +189,20 @@ class Scheduler(wiring.Component):
                 *(getattr(die, name).eq(getattr(self, name))
                   for name in ("failed", "failed_before", "array_ready", "spoilt")),
                 die.column_done.eq(own[index] & (task == Task.COLUMN)),
-                die.page_done.eq(own[index] & turns.page_done),
-                die.stripe_done.eq(own[index] & turns.page_done & final),
+                die.run_start.eq(run_start), die.slot_done.eq(own[index] & self.slots_moved),
+                die.run_done.eq(own[index] & turns.run_done),
+                die.stripe_done.eq(own[index] & turns.run_done & final),
                 turns.transferable[index].eq(die.transferable), turns.arrived[index].eq(die.arrived),
             ]
 
-    def _decide(self, m: Module, dies: list[DieControl], turns: PageTurns, passed: Signal,
-                slot: Signal) -> Any:
+    def _decide(self, m: Module, dies: list[DieControl], turns: Turns, impatient: Value) -> Any:
         """The best thing to do in this cycle."""
         picked = Signal(data.StructLayout({"valid": 1, "task": Task, "work": Work, "die": 3}))
         current, following = Array(dies)[turns.current], Array(dies)[turns.following]
         ready, transfer, between = Signal(), Signal(), Signal()
         m.d.comb += [
             # The empty pair of a dead die comes between two pairs, while no slot is on its way.
-            between.eq((Cat(die.work == Work.FORGO for die in dies) != 0) & ~slot[0]),
+            between.eq((Cat(die.work == Work.FORGO for die in dies) != 0) & ~current.position[0]),
             ready.eq(turns.current_valid & current.prepared),
             transfer.eq(ready & (self.free != 0) & ~between),
             self.buffer_wait.eq(ready & (self.free == 0)),
@@ -180,7 +216,7 @@ class Scheduler(wiring.Component):
             pick(Task.TRANSFER, turns.current)
         for index, die in enumerate(dies):
             with m.If((die.work == Work.PROGRAM) & self.encoder_loaded & (
-                    (passed == PROGRAM_PATIENCE) | ~transfer)):
+                    impatient | ~transfer)):
                 pick(Task.WORK, index, Work.PROGRAM)
         with m.If(turns.following_valid & ~following.columned):
             pick(Task.COLUMN, turns.following)
@@ -193,48 +229,57 @@ class Scheduler(wiring.Component):
                 pick(Task.WORK, index, die.work)
         return picked
 
-    def _run(self, m: Module, die: Any, turns: PageTurns, task: Signal, work: Signal, entry: Any,
-             slot: Signal, final: Signal, finished: Signal) -> None:
+    def _run(self, m: Module, die: Any, turns: Turns, task: Signal, work: Signal, entry: Any,
+             span: Any, run_start: Signal, final: Signal, finished: Signal) -> None:
         """Offer the job to the sequencer, or do what needs no bus."""
         config = self._config
         job, ticket = self.job.payload, self.ticket
         page_bits = (config.slots_per_page - 1).bit_length()
         second = Signal()
-        pairs, last_rows = extent(config, entry.tokens, entry.wide)
-        last_slot, index = Signal(range(config.slots_per_stripe)), Signal(range(config.slots_per_stripe))
-        plane, last_pair, accepted = Signal(range(max(2, config.planes))), Signal(), Signal()
-        writes = (work == Work.PROGRAM) | (work == Work.ERASE)
+        index, plane = Signal(range(config.slots_per_stripe)), Signal(range(max(2, config.planes)))
+        last_pair, accepted = Signal(), Signal()
+        rows_whole, rows_last = row_extent(entry)
         m.d.comb += [
-            accepted.eq(self.job.valid & self.job.ready),
-            last_slot.eq((pairs << 1) - 1), index.eq(Cat(slot, plane)), last_pair.eq(index[1:] == pairs - 1),
-            plane.eq(Mux(task == Task.WORK, die.plane, die.page)),
-            final.eq(plane == Mux((task == Task.WORK) & writes, config.planes - 1, last_slot >> page_bits)),
-            job.die.eq(self.die),
+            accepted.eq(self.job.valid & self.job.ready), last_pair.eq(span.pairs[1:] == 0),
+            index.eq(Mux(task == Task.COLUMN, run_start, die.position)),
+            plane.eq(Mux(task == Task.WORK, die.plane, index >> page_bits)),
+            job.die.eq(self.die), job.slot.eq(index[:page_bits]),
             job.plane.eq(plane), job.block.eq(entry.block), job.page.eq(entry.page),
             ticket.generation.eq(entry.owner.generation), ticket.layer.eq(entry.owner.layer),
-            ticket.head.eq(entry.owner.head), ticket.group.eq(Cat(index[1:], entry.owner.stripe)),
+            ticket.head.eq(entry.owner.head),
+            ticket.group.eq(Mux(entry.sketch, Cat(index, entry.owner.stripe),
+                                Cat(index[1:], entry.owner.stripe))),
             ticket.head_slot.eq(entry.head_slot), ticket.passes.eq(entry.passes), ticket.die.eq(self.die),
-            ticket.wide.eq(entry.wide), ticket.read_back.eq(entry.read_back),
-            ticket.raw.eq(entry.raw),
+            ticket.wide.eq(entry.wide), ticket.int8.eq(entry.int8), ticket.sketch.eq(entry.sketch),
+            ticket.read_back.eq(entry.read_back), ticket.raw.eq(entry.raw),
         ]
+        # The first wanted pair at or behind the position.
+        for pair in reversed(range(len(span.pairs))):
+            with m.If(span.pairs[pair]):
+                m.d.comb += run_start.eq(die.position + 2 * pair)
 
         def bus(kind: JobKind, confirm: Any = 0) -> None:
             m.d.comb += [self.job.valid.eq(1), job.kind.eq(kind), job.confirm.eq(confirm),
                          finished.eq(accepted)]
 
+        writes = (work == Work.PROGRAM) | (work == Work.ERASE)
+        with m.If(task == Task.WORK):
+            m.d.comb += final.eq(Mux(writes, plane == config.planes - 1, (span.planes >> (plane + 1)) == 0))
         with m.If(task == Task.COLUMN):
             bus(JobKind.COLUMN, Command.COLUMN_CONFIRM)
         with m.Elif(task == Task.TRANSFER):
             bus(JobKind.TRANSFER)
-            end = (slot == config.slots_per_page - 1) | (index == last_slot)
+            last = last_pair & (index[0] | (entry.sketch & (index == (entry.tokens - 1)[:len(index)])))
+            run_end = index[:page_bits].all() | (index[0] & ~span.pairs[1])
             m.d.comb += [
-                self.issue.eq(accepted), self.slots_moved.eq(accepted),
-                ticket.kind.eq(slot[0]), ticket.stripe_end.eq(last_pair & slot[0]),
-                ticket.rows.eq(Mux(last_pair, last_rows, Mux(entry.wide, 4, 8))),
-                turns.page_done.eq(accepted & end), self.pop.eq(accepted & end & final),
+                self.issue.eq(accepted), self.slots_moved.eq(accepted), final.eq(last),
+                ticket.kind.eq(index[0] & ~entry.sketch), ticket.stripe_end.eq(last),
+                ticket.rows.eq(Mux(entry.masked, Mux(span.wanted, self.rows, 0),
+                                   Mux(last_pair, rows_last, rows_whole))),
+                turns.run_done.eq(accepted & (run_end | last)), self.pop.eq(accepted & last),
             ]
-            with m.If(accepted):
-                m.d.sync += slot.eq(Mux(end, 0, slot + 1))
+            with m.If(entry.sketch):
+                m.d.comb += ticket.rows.eq((1 << SLOT_ROWS_MAX) - 1)
         with m.Else(), m.Switch(work):
             with m.Case(Work.RESET):
                 bus(JobKind.BYTE, Command.RESET)
@@ -269,6 +314,7 @@ class Scheduler(wiring.Component):
             with m.Case(Work.FORGO):
                 m.d.comb += [
                     self.issue.eq(1), ticket.absent.eq(1), ticket.kind.eq(second),
-                    ticket.stripe_end.eq(second), finished.eq(second), self.pop.eq(second),
+                    ticket.stripe_end.eq(second | entry.sketch), finished.eq(ticket.stripe_end),
+                    self.pop.eq(ticket.stripe_end),
                 ]
-                m.d.sync += second.eq(~second)
+                m.d.sync += second.eq(~second & ~entry.sketch)

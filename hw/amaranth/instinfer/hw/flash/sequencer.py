@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plane-level operations become operations of the PHY port."""
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,8 +41,9 @@ class JobKind(enum.Enum, shape=3):
 
 
 JOB = data.StructLayout({
-    "kind": JobKind, "die": 3, "plane": 2, "block": BLOCK_BITS, "page": 12, "confirm": 8,
+    "kind": JobKind, "die": 3, "plane": 2, "block": BLOCK_BITS, "page": 12, "slot": 4, "confirm": 8,
 })
+"""``slot``: where a COLUMN job sets the column; the others begin at a page's first byte."""
 
 BLOCK_LOOKUP = wiring.Signature({
     "die": Out(3), "plane": Out(2), "block": Out(BLOCK_BITS), "physical": In(BLOCK_BITS),
@@ -95,12 +96,16 @@ class BusSequencer(wiring.Component):
         slot = Signal(range(self._config.slots_per_page))
         started = self.request.valid & self.request.ready
         row = Signal(ROW_BITS)
-        address = Array([Const(0, 8)] * COLUMN_CYCLES + [row.word_select(i, 8) for i in range(3)])
+        column = Signal(8 * COLUMN_CYCLES)
+        address = Array([column.word_select(i, 8) for i in range(COLUMN_CYCLES)]
+                        + [row.word_select(i, 8) for i in range(3)])
         blocks = self.blocks
         m.d.comb += [
             blocks.die.eq(job.die), blocks.plane.eq(job.plane), blocks.block.eq(job.block),
             row.eq(RowAddress.of(self._config).value(block=blocks.physical, plane=job.plane, page=job.page)),
         ]
+        with m.If(job.kind == JobKind.COLUMN):
+            m.d.comb += column.eq(job.slot * self._config.slot_bytes)
         first = Signal(8)
         m.d.comb += request.die.eq(job.die)
         with m.If(timer != 0):

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose page the bus transfers now, and whose next."""
+"""Whose run of slots the bus transfers now, and whose next."""
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 
-class PageTurns(wiring.Component):
-    """Chooses dies for page transfers: the one whose stripe arrived first, but two different ones in a row
-    where possible, so that one die's column change hides behind the other's page.
+class Turns(wiring.Component):
+    """Chooses dies for the transfer of a run (neighbouring slots of a page): the one whose stripe arrived
+    first, but two different ones in a row where possible, so that one die's column change hides behind the
+    other's run.
 
     Parameters
     ----------
@@ -16,20 +17,20 @@ class PageTurns(wiring.Component):
 
     Members
     -------
-    transferable : dies with a page to transfer
+    transferable : dies with a run to transfer
     arrived : a new stripe of that die can be transferred from now on
-    page_done : the current page was wholly asked for
-    current, current_valid : the die whose page is transferred
+    run_done : the current run was wholly asked for
+    current, current_valid : the die whose run is transferred
     following, following_valid : the die after it
     held : dies that are one of the two
 
-    Latency: 1 cycle. A choice stays until its page is done.
+    Latency: 1 cycle. A choice stays until its run is done.
     """
 
     def __init__(self, *, dies: int):
         self._dies = dies
         super().__init__({
-            "transferable": In(dies), "arrived": In(dies), "page_done": In(1),
+            "transferable": In(dies), "arrived": In(dies), "run_done": In(1),
             "current": Out(3), "current_valid": Out(1), "following": Out(3), "following_valid": Out(1),
             "held": Out(dies),
         })
@@ -45,7 +46,7 @@ class PageTurns(wiring.Component):
                     m.d.sync += [older[die][other].eq(0), older[other][die].eq(1)]
             m.d.comb += self.held[die].eq((self.current_valid & (self.current == die))
                                           | (self.following_valid & (self.following == die)))
-        # The current die competes again for the page after next, not for the next.
+        # The current die competes again for the run after next, not for the next.
         free = Signal(self._dies)
         oldest = Signal(3)
         m.d.comb += free.eq(self.transferable & ~self.held)
@@ -54,7 +55,7 @@ class PageTurns(wiring.Component):
             with m.If(free[die] & (earlier == 0)):
                 m.d.comb += oldest.eq(die)
 
-        promote = ~self.current_valid | self.page_done
+        promote = ~self.current_valid | self.run_done
         with m.If(promote):
             m.d.sync += [self.current.eq(self.following), self.current_valid.eq(self.following_valid),
                          self.following_valid.eq(0)]
