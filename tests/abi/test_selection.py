@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from instinfer.abi import selection
@@ -70,6 +70,7 @@ def test_top_is_exact_and_ties_go_to_the_lower_index(count, kept, data):
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(0, 40), st.integers(0, 5), st.integers(0, 70), st.integers(0, 9))
 def test_forced_tokens_are_always_there(context, groups, group_log2, window, sinks):
+    assume(groups + window + sinks > 0)
     policy = SketchPolicy(groups=groups, group_log2=group_log2, window=window, sinks=sinks)
     random = np.random.default_rng(context)
     scores = selection.sketch_scores(*operands(random, context))

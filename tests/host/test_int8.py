@@ -283,7 +283,7 @@ def test_an_engine_without_int8_is_told_from_a_bad_command(csd: Csd, monkeypatch
         return send(opcode, **(fields | {"cdw13": 0xFF} if opcode == AdminOpcode.KV_CONFIG else fields))
 
     monkeypatch.setattr(csd, "admin_command", refusing)
-    with pytest.raises(AbsentError, match="dtype = 'int8': this engine does not have it yet"):
+    with pytest.raises(AbsentError, match="dtype = 'int8', sketch = None: this engine does not have"):
         csd.kv_cache(**shape_of("int8"))
     assert csd.caches == ()
 

@@ -41,13 +41,14 @@ def widened(rows: F16 | Quantised) -> NDArray[np.float64]:
 
 def exact_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Quantised, *, layer: int = 0,
                     resident: int | None = None, scale: float | None = None,
-                    in_flash: int | None = None) -> F16:
+                    in_flash: int | None = None, chosen: NDArray[np.bool_] | None = None) -> F16:
     """What the device must return, bit by bit, straight from ``abi.arith``: one slot pair after the other.
 
     Args:
         q: (query_heads, head_dim); k, v: (context, kv_heads, head_dim), or such int8 rows and their scales.
         resident: tokens stored, the context when None.
         in_flash: stripes that flash had room for, all when None.
+        chosen: (kv_heads, context), the rows that are attended, all when None.
     """
     operands: list[tuple[Any, Any]] = [rows if isinstance(rows, tuple) else (rows, None) for rows in (k, v)]
     (keys, k_scale), (values, v_scale) = operands
@@ -68,12 +69,18 @@ def exact_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Q
             state = partials.setdefault(core, Partial.empty((len(qi),), dims))
             for start in range(stripe * per_stripe, min((stripe + 1) * per_stripe, context), rows):
                 pair = slice(start, min(start + rows, context))
+                wanted = None
+                if chosen is not None:
+                    wanted = np.broadcast_to(chosen[head, pair], (len(qi), pair.stop - start))
+                    if not wanted.any():
+                        continue
                 row_values = np.broadcast_to(values[pair, head], (len(qi), pair.stop - start, dims))
                 if k_scale is None or v_scale is None:
-                    state = arith.update(state, arith.score(qi, exponent, keys[pair, head]), row_values)
+                    state = arith.update(state, arith.score(qi, exponent, keys[pair, head]), row_values,
+                                         wanted)
                 else:
                     found = arith.score_int8(qi, exponent, keys[pair, head], k_scale[pair, head])
-                    state = arith.update(state, found, row_values, scale=np.broadcast_to(
+                    state = arith.update(state, found, row_values, wanted, np.broadcast_to(
                         v_scale[pair, head], (len(qi), pair.stop - start)))
             partials[core] = state
         parts = Partial(*(np.stack(field) for field in zip(*partials.values(), strict=True)))

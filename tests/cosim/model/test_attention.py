@@ -20,7 +20,7 @@ from instinfer.cosim.model.attention import (
     weight_factor_int8,
     weighted_sum,
 )
-from instinfer.host import open_csd
+from instinfer.host import PCA, Sketch, open_csd
 from support import rng
 from support.kv import assert_same_bits, exact_attention, random_half
 
@@ -39,7 +39,7 @@ def partials(config: EngineConfig, shape: RowShape, heads: int, context: int) ->
 
 
 def modelled(config: EngineConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray,
-             scale: float | None = None) -> np.ndarray:
+             scale: float | None = None, chosen: np.ndarray | None = None) -> np.ndarray:
     context, heads, dims = k.shape
     shape = RowShape(dims)
     per_stripe = shape.tokens_per_stripe(config)
@@ -48,7 +48,7 @@ def modelled(config: EngineConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray,
     keys[:, :context], values[:, :context] = k.swapaxes(0, 1), v.swapaxes(0, 1)
     scale2 = arith.scale2_of(dims ** -0.5 if scale is None else scale)
     out = attend(shape, per_stripe, q.reshape(heads, -1, dims), scale2, Operands(keys, values),
-                 partials(config, shape, heads, context), context)
+                 partials(config, shape, heads, context), context, chosen)
     return out.reshape(q.shape)
 
 
@@ -83,6 +83,22 @@ def test_geometries(channels: int, dies: int) -> None:
     k, v = (random_half(random, (400, 3, 128)) for _ in range(2))
     q = random_half(random, (3, 128), 4)
     assert_same_bits(modelled(config, q, k, v), exact_attention(config, q, k, v))
+
+
+@pytest.mark.parametrize("share", [0.005, 0.1, 0.9, 1.0])
+@pytest.mark.parametrize("keys", ["rising", "mixed", "equal"])
+def test_chosen_rows(share: float, keys: str) -> None:
+    """Pairs without a chosen row do not move the maximum, and rows that are not chosen count nowhere."""
+    random = rng(f"chosen {share} {keys}")
+    shape = (203, 2, 64)
+    k = np.clip(HOSTILE[keys](random, shape), -65504, 65504).astype(np.float16)
+    v, q = random_half(random, shape), random_half(random, (6, 64), 5)
+    chosen = random.random((2, 203)) < share
+    chosen[:, 77] = True
+    found = modelled(TINY, q, k, v, chosen=chosen)
+    assert_same_bits(found, exact_attention(TINY, q, k, v, chosen=chosen))
+    k[~chosen.T] = v[~chosen.T] = 7  # whatever the other rows hold
+    assert_same_bits(modelled(TINY, q, k, v, chosen=chosen), found)
 
 
 @settings(max_examples=40)
@@ -160,3 +176,21 @@ def test_a_decode_step_at_4k_takes_less_than_two_seconds() -> None:
         print(f"{seconds:.2f} s of processor time for {layers} layers at {tokens} tokens")
         assert seconds < 2
         assert_same_bits(out[7], exact_attention(csd.config, q[7], k, v))
+
+
+def test_a_sketch_attention_at_16k_and_8_heads_takes_less_than_a_second() -> None:
+    random = rng("sketch speed")
+    tokens = 16384
+    with open_csd("model:product", erased=True) as csd:
+        cache = csd.kv_cache(layers=1, kv_heads=8, query_heads=32, head_dim=128, max_tokens=tokens,
+                             dtype="int8", sketch=PCA())
+        sequence = cache.new_sequence()
+        k = random_half(random, (tokens, 8, 128))
+        sequence.write(0, k, k)
+        q = random_half(random, (32, 128), 2)
+        policy = Sketch(keep_tokens=tokens // 8)
+        start = time.thread_time()
+        sequence.attend(0, q, policy=policy)
+        seconds = time.thread_time() - start
+        print(f"{seconds:.2f} s of processor time for 8 heads at {tokens} tokens")
+        assert seconds < 1

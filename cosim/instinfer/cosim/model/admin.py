@@ -10,7 +10,8 @@ import numpy as np
 from instinfer.abi.commands import ADMIN_SQE, AdminOpcode, Dtype, PolicyKind, Status
 from instinfer.abi.config import SLOT_DATA_BYTES
 from instinfer.abi.layout import map_bytes
-from instinfer.abi.tables import SequenceWord
+from instinfer.abi.selection import SketchPolicy
+from instinfer.abi.tables import PolicyWord, SequenceWord
 
 from .executor import WINDOW_READ, WINDOW_WRITE
 from .nand import Row
@@ -108,8 +109,17 @@ class Admin:
         return 0
 
     def _policy_set(self, f: dict[str, int]) -> int:
-        check(f["index"] < self._config.max_policies and f["cdw10"] == PolicyKind.DENSE, Status.BAD_FIELD)
-        self._store.tables.policies[f["index"]] = f["cdw10"]
+        check(f["index"] < self._config.max_policies and f["cdw10"] in set(PolicyKind), Status.BAD_FIELD)
+        if f["cdw10"] == PolicyKind.DENSE:
+            check(f["cdw11"] == f["cdw12"] == f["cdw13"] == 0, Status.BAD_FIELD)
+            word = PolicyWord()
+        else:
+            try:
+                word = PolicyWord(sketch=SketchPolicy(groups=f["cdw11"], group_log2=f["cdw13"],
+                                                      window=f["cdw12"] & 0xFFFF, sinks=f["cdw12"] >> 16))
+            except ValueError as error:
+                raise CommandError(Status.BAD_FIELD) from error
+        self._store.tables.policies[f["index"]] = word
         return 0
 
     def _window_set(self, f: dict[str, int]) -> int:

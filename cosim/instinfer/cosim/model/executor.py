@@ -5,26 +5,47 @@ Checks come in the order of docs/architecture.md "Commands"; nothing is read or 
 passed. Programs end at once, so no command ever waits for one.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from instinfer.abi import arith
+from instinfer.abi import arith, selection
+from instinfer.abi.arith import F16
 from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, SQE, Opcode, Status
-from instinfer.abi.layout import FP16_BYTES, KIND_KEY, KIND_VALUE, record_bytes
+from instinfer.abi.layout import FP16_BYTES, KIND_KEY, KIND_VALUE, record_bytes, whole
 from instinfer.abi.records import Records
 from instinfer.abi.registers import Counter
+from instinfer.abi.selection import SketchPolicy
 
 from .attention import attend
 from .layer import Layer, Region
 from .memory import HostMemory
 from .operands import Operands
-from .reading import Reader
+from .reading import Places, Reader
 from .store import KvStore
 from .tables import CommandError, check
 
 Result = int
+Regions = tuple[tuple[int, int, int], tuple[int, int, int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Request:
+    """An attention: ``policy`` None is dense; ``regions`` are its source and its output (address, bytes,
+    right); ``sketches`` is the address of the queries' sketches."""
+
+    head: int
+    heads: int
+    context: int
+    policy: SketchPolicy | None
+    scale2: np.float32
+    sketches: int
+    regions: Regions
+
+
 _USED_BITS = functools.reduce(int.__or__, (((1 << f.width) - 1) << f.low for f in SQE.values()))
 WINDOW_READ, WINDOW_WRITE = 1 << 62, 1 << 63
 _WINDOW_BYTES = (1 << 62) - 1
@@ -79,11 +100,17 @@ class Executor:
         check(f["token"] == self._resident(at), Status.POSITION)
         check(f["token"] + tokens <= at.cache.max_tokens, Status.CAPACITY)
 
-    def _check_policy(self, f: dict[str, int]) -> np.float32:
-        check(f["policy"] in self._store.tables.policies, Status.BAD_FIELD)
+    def _check_policy(self, at: Layer, f: dict[str, int]) -> tuple[SketchPolicy | None, np.float32]:
+        """(the policy, None when it is dense; scale2)."""
+        word = self._store.tables.policies.get(f["policy"])
+        if word is None:
+            raise CommandError(Status.BAD_FIELD)
+        if word.sketch is not None:
+            page = at.shape.tokens_per_page(self._config)
+            check(at.cache.sketch is not None and 1 << word.sketch.group_log2 <= page, Status.POLICY)
         scale2 = np.array([f["scale2"]], np.uint32).view(np.float32)[0]
         check(bool(arith.SCALE2_MIN <= scale2 < arith.SCALE2_MAX), Status.BAD_FIELD)
-        return scale2
+        return word.sketch, scale2
 
     def _check_regions(self, *regions: tuple[int, int, int]) -> None:
         """Regions (address, bytes, right), alignment of all before windows of any."""
@@ -132,44 +159,80 @@ class Executor:
         resident = self._resident(at)
         context = f["token"] or resident
         check(0 < context <= resident, Status.CONTEXT)
-        scale2 = self._check_policy(f)
-        query, out, size = self._attend_regions(at, f)
-        self._check_regions((query, size, WINDOW_READ), (out, size, WINDOW_WRITE))
-        return self._run(at, f["head"], f["heads"], context, scale2, query, out)
+        request = self._request(at, f, context)
+        self._check_regions(*request.regions)
+        return self._run(at, request)
 
     def _append_attend(self, f: dict[str, int]) -> Result:
         at = self._layer(f, all_heads=True)
         self._check_position(at, f, 1)
         check(f["tokens"] == 1, Status.BAD_FIELD)
-        scale2 = self._check_policy(f)
-        query, out, size = self._attend_regions(at, f)
+        request = self._request(at, f, f["token"] + 1)
         keys, values = (self._token_bytes(at, kind) for kind in (KIND_KEY, KIND_VALUE))
-        self._check_regions((query, size, WINDOW_READ), (f["prp2"], keys + values, WINDOW_READ),
-                            (out, size, WINDOW_WRITE))
+        query, out = request.regions
+        self._check_regions(query, (f["prp2"], keys + values, WINDOW_READ), out)
         self._take_fault(at)
         self._append(at, f["prp2"], f["prp2"] + keys, 1)
-        return self._run(at, 0, at.cache.kv_heads, self._resident(at), scale2, query, out)
+        return self._run(at, request)
 
-    def _attend_regions(self, at: Layer, f: dict[str, int]) -> tuple[int, int, int]:
+    def _request(self, at: Layer, f: dict[str, int], context: int) -> "_Request":
+        policy, scale2 = self._check_policy(at, f)
         size = f["heads"] * at.cache.queries * at.cache.head_dim * FP16_BYTES
-        return f["prp1"], f["prp1"] + ADDRESS_ALIGN * f["out_offset"], size
+        sketches, source = 0, size
+        if policy is not None and at.cache.sketch is not None:
+            sketches = f["prp1"] + whole(size, ADDRESS_ALIGN)
+            source = sketches - f["prp1"] + f["heads"] * at.cache.queries * at.cache.sketch.query_bytes
+        out = f["prp1"] + ADDRESS_ALIGN * f["out_offset"]
+        return _Request(head=f["head"], heads=f["heads"], context=context, policy=policy, scale2=scale2,
+                        sketches=sketches,
+                        regions=((f["prp1"], source, WINDOW_READ), (out, size, WINDOW_WRITE)))
 
-    def _run(self, at: Layer, head: int, heads: int, context: int, scale2: np.float32, query: int,
-             out: int) -> Result:
-        places = self._reader.places(at, Region.ROWS, head, heads, context)
-        per_stripe = at.shape.tokens_per_stripe(self._config)
-        tokens = np.minimum(per_stripe, context - np.arange(places.flash.shape[1]) * per_stripe)
-        self._count_rows(at, heads * context, int((~places.flash * tokens).sum()),
-                         passes=-(-at.cache.queries // self._config.queries))
-        moved = self._reader.count(at, Region.ROWS, head, places,
-                                   self._reader.slots_of(at, Region.ROWS, 0, context))
-        q = self._operands.load(query, (heads, at.cache.queries, at.cache.head_dim))
-        self._reader.refresh(at, Region.ROWS, head, places, moved)
+    def _run(self, at: Layer, request: "_Request") -> Result:
+        reader, head, heads, context = self._reader, request.head, request.heads, request.context
+        (query, _, _), (out, _, _) = request.regions
+        q_shape = (heads, at.cache.queries, at.cache.head_dim)
+        places = reader.places(at, Region.ROWS, head, heads, context)
+        passes = -(-at.cache.queries // self._config.queries)
+        if request.policy is None:
+            chosen = None
+            moved = self._count_reads(at, head, places, reader.slots_of(at, Region.ROWS, 0, context),
+                                      np.ones((heads, context), np.bool_), passes)
+            q = self._operands.load(query, q_shape)
+        else:
+            q, chosen = self._choose(at, request, request.policy, q_shape)
+            moved = self._count_reads(at, head, places, reader.slots_of_rows(at, chosen), chosen, passes)
+        reader.refresh(at, Region.ROWS, head, places, moved)
         rows = self._store.rows(at)
-        result = attend(at.shape, rows.stripe_tokens, q, scale2, rows.operands(head, heads),
-                        self._reader.partials(at, head, places), context)
+        result = attend(at.shape, rows.stripe_tokens, q, request.scale2, rows.operands(head, heads),
+                        reader.partials(at, head, places), context, chosen)
         self._operands.save(out, result)
         return int(moved.any(axis=-1).sum()) | context << 32
+
+    def _choose(self, at: Layer, request: "_Request", policy: SketchPolicy,
+                q_shape: tuple[int, ...]) -> tuple[F16, NDArray[np.bool_]]:
+        """(q, the tokens that a sketch policy attends (heads, context))."""
+        reader, context = self._reader, request.context
+        some = slice(request.head, request.head + request.heads)
+        places = reader.places(at, Region.SKETCHES, request.head, request.heads, context)
+        moved = reader.count(at, Region.SKETCHES, request.head, places,
+                             reader.slots_of(at, Region.SKETCHES, 0, context))
+        q = self._operands.load(request.regions[0][0], q_shape)
+        query, exponent = self._operands.query_sketches(at, request.sketches, request.heads)
+        reader.refresh(at, Region.SKETCHES, request.head, places, moved)
+        found = self._store.sketches(at)
+        scores = selection.sketch_scores(query, exponent, found.vectors[some, :context],
+                                         found.scale[some, :context])
+        return q, selection.choose(scores, policy)
+
+    def _count_reads(self, at: Layer, head: int, places: Places, slots: NDArray[np.bool_],
+                     wanted: NDArray[np.bool_], passes: int) -> NDArray[np.bool_]:
+        """Count an attention's reads of ``slots`` for the rows ``wanted`` (heads, context); slots that flash
+        gives are returned. Rows in stripe buffers are read one by one, as many times as there are passes."""
+        per_stripe = at.shape.tokens_per_stripe(self._config)
+        padded = np.pad(wanted, ((0, 0), (0, -wanted.shape[1] % per_stripe)))
+        by_stripe = padded.reshape(len(wanted), -1, per_stripe).sum(axis=-1)
+        self._count_rows(at, int(by_stripe.sum()), int((~places.flash * by_stripe).sum()), passes=passes)
+        return self._reader.count(at, Region.ROWS, head, places, slots)
 
     def _count_rows(self, at: Layer, wanted: int, buffered: int, *, passes: int) -> None:
         """Tokens of all heads whose rows are used, and those of them that come from stripe buffers."""

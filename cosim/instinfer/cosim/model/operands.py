@@ -6,11 +6,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi.arith import F16
+from instinfer.abi.arith import F16, I8
 from instinfer.abi.commands import Status
-from instinfer.abi.layout import FP16_BYTES, record_bytes
+from instinfer.abi.layout import FP16_BYTES, SKETCH_OFFSET, record_bytes
 from instinfer.abi.records import Records, pack_records, unpack_records
 from instinfer.abi.registers import Counter
+from instinfer.abi.selection import EXPONENT_MAX, EXPONENT_MIN
 
 from .layer import Layer
 from .memory import BusError, HostMemory
@@ -39,6 +40,16 @@ class Operands:
         values = self.bytes(address, int(np.prod(shape)) * FP16_BYTES).view(np.float16).reshape(shape)
         check(bool(np.isfinite(values).all()), Status.NOT_FINITE)
         return values
+
+    def query_sketches(self, at: Layer, address: int, heads: int) -> tuple[I8, NDArray[np.int8]]:
+        """Integers (heads, queries, dims) and exponents (heads, queries); TRANSFER_ERROR or SCALE."""
+        sketch = at.cache.sketch
+        assert sketch is not None
+        shape = (heads, at.cache.queries, sketch.query_bytes)
+        data = self.bytes(address, int(np.prod(shape))).view(np.int8).reshape(shape)
+        exponent = data[..., 0]
+        check(bool(((exponent >= EXPONENT_MIN) & (exponent <= EXPONENT_MAX)).all()), Status.SCALE)
+        return data[..., SKETCH_OFFSET:SKETCH_OFFSET + sketch.dims], exponent
 
     def records(self, at: Layer, kind: int, address: int, tokens: int, result: int) -> Records:
         """Records (tokens, heads) of K or V; TRANSFER_ERROR, SCALE or NOT_FINITE with ``result``."""

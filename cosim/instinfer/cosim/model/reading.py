@@ -17,6 +17,8 @@ from .tables import CommandError
 
 COUNTERS = {
     Region.ROWS: (Counter.STRIPES_SENSED, Counter.PAGES_SENSED, Counter.SLOTS_MOVED),
+    Region.SKETCHES: (Counter.SKETCH_STRIPES_SENSED, Counter.SKETCH_PAGES_SENSED,
+                      Counter.SKETCH_SLOTS_MOVED),
 }
 """What counts the stripes, pages and slots of a region that flash gave."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import HEAD_DIMS, SKETCH_BITS, SKETCH_DIMS
-from instinfer.abi.tables import READ_COUNT_MAX, VALID, CacheWord, Replacement, SequenceWord
+from instinfer.abi.tables import READ_COUNT_MAX, VALID, CacheWord, PolicyWord, Replacement, SequenceWord
 
 from .nand import Nand, PlaneBlock
 
@@ -55,7 +55,7 @@ class Tables:
         nand.restore_blocks()
         self.replacements: dict[int, Replacement] = {}
         self.caches: dict[int, Cache] = {}
-        self.policies: dict[int, int] = {}
+        self.policies: dict[int, PolicyWord] = {}
         self.windows: dict[int, tuple[int, int]] = {}
         """Base address; bytes 61:0, read 62, write 63."""
         self.format(erased=False)
@@ -113,7 +113,7 @@ class Tables:
                 return len((self.superblock_free, self.buffer_free, *self.superblocks)[index])
             case Table.POLICY:
                 self._within(index, config.max_policies)
-                return self.policies[index] | VALID if index in self.policies else 0
+                return self.policies[index].pack() if index in self.policies else 0
             case Table.WINDOW:
                 self._within(index, 2 * config.max_windows)
                 return self.windows.get(index // 2, (0, 0))[index & 1]
@@ -160,7 +160,10 @@ class Tables:
             case Table.COUNTS:
                 self._write_count(index, value)
             case Table.POLICY:
-                _store(self.policies, index, value & 0xFF if valid else None)
+                try:
+                    _store(self.policies, index, PolicyWord.unpack(value) if valid else None)
+                except ValueError as error:
+                    raise CommandError(Status.BAD_FIELD) from error
             case Table.WINDOW:
                 base, size = self.windows.get(index // 2, (0, 0))
                 self.windows[index // 2] = (base, value) if index & 1 else (value, size)

@@ -204,8 +204,10 @@ CURES: Mapping[Status, str] = {
     Status.DTYPE: "the cache was made for another number format",
     Status.NOT_FINITE: "an operand holds NaN or Inf; look for an overflow upstream",
     Status.BUSY: "the object is in use; retry",
-    Status.SCALE: "a scale must lie above 0 and below 512; rows of zeros take any scale",
-    Status.POLICY: "the cache was not made for this policy; make it with sketches",
+    Status.SCALE: "a scale must lie above 0 and below 512 (rows of zeros take any), the exponent of a "
+                  "query's sketch in -64 to 63",
+    Status.POLICY: "the cache was not made for this policy; make it with sketches, and choose groups no "
+                   "larger than a page of its rows",
     Status.STALE_GENERATION: "the sequence was freed and made anew; use its new handle",
     Status.WINDOW: "register the buffer as a DMA window before using it",
     Status.WRITE_FAULT: "flash could not be programmed; its data stay in DRAM, free the sequence soon",

@@ -95,6 +95,10 @@ class Counter(enum.IntEnum):
     TAIL_BEATS = 22
     ERRORS = 23
     """Completions with a status other than SUCCESS."""
+    SKETCH_STRIPES_SENSED = 24
+    """Stripes of sketches; STRIPES_SENSED, PAGES_SENSED and SLOTS_MOVED count those of rows alone."""
+    SKETCH_PAGES_SENSED = 25
+    SKETCH_SLOTS_MOVED = 26
 
 
 IDENTITY_WORDS = (

@@ -63,6 +63,8 @@ class SketchPolicy:
             value = getattr(self, name)
             require(isinstance(value, int) and 0 <= value <= high, name, value,
                     f"a whole number from 0 to {high}", "Choose a smaller one, or the dense policy.")
+        require(self.groups + self.window + self.sinks > 0, "groups + window + sinks", 0,
+                "at least 1: an attention needs a token", "Keep a window.")
 
 
 def quantise_query_sketch(x: NDArray[np.floating]) -> tuple[I8, NDArray[np.int8]]:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of the CACHE, SEQUENCE, REPLACEMENT and READ_COUNT tables (docs/architecture.md "Tables")."""
+"""Words of the CACHE, SEQUENCE, POLICY, REPLACEMENT and READ_COUNT tables (docs/architecture.md "Tables")."""
 
 import dataclasses
 from typing import Self
 
-from .commands import Dtype
+from .commands import Dtype, PolicyKind
 from .config import EngineConfig
 from .layout import SKETCH_BITS, RowShape, SketchShape
+from .selection import SketchPolicy
 
 VALID = 1 << 63
 """Bit of a valid CACHE, SEQUENCE, POLICY or REPLACEMENT word."""
@@ -72,6 +73,32 @@ class SequenceWord:
     def unpack(cls, word: int) -> Self:
         return cls(generation=word & 0xFFFF, cache=word >> 16 & 63, base=word >> 22 & (1 << 36) - 1,
                    fault=bool(word >> 62 & 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyWord:
+    """A policy descriptor; ``sketch`` of the kind SKETCH alone."""
+
+    sketch: SketchPolicy | None = None
+
+    @property
+    def kind(self) -> PolicyKind:
+        return PolicyKind.DENSE if self.sketch is None else PolicyKind.SKETCH
+
+    def pack(self) -> int:
+        chosen = self.sketch
+        if chosen is None:
+            return self.kind | VALID
+        return (self.kind | chosen.groups << 8 | chosen.group_log2 << 26 | chosen.window << 29
+                | chosen.sinks << 45 | VALID)
+
+    @classmethod
+    def unpack(cls, word: int) -> Self:
+        """Raises ValueError for what no POLICY_SET stores."""
+        if PolicyKind(word & 0xFF) is PolicyKind.DENSE:
+            return cls()
+        return cls(sketch=SketchPolicy(groups=word >> 8 & (1 << 18) - 1, group_log2=word >> 26 & 7,
+                                       window=word >> 29 & 0xFFFF, sinks=word >> 45 & 0xFFFF))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)

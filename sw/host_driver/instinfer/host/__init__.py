@@ -24,13 +24,41 @@ from .errors import (
 )
 from .kv_cache import CacheShape, KvCache
 from .pending import Pending
-from .policy import Dense
+from .policy import Dense, Sketch
 from .sequence import Sequence
+from .sketchers import PCA, ChosenDims, Sketcher, TruncatedKey
 from .transport.base import TransportError
 
 __all__ = [
-    "AbsentError", "BusyError", "CacheShape", "CapacityError", "CommandTimeout", "Csd", "Dense",
-    "DeviceError", "DeviceFault", "DeviceReset", "DmaError", "DriverError", "InternalError", "KvCache",
-    "MalformedCommandError", "MediaError", "NotFiniteError", "Pending", "PolicyError",
-    "PositionError", "ResourceError", "ScaleError", "Sequence", "SequenceError", "TransportError", "open_csd",
+    "PCA",
+    "AbsentError",
+    "BusyError",
+    "CacheShape",
+    "CapacityError",
+    "ChosenDims",
+    "CommandTimeout",
+    "Csd",
+    "Dense",
+    "DeviceError",
+    "DeviceFault",
+    "DeviceReset",
+    "DmaError",
+    "DriverError",
+    "InternalError",
+    "KvCache",
+    "MalformedCommandError",
+    "MediaError",
+    "NotFiniteError",
+    "Pending",
+    "PolicyError",
+    "PositionError",
+    "ResourceError",
+    "ScaleError",
+    "Sequence",
+    "SequenceError",
+    "Sketch",
+    "Sketcher",
+    "TransportError",
+    "TruncatedKey",
+    "open_csd",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Status, Table
+from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Dtype, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import page_place
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
@@ -20,8 +20,10 @@ from .kv_cache import CacheShape, KvCache, check_shape
 from .memory import DmaMemory, RangeAllocator
 from .policy import Dense, Policy
 from .queue_pair import Command, QueuePair
+from .sketchers import Sketcher
+from .sketches import restore_bases, save_sketchers, saved_sketcher
 from .tables import owned_superblocks, read_count_indices, read_tables, write_tables
-from .transport.base import Transport, TransportError, open_transport
+from .transport.base import Tables, Transport, TransportError, open_transport
 
 MAP_ALIGN = 32
 ADMIN_ENTRIES = 64
@@ -84,7 +86,7 @@ class Csd:
         tables = transport.saved_tables()
         if tables is not None:
             write_tables(tables, self.write_table)
-            self._adopt_state()
+            self._adopt_state(tables)
         elif erased:
             self.admin_command(AdminOpcode.FORMAT, cdw10=1)
 
@@ -187,11 +189,13 @@ class Csd:
 
     # -- caches ----------------------------------------------------------------------------------
     def kv_cache(self, *, layers: int, kv_heads: int, query_heads: int, head_dim: int, max_tokens: int,
-                 dtype: str = "fp16") -> KvCache:
+                 dtype: str = "fp16", sketch: Sketcher | None = None) -> KvCache:
         """A cache of this shape.
 
         Args:
             dtype: "fp16", or "int8" with an fp16 scale for each row of K and of V: half the flash traffic.
+            sketch: how sketches of K are made, for example ``PCA(dims=16, bits=4)``; without them there is no
+                sketch policy.
 
         Raises:
             ConfigError: the device cannot hold it.
@@ -199,7 +203,8 @@ class Csd:
             ResourceError: all handles are in use.
         """
         shape = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
-                            head_dim=head_dim, max_tokens=max_tokens, dtype=dtype)
+                            head_dim=head_dim, max_tokens=max_tokens, dtype=dtype,
+                            sketch=sketch)
         free = [handle for handle in range(self.config.max_caches) if handle not in self._caches]
         if not free:
             raise ResourceError(f"all {self.config.max_caches} cache handles are in use: free a cache")
@@ -207,13 +212,14 @@ class Csd:
             self.admin_command(AdminOpcode.KV_CONFIG, index=free[0],
                                cdw10=shape.kv_heads << 16 | shape.layers,
                                cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
-                               cdw13=shape.dtype)
-        except MalformedCommandError as error:
-            if error.status is not Status.DTYPE:
+                               cdw13=shape.sketch_bits << 16 | shape.sketch_dims << 8 | shape.dtype)
+        except MalformedCommandError as error:  # what was asked for is right, so the engine lacks it
+            if shape.dtype is Dtype.FP16 and sketch is None:
                 raise
-            raise AbsentError(f"dtype = {dtype!r}: this engine does not have it yet (KV_CONFIG ended with "
-                              f"{error.status.name}); make the cache with dtype='fp16'") from error
-        self._caches[free[0]] = cache = KvCache(self, free[0], shape)
+            raise AbsentError(f"dtype = {dtype!r}, sketch = {sketch!r}: this engine does not have them yet "
+                              f"(KV_CONFIG ended with {error.status.name}); make the cache with "
+                              "dtype='fp16' and without sketches") from error
+        self._caches[free[0]] = cache = KvCache(self, free[0], shape, sketch)
         return cache
 
     @property
@@ -253,7 +259,11 @@ class Csd:
             if number == self.config.max_policies:
                 raise ResourceError(f"all {self.config.max_policies} policy descriptors are in use: use "
                                     "fewer different policies")
-            self.admin_command(AdminOpcode.POLICY_SET, index=number, cdw10=policy.kind)
+            try:
+                self.admin_command(AdminOpcode.POLICY_SET, index=number, **policy.descriptor)
+            except MalformedCommandError as error:
+                raise AbsentError(f"policy = {policy!r}: this engine does not have it yet (POLICY_SET ended "
+                                  f"with {error.status.name}); attend with Dense()") from error
             self._policies[policy] = number
         return self._policies[policy]
 
@@ -289,16 +299,18 @@ class Csd:
         for cache in self.caches:
             for sequence in cache.sequences:
                 sequence.sync()
-        self.transport.save_state(Path(folder), read_tables(self.config, self.read_table))
+        tables = read_tables(self.config, self.read_table)
+        self.transport.save_state(Path(folder), {**tables, **save_sketchers(self.caches)})
 
-    def _adopt_state(self) -> None:
+    def _adopt_state(self, tables: Tables) -> None:
         """Make objects for the caches and sequences of a drive that was opened from a saved state."""
         self.restoring = True
         config = self.config
         self.bad_blocks.adopt()
         for handle, word in enumerate(self.read_table(Table.CACHE, list(range(config.max_caches)))):
             if word:
-                self._caches[handle] = KvCache(self, handle, CacheShape.unpack(word))
+                self._caches[handle] = KvCache(self, handle, CacheShape.unpack(word),
+                                               saved_sketcher(tables, handle))
         numbers = list(range(config.max_sequences))
         for number, word in zip(numbers, self.read_table(Table.SEQUENCE, numbers), strict=True):
             if word:
@@ -309,7 +321,7 @@ class Csd:
                                       "the saved state is damaged")
                 self._numbers.discard(number)
                 self._generation = max(self._generation, saved.generation)
-                cache.adopt(number, saved.generation, saved.base)
+                restore_bases(tables, cache.adopt(number, saved.generation, saved.base))
         self.restoring = False
 
     def require_epoch(self, epoch: int) -> None:

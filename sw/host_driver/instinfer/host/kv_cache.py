@@ -11,6 +11,8 @@ from instinfer.abi.tables import CacheWord
 
 from .errors import ResourceError
 from .sequence import Sequence
+from .sketchers import Sketcher
+from .sketches import LayerSketches
 
 if TYPE_CHECKING:
     from .device import Csd
@@ -35,8 +37,10 @@ class CacheShape(CacheWord):
 class KvCache:
     """Made by :meth:`instinfer.host.Csd.kv_cache`; holds sequences of one shape."""
 
-    def __init__(self, csd: "Csd", handle: int, shape: CacheShape) -> None:
+    def __init__(self, csd: "Csd", handle: int, shape: CacheShape, sketcher: Sketcher | None = None) -> None:
         self._csd = csd
+        self.sketcher = sketcher
+        """Makes the sketches; None also in a saved drive that does not say which it was."""
         self._epoch = csd.epoch
         self.handle = handle
         self.shape = shape
@@ -75,6 +79,7 @@ class KvCache:
     def adopt(self, number: int, generation: int, base: int) -> Sequence:
         """The object for a sequence that exists in the device."""
         sequence = Sequence(self._csd, self.shape, number=number, generation=generation,
+                            sketches=LayerSketches(self.shape, self.sketcher),
                             on_free=lambda: self._forget(number, base))
         self._sequences[number] = sequence
         return sequence
@@ -97,7 +102,7 @@ class KvCache:
 
 
 def check_shape(csd: "Csd", *, layers: int, kv_heads: int, query_heads: int, head_dim: int, max_tokens: int,
-                dtype: str) -> CacheShape:
+                dtype: str, sketch: Sketcher | None) -> CacheShape:
     """Refuse what this device cannot hold, with the limit and the cure (ConfigError)."""
     config = csd.config
 
@@ -117,5 +122,9 @@ def check_shape(csd: "Csd", *, layers: int, kv_heads: int, query_heads: int, hea
             "Pad the heads to the next supported size.")
     require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(repr, DTYPES))}",
             "Convert K and V to float16; the driver quantises them for an int8 cache.")
+    require(sketch is None or isinstance(sketch, Sketcher), "sketch", sketch, "a Sketcher or None",
+            "Give an instance, PCA(dims=16, bits=4).")
+    sketch_dims, sketch_bits = (0, 0) if sketch is None else (sketch.dims, sketch.bits)
     return CacheShape(layers=layers, kv_heads=kv_heads, queries=queries, head_dim=head_dim,
-                      max_tokens=max_tokens, dtype=DTYPES[dtype])
+                      max_tokens=max_tokens, dtype=DTYPES[dtype], sketch_dims=sketch_dims,
+                      sketch_bits=sketch_bits)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instinfer.abi import arith
-from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Completion, Opcode, Table
-from instinfer.abi.layout import KIND_KEY, KIND_VALUE, record_bytes
+from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Completion, Opcode, PolicyKind, Table
+from instinfer.abi.errors import require
+from instinfer.abi.layout import KIND_KEY, KIND_VALUE, SKETCH_OFFSET, record_bytes, whole
 from instinfer.abi.records import Records, pack_records, unpack_records
 
 from .errors import DriverError
@@ -25,8 +26,9 @@ from .operands import (
     token_axis,
 )
 from .pending import Pending
-from .policy import Dense, Policy, require_policy
+from .policy import Dense, Policy, Sketch, require_policy
 from .queue_pair import Command
+from .sketches import LayerSketches
 from .transport.base import Buffer
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Sequence:
     """
 
     def __init__(self, csd: "Csd", shape: "CacheShape", *, number: int, generation: int,
-                 on_free: Callable[[], None]) -> None:
+                 sketches: LayerSketches, on_free: Callable[[], None]) -> None:
         self._csd = csd
         self._shape = shape
         self._epoch = csd.epoch
@@ -61,6 +63,7 @@ class Sequence:
         self._doubtful = set(range(shape.layers)) if csd.restoring else set[int]()
         """Layers whose resident count must be read from the device: after an error, after opening a drive."""
         self._under_way: list[Command] = []
+        self.sketches = sketches
         self.number = number
         self.generation = generation
 
@@ -88,6 +91,7 @@ class Sequence:
         keys, values = (records_of(name, rows, shape, (tokens,), "(tokens, kv_heads, head_dim)")
                         for name, rows in (("k", k), ("v", v)))
         first = self._position(layer)
+        keys = self.sketches.of_keys(layer, first, keys)
         step = self._step()
         commands = []
         for start in range(0, tokens, step):
@@ -131,7 +135,7 @@ class Sequence:
                      scale: float | None = None) -> Pending[Half]:
         """:meth:`attend` without waiting."""
         shape = self._shape
-        policy_number = self._csd.policy_number(require_policy(policy))
+        self._require_policy(require_policy(policy))
         require_array("q", q, np.float16, (shape.query_heads, shape.head_dim), "(query_heads, head_dim)")
         scale2 = arith.scale2_of(shape.scale if scale is None else scale)
         if append is not None and context is not None:
@@ -143,11 +147,16 @@ class Sequence:
             records_of(name, rows, shape, (), "(kv_heads, head_dim)")
             for name, rows in zip(("k1", "v1"), append, strict=True)]
         position = self._position(layer)
-        half = -(-q.nbytes // ADDRESS_ALIGN) * ADDRESS_ALIGN
-        operands = self._csd.memory.allocate(2 * half)
-        operands.array(np.float16, q.shape)[:] = q
-        out = operands.array(np.float16, q.shape, half)
-        fields = {"prp1": operands.address, "out_offset": half // ADDRESS_ALIGN, "policy": policy_number,
+        if new is not None:
+            keys = Records(*(None if each is None else each[None] for each in new[KIND_KEY]))  # type: ignore[arg-type]
+            new[KIND_KEY] = self.sketches.of_keys(layer, position, keys)
+        query = self._query(layer, q, scale2, policy, empty=position == 0 and new is None)
+        source = whole(query.size, ADDRESS_ALIGN)
+        operands = self._csd.memory.allocate(source + q.nbytes)
+        operands.array(np.uint8, query.shape)[:] = query
+        out = operands.array(np.float16, q.shape, source)
+        fields = {"prp1": operands.address, "out_offset": source // ADDRESS_ALIGN,
+                  "policy": self._csd.policy_number(policy),
                   "scale2": int(np.array([scale2]).view(np.uint32)[0]), "heads": shape.kv_heads,
                   "dtype": int(shape.dtype)}
         if new is None:
@@ -159,6 +168,30 @@ class Sequence:
                                  token=position, tokens=1, prp2=staged.address, **fields)
             self._tokens[layer] += 1
         return Pending(self._queue, [command], lambda commands: commands[0].value)
+
+    def _require_policy(self, policy: Policy) -> None:
+        """Refuse what the cache was not made for (ConfigError)."""
+        if isinstance(policy, Sketch):
+            shape = self._shape
+            require(shape.sketch is not None, "policy", policy, "a policy that needs no sketches",
+                    "Make the cache with kv_cache(..., sketch=PCA(dims=16, bits=4)).")
+            page = shape.shape.tokens_per_page(self._csd.config)
+            require(policy.group <= page, "group", policy.group,
+                    f"at most {page}, the tokens of a page of this cache", "Choose smaller groups.")
+
+    def _query(self, layer: int, q: Half, scale2: np.float32, policy: Policy, *,
+               empty: bool) -> NDArray[np.uint8]:
+        """The bytes at prp1: q, and the sketches of the queries where the policy needs them."""
+        data = np.ascontiguousarray(q).view(np.uint8).reshape(-1)
+        sketch = self._shape.sketch
+        if sketch is None or policy.kind is PolicyKind.DENSE:
+            return data
+        vectors, exponent = self.sketches.of_queries(layer, q, scale2, empty=empty)
+        records = np.zeros((*exponent.shape, sketch.query_bytes), np.int8)
+        records[..., 0] = exponent
+        records[..., SKETCH_OFFSET:SKETCH_OFFSET + sketch.dims] = vectors
+        filler = np.zeros(-data.size % ADDRESS_ALIGN, np.uint8)
+        return np.concatenate([data, filler, records.view(np.uint8).reshape(-1)])
 
     # -- reading back, state -----------------------------------------------------------------------
     def read(self, layer: int, first: int = 0, tokens: int | None = None) -> tuple[Rows, Rows]:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sketches of keys and queries: small vectors whose dot product stands in for that of query and key.
+
+The device never asks what they mean. A sketcher fits a basis per KV head to the keys of a layer; keys are
+projected and quantised to a few bits with a scale per vector, queries are projected onto the same basis.
+Query heads of one KV head share its basis.
+
+When a basis is fitted: by the write (or append) that stores the first tokens of a layer in a sequence, from
+the keys of that write (about `instinfer.host.sketches.FIT_TOKENS` of them at most). It stays as long as the
+sequence: sketches in two bases could not be compared, and stored ones cannot be changed. So there are no
+tokens from before the fit, and all later ones, decoded tokens included, are sketched in the basis of the
+first write. Write the prompt in one piece.
+"""
+
+import abc
+import base64
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi import arith
+from instinfer.abi.arith import F16, I8
+from instinfer.abi.errors import require
+from instinfer.abi.layout import SketchShape
+
+Basis = NDArray[np.float32]
+"""(kv_heads, dims, head_dim)"""
+Reals = NDArray[np.floating]
+
+CLIPPING = (1.0, 0.85, 0.7, 0.55, 0.4)
+"""Shares of a vector's largest value that are tried as the end of its range; the least squared error wins."""
+SMALLEST_SCALE = 2.0 ** -24
+
+
+def quantise_sketches(vectors: Reals, bits: int) -> tuple[I8, F16]:
+    """Vectors (..., dims) as integers of ``bits`` bits and an fp16 scale (...): vector ~ integers * scale.
+
+    Raises:
+        ValueError: a scale would be too large for the device.
+    """
+    limit = (1 << (bits - 1)) - 1
+    wide = np.asarray(vectors, np.float64)
+    largest = np.abs(wide).max(axis=-1, initial=0.0)
+    best = np.zeros(wide.shape, np.int8)
+    best_scale = np.ones(largest.shape, np.float16)
+    least = np.full(largest.shape, np.inf)
+    for share in CLIPPING:
+        exact = np.where(largest > 0, np.maximum(largest * share / limit, SMALLEST_SCALE), 1.0)
+        require(bool((exact < arith.SCALE_LIMIT).all()), "sketch scale", float(exact.max(initial=0)),
+                f"below {arith.SCALE_LIMIT:g}", "Scale K down.")
+        scale = exact.astype(np.float16)
+        widened = scale.astype(np.float64)[..., None]
+        integers = np.clip(np.rint(wide / widened), -limit - 1, limit)
+        error = np.square(integers * widened - wide).sum(axis=-1)
+        better = error < least
+        best = np.where(better[..., None], integers, best).astype(np.int8)
+        best_scale = np.where(better, scale, best_scale)
+        least = np.where(better, error, least)
+    arith.scale_fields(best_scale)
+    return best, best_scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Sketcher(abc.ABC):
+    """How sketches of ``dims`` integers of ``bits`` bits are made; see the module's docstring.
+
+    Raises:
+        ConfigError: the device has no such sketches.
+    """
+
+    dims: int = 16
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        SketchShape(self.dims, self.bits)
+
+    @abc.abstractmethod
+    def fit(self, keys: Reals) -> Basis:
+        """A basis from keys (tokens, kv_heads, head_dim), at least one token."""
+
+    def keys(self, basis: Basis, keys: Reals) -> tuple[I8, F16]:
+        """Sketches (tokens, kv_heads, dims) of keys (tokens, kv_heads, head_dim), scales (tokens, kv_heads).
+
+        Raises:
+            ValueError: keys too large for the device's scales.
+        """
+        projected = np.matmul(keys.swapaxes(0, 1), basis.swapaxes(1, 2), dtype=np.float64)
+        return quantise_sketches(projected.swapaxes(0, 1), self.bits)
+
+    def queries(self, basis: Basis, queries: Reals, scale2: float) -> NDArray[np.float64]:
+        """Projections (kv_heads, queries, dims) of queries (kv_heads, queries, head_dim) times ``scale2``,
+        the softmax scale with log2(e) in it."""
+        projected: NDArray[np.float64] = np.matmul(queries, basis.swapaxes(1, 2), dtype=np.float64)
+        return projected * scale2
+
+
+@dataclasses.dataclass(frozen=True)
+class PCA(Sketcher):
+    """The ``dims`` directions that hold most of the keys' energy: eigenvectors of their second moment.
+
+    A first write of fewer than ``fit_tokens`` tokens says too little about directions; its basis is that of
+    :class:`ChosenDims`, for good.
+    """
+
+    fit_tokens: int = 64
+
+    def fit(self, keys: Reals) -> Basis:
+        if len(keys) < self.fit_tokens:
+            return _chosen_dims(keys, self.dims)
+        by_head = np.asarray(keys, np.float64).swapaxes(0, 1)
+        moment = np.matmul(by_head.swapaxes(1, 2), by_head)
+        _, vectors = np.linalg.eigh(moment)  # ascending eigenvalues
+        return vectors[..., ::-1][..., :self.dims].swapaxes(1, 2).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedKey(Sketcher):
+    """The first ``dims`` dims of K itself, quantised: nothing to fit. All of K where head_dim is 64."""
+
+    dims: int = 64
+    bits: int = 2
+
+    def fit(self, keys: Reals) -> Basis:
+        heads, head_dim = keys.shape[1:]
+        unit = np.eye(head_dim, dtype=np.float32)[:self.dims]
+        return np.broadcast_to(unit, (heads, self.dims, head_dim)).copy()
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenDims(Sketcher):
+    """The ``dims`` dims of K with the largest mean magnitude, per KV head."""
+
+    def fit(self, keys: Reals) -> Basis:
+        return _chosen_dims(keys, self.dims)
+
+
+def _chosen_dims(keys: Reals, dims: int) -> Basis:
+    magnitude = np.abs(np.asarray(keys, np.float64)).mean(axis=0)
+    chosen = np.sort(np.argsort(-magnitude, axis=-1, kind="stable")[:, :dims], axis=-1)
+    return np.eye(keys.shape[-1], dtype=np.float32)[chosen]
+
+
+# -- saved drives ------------------------------------------------------------------------------------
+def sketcher_to_json(sketcher: Sketcher) -> list[Any]:
+    """Its kind and parameters."""
+    return [type(sketcher).__name__, dataclasses.asdict(sketcher)]
+
+
+def sketcher_from_json(document: tuple[str, Mapping[str, Any]]) -> Sketcher | None:
+    """The inverse; None when no sketcher of this kind is defined in this process."""
+    name, parameters = document
+    kinds = {kind.__name__: kind for kind in Sketcher.__subclasses__()}
+    return kinds[name](**parameters) if name in kinds else None
+
+
+def basis_to_json(basis: Basis) -> list[Any]:
+    return [list(basis.shape), base64.b64encode(np.ascontiguousarray(basis, "<f4").tobytes()).decode()]
+
+
+def basis_from_json(document: tuple[list[int], str]) -> Basis:
+    shape, data = document
+    return np.frombuffer(base64.b64decode(data), "<f4").astype(np.float32).reshape(shape)
