@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a cocotb bench needs: a test decorator with a cycle limit, parameters, clock and reset."""
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -15,12 +16,39 @@ PERIOD_NS = 10
 """Clock period of every bench; nothing depends on it but the waveforms' time axis."""
 
 
-def bench(*, cycles: int) -> Callable[[Any], Any]:
+class Part:
+    """One component of a `support.bundle`, with the names that it has as a top of its own."""
+
+    def __init__(self, dut: Any, name: str):
+        self._dut, self._part = dut, name
+
+    def __getattr__(self, name: str) -> Any:
+        shared = name in ("clk", "rst") or name.startswith("_")
+        return getattr(self._dut, name if shared else f"{self._part}__{name}")
+
+    def __dir__(self) -> list[str]:
+        prefix = f"{self._part}__"
+        return [name.removeprefix(prefix) for name in dir(self._dut) if name.startswith(prefix)]
+
+
+def bench(*, cycles: int, part: str = "") -> Callable[[Any], Any]:
     """Marks a coroutine ``async def name(dut)`` as a cocotb test that fails after `cycles` clock cycles.
 
-    Do not call it ``test_...``: pytest would collect it.
+    `part`: ``dut`` is this component of a bundle. Do not call the coroutine ``test_...``: pytest would
+    collect it.
     """
-    return cocotb.test(timeout_time=cycles * PERIOD_NS, timeout_unit="ns")
+    mark = cocotb.test(timeout_time=cycles * PERIOD_NS, timeout_unit="ns")
+    if not part:
+        return mark
+
+    def marked(coroutine: Any) -> Any:
+        @functools.wraps(coroutine)
+        async def run(dut: Any) -> None:
+            await coroutine(Part(dut, part))
+
+        return mark(run)
+
+    return marked
 
 
 def parameters() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from amaranth import Module
+from amaranth import Module, Value
 from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
@@ -52,7 +52,11 @@ class Bundle(wiring.Component):
         m = Module()
         for name, component in self._components.items():
             m.submodules[name] = component
-            wiring.connect(m, wiring.flipped(getattr(self, name)), component)
+            signature = component.signature  # port by port: arrays of interfaces cannot be flipped
+            ports = zip(signature.flatten(component), signature.flatten(getattr(self, name)), strict=True)
+            for (_, member, inside), (_, _, outside) in ports:
+                driven, driver = (outside, inside) if member.flow == Out else (inside, outside)
+                m.d.comb += Value.cast(driven).eq(driver)
         return m
 
 

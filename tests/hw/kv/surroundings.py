@@ -14,7 +14,7 @@ from amaranth.lib.wiring import Out
 from cocotb.triggers import ClockCycles, Event, RisingEdge
 
 from instinfer.abi.commands import ADMIN_SQE, SQE, AdminOpcode, Opcode, Status, Table, pack
-from instinfer.abi.config import EngineConfig
+from instinfer.abi.config import EngineConfig, load
 from instinfer.abi.layout import RowShape
 from instinfer.abi.registers import Counter
 from instinfer.cosim.model.admin import Admin
@@ -26,6 +26,7 @@ from instinfer.cosim.model.tables import CommandError
 from instinfer.hw.axi import ReadArbiter, WriteArbiter
 from instinfer.hw.kv import KvEngine
 from instinfer.hw.kv.flushes import PROGRAMS_PER_DIE
+from instinfer.hw.kv.readback import ReadBack
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -45,10 +46,11 @@ from instinfer.hw.signatures import (
     result_beat,
     slot_beat,
 )
-from support import rng
+from support import bundle, rng
 from support.benches import cycle
 from support.streams import StreamSink, StreamSource
 
+CONFIG = load(preset="tiny")
 MEMORIES = ("host_read", "host_write", "dram_read", "dram_write")
 
 
@@ -89,6 +91,11 @@ class KvEngineOnMemories(wiring.Component):
             else:
                 wiring.connect(m, wiring.flipped(outside), inside)
         return m
+
+
+def blocks() -> wiring.Component:
+    """What the benches of this folder drive, in one build."""
+    return bundle(engine=KvEngineOnMemories(CONFIG), read_back=ReadBack(config=CONFIG))
 
 
 class Fields:
@@ -254,6 +261,7 @@ class Flash:
         self._read_backs = [StreamSource(dut, f"read_backs__{channel}", idle=noise)
                             for channel in range(config.channels)]
         self.read_back_stripes = 0
+        self.waited_for_queries = 0
         self._queues = {}
         self._events = []
         self._finish: list[deque[int]] = [deque() for _ in range(config.cores)]
@@ -366,6 +374,9 @@ class Flash:
                 head_slot=request["head_slot"], stripe=owner["stripe"],
                 bad_pairs={first // rows for first in bad.get(error, {0})}))
             return
+        while not int(self.dut.queries_loaded.value) >> request["head_slot"] & 1:
+            self.waited_for_queries += 1
+            await RisingEdge(self.dut.clk)
         self.bench.cores.stripe(request["head_slot"], request["passes"], request["tokens"], request["wide"],
                                 owner,
                                 content)
@@ -441,14 +452,18 @@ class Cores:
                 rows.append(content[at:at + shape.row_bytes])
         for turn in range(passes):
             at = (slot + turn) % self.config.head_slots
-            assert self.rows[at], "stripe before its queries"
-            assert not self._landing[at], "stripe before its queries are in the cores"
+            self._check_queries(at)
             self.seen[at].append((owner, b"".join(rows)))
+
+    def _check_queries(self, slot: int) -> None:
+        assert self.rows[slot], "slots before their queries"
+        assert not self._landing[slot], "slots before their queries are in the cores"
 
     def _take_slot(self, payload: int) -> None:
         self.tail_beats += 1
         beat = self._slot.unpack(payload)
         assert not beat["read_back"], "a slot of a read-back came to the core"
+        self._check_queries(beat["head_slot"])
         self._tail.append(beat["data"])
         if not beat["last"]:
             return
@@ -532,6 +547,10 @@ class Bench:
         self._waiting[self._cid] = Event()
         self._commands.send(self._command.pack(entry=entry, queue=queue))
         return self._cid
+
+    def running(self, cid: int) -> bool:
+        """The command has not been completed yet."""
+        return cid not in self._done
 
     async def result(self, cid: int, queue: int) -> tuple[Status, int]:
         await self._waiting[cid].wait()

@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from hw.kv.surroundings import Fields, Memory, slot_payloads
-from instinfer.abi.config import load
+from hw.kv.surroundings import CONFIG, Fields, Memory, blocks, slot_payloads
 from instinfer.abi.layout import RowShape
 from instinfer.cosim.model.memory import HostMemory
 from instinfer.hw.kv.ports import READ_PLACE
-from instinfer.hw.kv.readback import ReadBack
 from instinfer.hw.kv.slots import SlotArbiter
 from support import rng, run_cocotb
 from support.benches import bench, cycle, parameters, start
 from support.streams import StreamSource
 
-CONFIG = load(preset="tiny")
 SOURCES = CONFIG.cores
 
 
@@ -99,7 +96,7 @@ class Surroundings:
             assert bytes(self.host.view(address, size)) == wanted, "rows, or what lies around them"
 
 
-@bench(cycles=100_000)
+@bench(cycles=100_000, part="read_back")
 async def rows(dut: Any) -> None:
     """All row sizes, borders anywhere, several heads at once, withheld slots; nothing else is written."""
     surroundings = Surroundings(dut, parameters()["noise"])
@@ -116,7 +113,7 @@ async def rows(dut: Any) -> None:
     assert not surroundings.refused
 
 
-@bench(cycles=20_000)
+@bench(cycles=20_000, part="read_back")
 async def refused_rows(dut: Any) -> None:
     """A row that host memory refuses is reported for its head slot, not later than its stripe's end."""
     surroundings = Surroundings(dut, parameters()["noise"])
@@ -130,7 +127,7 @@ async def refused_rows(dut: Any) -> None:
     assert surroundings.refused == [1]
 
 
-@bench(cycles=20_000)
+@bench(cycles=20_000, part="read_back")
 async def pace(dut: Any) -> None:
     """At full rate a beat per cycle, a bubble between slots."""
     surroundings = Surroundings(dut, 0.0)
@@ -144,8 +141,7 @@ async def pace(dut: Any) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_read_back(noise: float) -> None:
-    assert len(run_cocotb(ReadBack(config=CONFIG), __file__, name="read_back",
-                          parameters={"noise": noise})) == 3
+    assert len(run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise})) == 3
 
 
 def test_an_arbiter_needs_an_input() -> None:

@@ -17,7 +17,7 @@ from .axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
 from .events import COMMAND_EVENT, COMPLETION_EVENT, CoreActivity, channel_event, event_layouts
 from .flash.channel import FlashChannel
 from .kv.engine import DRAM_READS, DRAM_WRITES, HOST_READS, HOST_WRITES, KvEngine
-from .kv.slots import SlotSwitch
+from .kv.slots import SlotGate
 from .queue.engine import QueueEngine
 from .queue.registers import RegisterFile
 from .shared import SharedModule
@@ -69,6 +69,7 @@ class ChannelWithCore(wiring.Component):
     -------
     requests, events, fault, program_data, phy, replace : see `FlashChannel`
     finish, port : see `AttentionCore`
+    loaded : see `SlotGate`; one cycle late
     read_back : slots that go to host memory instead of the core
     pulses : what the counters count
     event : for timelines, see `instinfer.hw.events`
@@ -90,6 +91,7 @@ class ChannelWithCore(wiring.Component):
                 "finish": Out(stripe_finish(config)),
                 "read_back": Out(stream.Signature(slot_beat(config))),
                 "port": In(CorePort(config)),
+                "loaded": In(config.head_slots),
                 "pulses": Out(PULSES),
                 "event": Out(channel_event(config)),
             }
@@ -99,16 +101,17 @@ class ChannelWithCore(wiring.Component):
         m = Module()
         m.submodules.flash = flash = FlashChannel(config=self._config)
         m.submodules.core = core = self._core.instance()
-        m.submodules.switch = switch = SlotSwitch(config=self._config)
+        m.submodules.gate = gate = SlotGate(config=self._config)
         for name in ("requests", "events", "fault", "program_data", "phy", "replace"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
-        wiring.connect(m, flash.slots, switch.slots)
-        wiring.connect(m, switch.core, core.slots)
-        wiring.connect(m, switch.read_back, wiring.flipped(self.read_back))
+        wiring.connect(m, flash.slots, gate.slots)
+        wiring.connect(m, gate.core, core.slots)
+        wiring.connect(m, gate.read_back, wiring.flipped(self.read_back))
         wiring.connect(m, wiring.flipped(self.port), core.port)
         wiring.connect(m, wiring.flipped(self.finish), core.finish)
         m.d.comb += flash.enable.eq(1)  # the domain's reset is the channel's
         m.d.sync += [
+            gate.loaded.eq(self.loaded),
             *(self.pulses[counter].eq(getattr(flash, pulse)) for counter, pulse in CHANNEL_COUNTERS.items()),
             self.pulses.core_busy_cycles.eq(core.busy),
             self.pulses.core_stall_cycles.eq(core.stalled),
@@ -233,6 +236,7 @@ class Engine(wiring.Component):
             wiring.connect(m, channel.fault, kv.faults[index])
             wiring.connect(m, kv.replace[index], channel.replace)
             wiring.connect(m, channel.read_back, kv.read_backs[index])
+            m.d.comb += channel.loaded.eq(kv.queries_loaded)
             wiring.connect(m, channel.phy, wiring.flipped(self.phy[index]))
         wiring.connect(m, kv.tail, tail_core.slots)
         for index, core in enumerate((*channels, tail_core)):

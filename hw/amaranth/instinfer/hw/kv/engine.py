@@ -42,7 +42,7 @@ from .readcounts import ReadCounts
 from .rowcopier import RowCopier
 from .rows import ERASE_RESULT, RowAllocator, SuperblockEraser
 from .sequences import FreeEngine, SyncWaiter
-from .slots import SlotSwitch
+from .slots import SlotGate
 from .tables import Tables
 from .tail import TailReader
 from .walker import StripeWalker
@@ -79,17 +79,19 @@ class KvEngine(wiring.Component):
     tail : slots for the tail core, read from stripe buffers (die 0)
     read_backs : slots of the channels that go to host memory, in front of each channel's core taken aside
     open : one pulse per head slot before its query rows come: its partials start anew
-    queries : query rows; sent for every pass of a head before any stripe of that head is asked for
-    queries_idle : every query row sent is in the cores; no stripe of a head is asked for before
-    scale2 : fp32 base-2 softmax scale, constant from ``open`` of a head's first pass to its last query beat
+    queries : query rows, head by head, beside the search for the head's stripes
+    queries_idle : every query row sent is in the cores
+    queries_loaded : per base slot, all its rows are in the cores: slots of the head may enter them. Falls
+        with ``open``, before any slot of the head is asked for
+    scale2 : fp32 base-2 softmax scale, constant from a head's first query beat until ``queries_idle``
     not_finite : a query row of a head slot held NaN or Inf
     merge, results : one request per pass when all stripes of a head are finished, and its output
     count_commands, count_errors, count_tail_beats : one-cycle event pulses
     rows_wanted : added to Counter.ROWS_WANTED each cycle (0 when nothing happened)
     ready : tables are initialised; commands wait until then
 
-    Latency: an attention asks for its first stripe about 35 cycles after its command, plus its query beats,
-    one round trip of host memory and what ``queries_idle`` takes; the map is fetched beside that. Throughput:
+    Latency: an attention asks for its first stripe about 50 cycles and a round trip of device DRAM after its
+    command; its queries are fetched meanwhile. Throughput:
     rows are copied at one 32-byte beat per cycle. Back-pressure: every stream may stall for any time.
     """
 
@@ -112,7 +114,7 @@ class KvEngine(wiring.Component):
             "read_backs": In(stream.Signature(slot_beat(config))).array(config.channels),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
-            "queries_idle": In(1),
+            "queries_idle": In(1), "queries_loaded": Out(config.head_slots),
             "scale2": Out(32),
             "not_finite": In(pulse),
             "merge": Out(stream.Signature(merge_request(config))),
@@ -273,6 +275,8 @@ class KvEngine(wiring.Component):
         s.tail = tail = TailReader(config=c)
         connect(m, s.io.attentions, attends.jobs)
         connect(m, attends.loads, loader.loads)
+        connect(m, loader.loaded, attends.loaded)
+        connect(m, loader.error, attends.host_error)
         connect(m, attends.walks, walker.walks)
         connect(m, attends.outputs, outputs.outputs)
         connect(m, outputs.ends, attends.ends)
@@ -293,10 +297,10 @@ class KvEngine(wiring.Component):
             for outside, inside in zip(getattr(self, name), getattr(attends, name), strict=False):
                 connect(m, flipped(outside), inside)
         m.d.comb += [
-            self.scale2.eq(attends.scale2), self.rows_wanted.eq(attends.rows_wanted),
-            walker.go.eq(attends.go & self.queries_idle), attends.issued.eq(walker.issued),
-            attends.sensed.eq(walker.sensed),
-            attends.host_error.eq(loader.error), attends.map_error.eq(walker.error),
+            self.scale2.eq(loader.scale2), loader.idle.eq(self.queries_idle),
+            self.queries_loaded.eq(attends.queries_loaded), self.rows_wanted.eq(attends.rows_wanted),
+            attends.issued.eq(walker.issued), attends.sensed.eq(walker.sensed),
+            attends.map_error.eq(walker.error),
             attends.collected.eq(outputs.collected),
             self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready),
         ]
@@ -306,11 +310,12 @@ class KvEngine(wiring.Component):
         c = self.config
         s = self._submodules
         connect, flipped = wiring.connect, wiring.flipped
-        s.tail_switch = switch = SlotSwitch(config=c)
+        s.tail_gate = gate = SlotGate(config=c)
         s.read_back = read_back = ReadBack(config=c)
-        connect(m, s.tail.slots, switch.slots)
-        connect(m, switch.core, flipped(self.tail))
-        connect(m, switch.read_back, read_back.slots[c.channels])
+        m.d.comb += gate.loaded.eq(s.attends.queries_loaded)
+        connect(m, s.tail.slots, gate.slots)
+        connect(m, gate.core, flipped(self.tail))
+        connect(m, gate.read_back, read_back.slots[c.channels])
         for outside, inside in zip(self.read_backs, read_back.slots, strict=False):
             connect(m, flipped(outside), inside)
         connect(m, s.attends.places, read_back.places)

@@ -37,13 +37,16 @@ class HeadLedger(wiring.Component):
 
     Members
     -------
-    open : pulse, ``head_slot`` starts anew
+    open : pulse, ``head_slot`` starts anew; ``open_loaded``: without queries
+    loaded : pulse, the queries of the head of base slot ``head_slot`` are in the cores
+    queries_loaded : per base slot, since when; also of those that need none
     issued, issued_slot : pulse, a stripe of the slot was asked for
     finish : finished stripes, one report per core and cycle, the read-back's last
     faults, not_finite, tail_error : reports, see `KvEngine`
-    refused : host memory refused a row that was read back
-    host_error, map_error, at_slot : reports about slot ``at_slot``
-    look_slot, finished, fault : whether all stripes asked for so far are finished, and the faults of a slot
+    refused, host_error : host memory refused a row that was read back, a query row
+    map_error, at_slot : report about slot ``at_slot``
+    look_slot, finished, fault : whether the queries are there and all stripes asked for so far are finished,
+        and the faults of a slot
 
     Latency: 1 cycle. Reports of any number may come in the same cycle; there is no back-pressure.
     """
@@ -53,12 +56,13 @@ class HeadLedger(wiring.Component):
         slot = range(config.head_slots)
         pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(slot)})
         super().__init__({
-            "open": In(pulse),
+            "open": In(pulse), "open_loaded": In(1),
+            "loaded": In(pulse), "queries_loaded": Out(config.head_slots),
             "issued": In(1), "issued_slot": In(slot),
             "finish": In(stripe_finish(config)).array(config.cores + 1),
             "faults": In(read_fault(config)).array(config.channels),
             "not_finite": In(pulse), "tail_error": In(pulse), "refused": In(pulse),
-            "host_error": In(1), "map_error": In(1), "at_slot": In(slot),
+            "host_error": In(pulse), "map_error": In(1), "at_slot": In(slot),
             "look_slot": In(slot), "finished": Out(1), "fault": Out(FAULT),
         })
 
@@ -76,22 +80,24 @@ class HeadLedger(wiring.Component):
                 return Cat(channel.valid & (channel.head_slot == at) & (channel.error == error)
                            for channel in self.faults).any()
 
-            here = self.at_slot == slot
+            loaded = self.queries_loaded[slot]
+            with m.If(self.loaded.valid & (self.loaded.head_slot == slot)):
+                m.d.sync += loaded.eq(1)
             m.d.sync += [
                 fault.guard.eq(fault.guard | reported(ReadError.GUARD)),
                 fault.reference_tag.eq(fault.reference_tag | reported(ReadError.REFERENCE_TAG)),
                 fault.timeout.eq(fault.timeout | reported(ReadError.TIMEOUT)),
                 fault.not_finite.eq(
                     fault.not_finite | (self.not_finite.valid & (self.not_finite.head_slot == slot))),
-                fault.host.eq(fault.host | (self.host_error & here)
+                fault.host.eq(fault.host | (self.host_error.valid & (self.host_error.head_slot == slot))
                               | (self.refused.valid & (self.refused.head_slot == slot))),
-                fault.internal.eq(fault.internal | (self.map_error & here)
+                fault.internal.eq(fault.internal | (self.map_error & (self.at_slot == slot))
                                   | (self.tail_error.valid & (self.tail_error.head_slot == slot))),
             ]
             with m.If(self.open.valid & (self.open.head_slot == slot)):
-                m.d.sync += Value.cast(fault).eq(0)
+                m.d.sync += [Value.cast(fault).eq(0), loaded.eq(self.open_loaded)]
             with m.If(self.look_slot == slot):
-                m.d.comb += [self.finished.eq(pending == 0), self.fault.eq(fault)]
+                m.d.comb += [self.finished.eq(loaded & (pending == 0)), self.fault.eq(fault)]
         return m
 
 
@@ -107,16 +113,16 @@ class HeadStarter(wiring.Component):
     -------
     jobs : commands
     heads : heads all of whose stripes have been asked for
-    open : see `KvEngine`
-    scale2 : of the head that is being started
+    open : see `KvEngine`; ``open_loaded``: the head needs no queries
     free_slots : head slots given back in this cycle
     loads : a `QueryLoader`
-    walks, go, sensed : a `StripeWalker`
+    walks, sensed : a `StripeWalker`
     slot : the head being started (base slot)
     places : where the rows of a head that is read back go; before its first stripe is asked for
     rows_wanted : pulse of twice the tokens per head
 
-    A head that is read back has one pass and no queries; its stripes may be asked for at once.
+    A head's queries are loaded while its stripes, and those of the heads behind it, are on their way: slots
+    wait for them in front of the cores (`SlotGate`). A head that is read back has one pass and no queries.
 
     Latency: 8 cycles from a command to its first load and walk. Back-pressure: waits for free head slots,
     which come back in the order in which they were taken.
@@ -128,12 +134,11 @@ class HeadStarter(wiring.Component):
         super().__init__({
             "jobs": In(stream.Signature(ATTEND_JOB)),
             "heads": Out(stream.Signature(HEAD)),
-            "open": Out(pulse),
-            "scale2": Out(32),
+            "open": Out(pulse), "open_loaded": Out(1),
             "free_slots": In(4),
             "loads": Out(stream.Signature(QUERY_LOAD)),
             "walks": Out(stream.Signature(WALK)),
-            "go": Out(1), "sensed": In(1),
+            "sensed": In(1),
             "slot": Out(range(config.head_slots)),
             "places": Out(read_place(config)),
             "rows_wanted": Out(TOKEN_BITS + 1),
@@ -154,7 +159,7 @@ class HeadStarter(wiring.Component):
         start, tokens = Signal(STRIPE_BITS), Signal(TOKEN_BITS)
         head_bytes = Signal(12)
         sensed = Signal(24)
-        loaded, walked = Signal(), Signal()
+        ordered, walked = Signal(), Signal()
         taken = Signal(4)
         load: Any = self.loads.payload
         walk: Any = self.walks.payload
@@ -162,7 +167,7 @@ class HeadStarter(wiring.Component):
         per_page, per_stripe = g.per_page(layer.wide), g.per_stripe(layer.wide)
         m.d.sync += [free.eq(free + self.free_slots - taken), sensed.eq(sensed + self.sensed)]
         m.d.comb += [
-            self.slot.eq(slot), self.scale2.eq(job.scale2),
+            self.slot.eq(slot), self.open_loaded.eq(job.read_back), load.scale2.eq(job.scale2),
             load.address.eq(query), load.queries.eq(job.queries), load.beats.eq(layer.beats),
             load.wide.eq(layer.wide), load.head_slot.eq(slot),
             walk.entry.eq(entry), walk.generation.eq(layer.generation), walk.layer.eq(layer.layer),
@@ -176,7 +181,6 @@ class HeadStarter(wiring.Component):
             head.result.eq(Mux(job.read_back, tokens, Cat(sensed, Const(0, 8), job.context))),
             tokens.eq(job.context - job.first),
             self.open.head_slot.eq(slot + opened),
-            self.go.eq(loaded),
         ]
         self._describe_place(m, job, query, output)
         with m.FSM():
@@ -204,15 +208,15 @@ class HeadStarter(wiring.Component):
                 m.d.comb += self.open.valid.eq(1)
                 m.d.sync += opened.eq(opened + 1)
                 with m.If(opened == job.passes - 1):
-                    m.d.sync += [loaded.eq(job.read_back), walked.eq(0)]
+                    m.d.sync += [ordered.eq(job.read_back), walked.eq(0)]
                     m.next = "START"
             with m.State("START"):
-                m.d.comb += [self.loads.valid.eq(~loaded), self.walks.valid.eq(~walked)]
-                with m.If(self.loads.ready & ~loaded):
-                    m.d.sync += loaded.eq(1)
+                m.d.comb += [self.loads.valid.eq(~ordered), self.walks.valid.eq(~walked)]
+                with m.If(self.loads.ready & ~ordered):
+                    m.d.sync += ordered.eq(1)
                 with m.If(self.walks.ready & ~walked):
                     m.d.sync += walked.eq(1)
-                with m.If(loaded & walked):
+                with m.If(ordered & walked):
                     m.d.comb += self.rows_wanted.eq(tokens << 1)
                     m.next = "HAND_ON"
             with m.State("HAND_ON"):

@@ -28,7 +28,7 @@ class OutputWriter(wiring.Component):
     merge, results : the merger
     memory : host memory
 
-    Latency: the merger's, then 2 cycles per 32-byte beat and a round trip of host memory. Back-pressure:
+    Latency: the merger's, then a cycle per 32-byte beat and a round trip of host memory. Back-pressure:
     results are taken always.
     """
 
@@ -47,6 +47,7 @@ class OutputWriter(wiring.Component):
         m = Module()
         output, result = self.outputs.payload, self.results.payload
         row, beat = Signal(3), Signal(3)
+        next_row, next_beat = Signal(3), Signal(3)
         banks = []
         for bank in range(4):
             cells: memory.Memory = memory.Memory(shape=64, depth=8 * 8, init=[])
@@ -55,7 +56,7 @@ class OutputWriter(wiring.Component):
             m.d.comb += [
                 write.en.eq(self.results.valid & self.results.ready & (result.group[:2] == bank)),
                 write.addr.eq(Cat(result.group[2:], result.query)),
-                write.data.eq(result.data), read.addr.eq(Cat(beat, row)),
+                write.data.eq(result.data), read.addr.eq(Cat(next_beat, next_row)),
             ]
             banks.append(read.data)
         target = self.memory
@@ -67,7 +68,9 @@ class OutputWriter(wiring.Component):
             target.request.payload.beats.eq(output.rows * output.beats),
             target.data.payload.data.eq(Cat(banks)), target.data.payload.strobe.eq(~0),
             target.data.payload.last.eq(last),
+            next_row.eq(row), next_beat.eq(beat),
         ]
+        m.d.sync += [row.eq(next_row), beat.eq(next_beat)]
         with m.FSM():
             with m.State("MERGE"):
                 m.d.comb += self.merge.valid.eq(self.outputs.valid)
@@ -83,15 +86,12 @@ class OutputWriter(wiring.Component):
                 m.d.comb += target.request.valid.eq(1)
                 with m.If(target.request.ready):
                     m.next = "MOVE_BEAT"
-            with m.State("READ_BANKS"):
-                m.next = "MOVE_BEAT"
             with m.State("MOVE_BEAT"):
                 m.d.comb += target.data.valid.eq(1)
                 with m.If(target.data.ready):
-                    m.d.sync += beat.eq(beat + 1)
+                    m.d.comb += next_beat.eq(beat + 1)
                     with m.If(beat == output.beats - 1):
-                        m.d.sync += [beat.eq(0), row.eq(row + 1)]
-                    m.next = "READ_BANKS"
+                        m.d.comb += [next_beat.eq(0), next_row.eq(row + 1)]
                     with m.If(last):
                         m.next = "WAIT_FOR_ANSWER"
             with m.State("WAIT_FOR_ANSWER"):

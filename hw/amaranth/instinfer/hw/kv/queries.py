@@ -12,7 +12,9 @@ from ..stream.fifo import StreamFIFO
 
 BUFFER_BEATS = 64
 """The largest head: 8 queries of 128 dims."""
-QUERY_LOAD = data.StructLayout({"address": 64, "queries": 4, "beats": 4, "wide": 1, "head_slot": 3})
+QUERY_LOAD = data.StructLayout({
+    "address": 64, "queries": 4, "beats": 4, "wide": 1, "head_slot": 3, "scale2": 32,
+})
 
 
 class QueryLoader(wiring.Component):
@@ -26,21 +28,27 @@ class QueryLoader(wiring.Component):
 
     Members
     -------
-    loads : heads; taken when the last beat of the head has been sent
+    loads : heads; taken when all rows of the head are in the cores
     queries : the rows
-    error : a one-cycle pulse: the host refused a beat (the rows are sent with what came)
+    scale2 : of the head whose rows are being sent
+    idle : the cores have every row that was sent
+    error : pulse with the ``head_slot`` of the load: the host refused a beat (the rows are sent with what
+        came)
+    loaded : pulse with the ``head_slot`` of the load: it is taken
     memory : host memory
 
-    Latency: a round trip of host memory and 4 cycles. Throughput: one query beat per cycle. Back-pressure:
-    ``queries`` may stall for any time; host data are always taken.
+    Latency: a round trip of host memory, 4 cycles, and what ``idle`` takes. Throughput: one query beat per
+    cycle, one head at a time. Back-pressure: ``queries`` may stall for any time; host data are always taken.
     """
 
     def __init__(self, *, config: EngineConfig):
         self.config = config
+        pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})
         super().__init__({
             "loads": In(stream.Signature(QUERY_LOAD)),
             "queries": Out(stream.Signature(query_beat(config))),
-            "error": Out(1),
+            "scale2": Out(32), "idle": In(1),
+            "error": Out(pulse), "loaded": Out(pulse),
             "memory": Out(MemoryReadPort()),
         })
 
@@ -60,6 +68,9 @@ class QueryLoader(wiring.Component):
             beat.head_slot.eq(head_slot), beat.query.eq(row), beat.group.eq(group),
             beat.data.eq(Mux(real, source.payload.data.word_select(group[:2], 64), 0)),
             beat.last.eq(group == Mux(load.wide, 31, 15)),
+            self.scale2.eq(load.scale2),
+            self.error.head_slot.eq(load.head_slot), self.loaded.head_slot.eq(load.head_slot),
+            self.loaded.valid.eq(self.loads.valid & self.loads.ready),
         ]
         with m.FSM():
             with m.State("REQUEST"):
@@ -72,12 +83,14 @@ class QueryLoader(wiring.Component):
                 with m.If(self.queries.valid & self.queries.ready):
                     m.d.sync += group.eq(group + 1)
                     with m.If(real & (group[:2] == 3)):
-                        m.d.comb += [source.ready.eq(1), self.error.eq(source.payload.error)]
+                        m.d.comb += [source.ready.eq(1), self.error.valid.eq(source.payload.error)]
                     with m.If(beat.last):
                         m.d.sync += [group.eq(0), row.eq(row + 1), count.eq(count + 1)]
                         with m.If(row == c.queries - 1):
                             m.d.sync += [row.eq(0), head_slot.eq(head_slot + 1)]
                         with m.If(count == load.queries - 1):
-                            m.d.comb += self.loads.ready.eq(1)
-                            m.next = "REQUEST"
+                            m.next = "LAND"
+            with m.State("LAND"), m.If(self.idle):
+                m.d.comb += self.loads.ready.eq(1)
+                m.next = "REQUEST"
         return m

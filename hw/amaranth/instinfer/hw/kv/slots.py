@@ -11,8 +11,9 @@ from ..signatures import slot_beat
 from ..stream.arbiter import RoundRobin
 
 
-class SlotSwitch(wiring.Component):
-    """Leads slots with ``read_back`` past the attention core.
+class SlotGate(wiring.Component):
+    """Lets slots into the attention core when the queries of their head are there, and leads those with
+    ``read_back`` past it.
 
     Parameters
     ----------
@@ -21,23 +22,28 @@ class SlotSwitch(wiring.Component):
     Members
     -------
     slots : input
+    loaded : per head slot (of pass 0), its queries are in the core; does not fall while it has slots here
     core, read_back : outputs
 
-    Latency: 0 cycles. Throughput: one beat per cycle. Back-pressure: a slot waits for its own output only;
-    slots behind it wait for it.
+    Latency: 0 cycles. Throughput: one beat per cycle. Back-pressure: a slot waits for its own output and its
+    own queries only; slots behind it wait for it. Loading queries must therefore never wait for slots.
     """
 
     def __init__(self, *, config: EngineConfig):
         slots = stream.Signature(slot_beat(config))
-        super().__init__({"slots": In(slots), "core": Out(slots), "read_back": Out(slots)})
+        super().__init__({
+            "slots": In(slots), "loaded": In(config.head_slots), "core": Out(slots), "read_back": Out(slots),
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         aside = self.slots.payload.read_back
+        loaded = self.loaded.bit_select(self.slots.payload.base_slot, 1)
         m.d.comb += [
-            self.core.payload.eq(self.slots.payload), self.core.valid.eq(self.slots.valid & ~aside),
+            self.core.payload.eq(self.slots.payload),
+            self.core.valid.eq(self.slots.valid & ~aside & loaded),
             self.read_back.payload.eq(self.slots.payload), self.read_back.valid.eq(self.slots.valid & aside),
-            self.slots.ready.eq(self.core.ready),
+            self.slots.ready.eq(self.core.ready & loaded),
         ]
         with m.If(aside):
             m.d.comb += self.slots.ready.eq(self.read_back.ready)

@@ -39,7 +39,6 @@ class StripeWalker(wiring.Component):
     Members
     -------
     walks : heads; taken when the last stripe has been asked for
-    go : stripes may be asked for (map entries are fetched before)
     entry_reads, entries : an `EntryReader`
     requests : READ requests for the channels
     tail : stripes for the `TailReader`
@@ -54,7 +53,6 @@ class StripeWalker(wiring.Component):
         self.config = config
         super().__init__({
             "walks": In(stream.Signature(WALK)),
-            "go": In(1),
             "entry_reads": Out(stream.Signature(DRAM_BITS)),
             "entries": In(stream.Signature(ENTRY_READ)),
             "requests": Out(stream.Signature(routed(channel_request(config)))),
@@ -100,7 +98,7 @@ class StripeWalker(wiring.Component):
                 m.d.comb += channels.start.eq(1)
                 m.d.sync += [asked.eq(0), taken.eq(0), left.eq(walk.context), asking.eq(1)]
                 m.next = "PLACE"
-            with m.State("PLACE"), m.If(channels.done & self.go):
+            with m.State("PLACE"), m.If(channels.done):
                 m.d.sync += channel.eq(first_channel(c, channels.remainder))
                 m.next = "TAKE_ENTRY"
             with m.State("TAKE_ENTRY"):
