@@ -9,7 +9,7 @@ import pytest
 
 from instinfer.abi import arith
 from instinfer.abi.commands import Dtype, Table
-from instinfer.abi.layout import RowShape, SketchShape, flash_stripes
+from instinfer.abi.layout import KIND_SKETCH, TUPLE_OFFSET, RowShape, SketchShape, flash_stripes
 from instinfer.cosim.state import DriveState
 from instinfer.host import (
     PCA,
@@ -227,7 +227,7 @@ def test_a_layer_that_begins_with_one_token(csd: Csd) -> None:
     basis = sequence.sketches.bases[0]
     sequence.write(0, k[1:], v[1:])
     assert sequence.sketches.bases[0] is basis
-    np.testing.assert_array_equal(basis, ChosenDims().fit(k[:1]))
+    np.testing.assert_array_equal(basis.keys, ChosenDims().fit(k[:1]).keys)
     assert_same_bits(sequence.attend(0, q, policy=FEW),
                      sketch_attention(csd.config, sequence, sketcher, q, k, v, FEW))
 
@@ -247,8 +247,37 @@ def test_sequences_have_bases_of_their_own(csd: Csd) -> None:
     one.free()
     three = cache.new_sequence()
     three.write(0, k2, v2)
-    np.testing.assert_array_equal(three.sketches.bases[0], two.sketches.bases[0])
+    np.testing.assert_array_equal(three.sketches.bases[0].keys, two.sketches.bases[0].keys)
     assert_same_bits(three.attend(0, q, policy=FEW), two.attend(0, q, policy=FEW))
+
+
+def test_queries_of_the_prompt_shape_the_basis(csd: Csd) -> None:
+    random = rng("prompt queries")
+    sketcher = PCA()
+    cache = csd.kv_cache(**shape_of(sketch=sketcher))
+    k, v = (random_half(random, (200, 2, 64)) for _ in range(2))
+    queries = random_half(random, (50, 4, 64))
+    queries[:, :, 20:] *= np.float16(0.05)
+    plain, weighted = cache.new_sequence(), cache.new_sequence()
+    plain.write(0, k, v)
+    weighted.write(0, k, v, queries)
+    grouped = queries.reshape(50, 2, 2, 64)
+    expected = sketcher.fit(k.astype(np.float32), grouped)
+    for found, each in zip(weighted.sketches.bases[0], expected, strict=True):
+        np.testing.assert_array_equal(found, each)
+    assert (plain.sketches.bases[0].keys != expected.keys).any()
+    q = queries[7]
+    for sequence in (plain, weighted):
+        assert_same_bits(sequence.attend(0, q, policy=FEW),
+                         sketch_attention(csd.config, sequence, sketcher, q, k, v, FEW))
+    bad = queries.copy()
+    bad[3, 1, 5] = np.nan
+    with pytest.raises(ValueError, match="queries: NaN or Inf"):
+        cache.new_sequence().write(0, k, v, bad)
+    with pytest.raises(ValueError, match=r"queries is float16 \(50, 3, 64\)"):
+        plain.write(0, k, v, queries[:, :3])
+    plain.write(0, k[:20], v[:20], queries)  # the basis stays
+    assert (plain.sketches.bases[0].keys != expected.keys).any()
 
 
 def test_reading_back_beside_sketches(csd: Csd) -> None:
@@ -367,6 +396,24 @@ def test_equal_sketches_leave_equal_drives(csd_kind: str, tmp_path: Path) -> Non
     assert [text for text in one.differences(two) if "buffered sketches" in text]
 
 
+def test_bytes_that_hold_nothing_are_zero_in_flash(csd: Csd, tmp_path: Path) -> None:
+    """Whatever the stripe buffers held before: here rows, scales and sketches that fill their slots."""
+    random = rng("unused bytes")
+    filled(csd, random, 2000, dtype="int8", max_tokens=2000)[0].free()
+    filled(csd, random, 400, PCA(24, 8), dtype="int8", head_dim=128)
+    csd.save(tmp_path)
+    config = csd.config
+    data = DriveState.load(tmp_path).nand_data[:, :config.slots_per_page * config.slot_bytes]
+    slots = data.reshape(-1, config.slot_bytes)
+    of_sketches = slots[:, TUPLE_OFFSET + 7] == KIND_SKETCH
+    sketches, rows = slots[of_sketches], slots[~of_sketches]
+    assert len(sketches)
+    assert sketches[:, :24 * 34].any(axis=1).all()
+    assert not sketches[:, 24 * 34:TUPLE_OFFSET].any()
+    assert rows[:, 1024:1040].any(axis=1).all()
+    assert not rows[:, 1040:TUPLE_OFFSET].any()
+
+
 @pytest.mark.parametrize(("dtype", "queries"), [("int8", 4), ("fp16", 8)])
 def test_long_sketches_on_product(dtype: str, queries: int) -> None:
     random = rng(f"long sketch {dtype}")
@@ -387,7 +434,7 @@ def test_scores_are_those_of_the_driver_and_of_nobody_else(csd: Csd) -> None:
     sequence = filled(csd, random, 300)[0]
     q = random_half(random, (4, 64), 3)
     basis = sequence.sketches.bases[0]
-    sequence.sketches.bases[0] = -basis
+    sequence.sketches.bases[0] = basis._replace(queries=-basis.queries)
     out = sequence.attend(0, q, policy=FEW)
     sequence.sketches.bases[0] = basis
     assert (out != sequence.attend(0, q, policy=FEW)).any()

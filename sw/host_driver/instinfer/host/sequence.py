@@ -68,13 +68,22 @@ class Sequence:
         self.generation = generation
 
     # -- writing -------------------------------------------------------------------------------
-    def write(self, layer: int, k: Rows, v: Rows) -> None:
-        """Append a run of tokens (prefill); the rows are safe in the device when it returns."""
-        self.write_async(layer, k, v).result()
+    def write(self, layer: int, k: Rows, v: Rows, queries: Half | None = None) -> None:
+        """Append a run of tokens (prefill); the rows are safe in the device when it returns.
 
-    def write_async(self, layer: int, k: Rows, v: Rows) -> Pending[int]:
+        Args:
+            queries: the prompt's, or some of them, (any, query_heads, head_dim): the write that begins a
+                layer fits the basis of its sketches to them too, which PCA gains by. Nothing else uses them.
+        """
+        self.write_async(layer, k, v, queries).result()
+
+    def write_async(self, layer: int, k: Rows, v: Rows, queries: Half | None = None) -> Pending[int]:
         """:meth:`write` without waiting; the result is the resident count."""
-        return self._store(Opcode.KV_WRITE, layer, k, v)
+        if queries is not None:
+            shape = self._shape
+            require_array("queries", queries, np.float16, (count_tokens(queries), shape.query_heads,
+                                                           shape.head_dim), "(any, query_heads, head_dim)")
+        return self._store(Opcode.KV_WRITE, layer, k, v, queries)
 
     def append(self, layer: int, k: Rows, v: Rows) -> None:
         """Append one token (kv_heads, head_dim), or a few (tokens, kv_heads, head_dim)."""
@@ -85,13 +94,14 @@ class Sequence:
         one = not token_axis(k)
         return self._store(Opcode.KV_APPEND, layer, *((as_one_token(k), as_one_token(v)) if one else (k, v)))
 
-    def _store(self, opcode: Opcode, layer: int, k: Rows, v: Rows) -> Pending[int]:
+    def _store(self, opcode: Opcode, layer: int, k: Rows, v: Rows,
+               queries: Half | None = None) -> Pending[int]:
         shape = self._shape
         tokens = count_tokens(k)
         keys, values = (records_of(name, rows, shape, (tokens,), "(tokens, kv_heads, head_dim)")
                         for name, rows in (("k", k), ("v", v)))
         first = self._position(layer)
-        keys = self.sketches.of_keys(layer, first, keys)
+        keys = self.sketches.of_keys(layer, first, keys, queries)
         step = self._step()
         commands = []
         for start in range(0, tokens, step):

@@ -15,8 +15,8 @@ first write. Write the prompt in one piece.
 import abc
 import base64
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,33 @@ from instinfer.abi.arith import F16, I8
 from instinfer.abi.errors import require
 from instinfer.abi.layout import SketchShape
 
-Basis = NDArray[np.float32]
-"""(kv_heads, dims, head_dim)"""
 Reals = NDArray[np.floating]
+
+
+class Basis(NamedTuple):
+    """What one layer's sketches are made with: projections (kv_heads, dims, head_dim) of keys, from which
+    ``mean`` (kv_heads, head_dim) is taken first, and of queries.
+
+    The mean moves all scores of a query alike, so that no choice depends on it.
+    """
+
+    keys: NDArray[np.float32]
+    queries: NDArray[np.float32]
+    mean: NDArray[np.float32]
+
+    @classmethod
+    def of_directions(cls, directions: Reals) -> "Basis":
+        """The same orthonormal directions for both, no mean."""
+        same = directions.astype(np.float32)
+        return cls(same, same, np.zeros((same.shape[0], same.shape[2]), np.float32))
+
+
 
 CLIPPING = (1.0, 0.85, 0.7, 0.55, 0.4)
 """Shares of a vector's largest value that are tried as the end of its range; the least squared error wins."""
 SMALLEST_SCALE = 2.0 ** -24
+EVEN_SHARE = 1e-3
+"""Of an even distribution, mixed into the second moment of queries, so that it can be inverted."""
 
 
 def quantise_sketches(vectors: Reals, bits: int) -> tuple[I8, F16]:
@@ -78,8 +98,9 @@ class Sketcher(abc.ABC):
         SketchShape(self.dims, self.bits)
 
     @abc.abstractmethod
-    def fit(self, keys: Reals) -> Basis:
-        """A basis from keys (tokens, kv_heads, head_dim), at least one token."""
+    def fit(self, keys: Reals, queries: Reals | None = None) -> Basis:
+        """A basis from keys (tokens, kv_heads, head_dim), at least one token, and from some queries (any,
+        kv_heads, queries, head_dim) where the user gave some."""
 
     def keys(self, basis: Basis, keys: Reals) -> tuple[I8, F16]:
         """Sketches (tokens, kv_heads, dims) of keys (tokens, kv_heads, head_dim), scales (tokens, kv_heads).
@@ -87,19 +108,25 @@ class Sketcher(abc.ABC):
         Raises:
             ValueError: keys too large for the device's scales.
         """
-        projected = np.matmul(keys.swapaxes(0, 1), basis.swapaxes(1, 2), dtype=np.float64)
+        projected = np.matmul(keys.swapaxes(0, 1) - basis.mean[:, None].astype(np.float64),
+                              basis.keys.swapaxes(1, 2), dtype=np.float64)
         return quantise_sketches(projected.swapaxes(0, 1), self.bits)
 
     def queries(self, basis: Basis, queries: Reals, scale2: float) -> NDArray[np.float64]:
         """Projections (kv_heads, queries, dims) of queries (kv_heads, queries, head_dim) times ``scale2``,
         the softmax scale with log2(e) in it."""
-        projected: NDArray[np.float64] = np.matmul(queries, basis.swapaxes(1, 2), dtype=np.float64)
+        projected: NDArray[np.float64] = np.matmul(queries, basis.queries.swapaxes(1, 2),
+                                                      dtype=np.float64)
         return projected * scale2
 
 
 @dataclasses.dataclass(frozen=True)
 class PCA(Sketcher):
-    """The ``dims`` directions that hold most of the keys' energy: eigenvectors of their second moment.
+    """The ``dims`` directions that matter most for q . k, of keys without their mean.
+
+    Without queries, those in which the keys vary most: eigenvectors of their second moment. With queries, a
+    direction counts as much as the queries point along it: the basis leaves the smallest mean square error
+    in q . k, and keys and queries have projections of their own, transposed inverses of each other.
 
     A first write of fewer than ``fit_tokens`` tokens says too little about directions; its basis is that of
     :class:`ChosenDims`, for good.
@@ -107,13 +134,31 @@ class PCA(Sketcher):
 
     fit_tokens: int = 64
 
-    def fit(self, keys: Reals) -> Basis:
+    def fit(self, keys: Reals, queries: Reals | None = None) -> Basis:
         if len(keys) < self.fit_tokens:
             return _chosen_dims(keys, self.dims)
         by_head = np.asarray(keys, np.float64).swapaxes(0, 1)
-        moment = np.matmul(by_head.swapaxes(1, 2), by_head)
-        _, vectors = np.linalg.eigh(moment)  # ascending eigenvalues
-        return vectors[..., ::-1][..., :self.dims].swapaxes(1, 2).astype(np.float32)
+        mean = by_head.mean(axis=1)
+        by_head = by_head - mean[:, None]
+        root = inverse = np.broadcast_to(np.eye(keys.shape[-1]), (len(mean), *2 * keys.shape[-1:]))
+        if queries is not None:
+            root, inverse = _roots(np.asarray(queries, np.float64))
+        _, vectors = np.linalg.eigh(root @ np.matmul(by_head.swapaxes(1, 2), by_head) @ root)
+        largest = vectors[..., ::-1][..., :self.dims]  # eigenvalues came in ascending order
+        key_side, query_side = ((side @ largest).swapaxes(1, 2).astype(np.float32)
+                                for side in (root, inverse))
+        return Basis(key_side, query_side, mean.astype(np.float32))
+
+
+def _roots(queries: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Square root of the queries' second moment per KV head, in units of its mean, and its inverse."""
+    flat = queries.swapaxes(0, 1).reshape(queries.shape[1], -1, queries.shape[-1])
+    moment = np.matmul(flat.swapaxes(1, 2), flat)
+    mean = np.trace(moment, axis1=1, axis2=2)[:, None, None] / queries.shape[-1]
+    unit = np.divide(moment, mean, out=np.zeros_like(moment), where=mean > 0)
+    values, vectors = np.linalg.eigh(unit + EVEN_SHARE * np.eye(queries.shape[-1]))
+    side = np.sqrt(np.maximum(values, EVEN_SHARE))[:, None]
+    return (vectors * side) @ vectors.swapaxes(1, 2), (vectors / side) @ vectors.swapaxes(1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,24 +168,24 @@ class TruncatedKey(Sketcher):
     dims: int = 64
     bits: int = 2
 
-    def fit(self, keys: Reals) -> Basis:
+    def fit(self, keys: Reals, queries: Reals | None = None) -> Basis:
         heads, head_dim = keys.shape[1:]
-        unit = np.eye(head_dim, dtype=np.float32)[:self.dims]
-        return np.broadcast_to(unit, (heads, self.dims, head_dim)).copy()
+        unit = np.eye(head_dim)[:self.dims]
+        return Basis.of_directions(np.broadcast_to(unit, (heads, self.dims, head_dim)))
 
 
 @dataclasses.dataclass(frozen=True)
 class ChosenDims(Sketcher):
     """The ``dims`` dims of K with the largest mean magnitude, per KV head."""
 
-    def fit(self, keys: Reals) -> Basis:
+    def fit(self, keys: Reals, queries: Reals | None = None) -> Basis:
         return _chosen_dims(keys, self.dims)
 
 
 def _chosen_dims(keys: Reals, dims: int) -> Basis:
     magnitude = np.abs(np.asarray(keys, np.float64)).mean(axis=0)
     chosen = np.sort(np.argsort(-magnitude, axis=-1, kind="stable")[:, :dims], axis=-1)
-    return np.eye(keys.shape[-1], dtype=np.float32)[chosen]
+    return Basis.of_directions(np.eye(keys.shape[-1])[chosen])
 
 
 # -- saved drives ------------------------------------------------------------------------------------
@@ -157,9 +202,10 @@ def sketcher_from_json(document: tuple[str, Mapping[str, Any]]) -> Sketcher | No
 
 
 def basis_to_json(basis: Basis) -> list[Any]:
-    return [list(basis.shape), base64.b64encode(np.ascontiguousarray(basis, "<f4").tobytes()).decode()]
+    return [[list(part.shape), base64.b64encode(np.ascontiguousarray(part, "<f4").tobytes()).decode()]
+            for part in basis]
 
 
-def basis_from_json(document: tuple[list[int], str]) -> Basis:
-    shape, data = document
-    return np.frombuffer(base64.b64decode(data), "<f4").astype(np.float32).reshape(shape)
+def basis_from_json(document: Iterable[tuple[list[int], str]]) -> Basis:
+    return Basis(*(np.frombuffer(base64.b64decode(data), "<f4").astype(np.float32).reshape(shape)
+                   for shape, data in document))

@@ -42,9 +42,10 @@ class LayerSketches:
         self._sketcher = sketcher
         self.bases: dict[int, Basis] = {}
 
-    def of_keys(self, layer: int, first: int, keys: Records) -> Records:
+    def of_keys(self, layer: int, first: int, keys: Records, queries: "Half | None" = None) -> Records:
         """Records (tokens, kv_heads) with their sketches, unchanged in a cache without; ``first`` is the
-        number of their first token, and token 0 fits the layer's basis anew.
+        number of their first token, and token 0 fits the layer's basis anew, with ``queries`` (any,
+        query_heads, head_dim) where there are some.
 
         Raises:
             ValueError: a key cannot be sketched.
@@ -56,8 +57,14 @@ class LayerSketches:
         if not np.isfinite(keys.rows).all():
             raise ValueError("k: NaN or Inf in a key: every operand must be finite")
         if first == 0:
-            sample = keys.part(slice(None, None, -(-len(keys.rows) // FIT_TOKENS)))
-            self.bases[layer] = self._known(layer, self._sketcher).fit(_widened(sample))
+            sample = _widened(keys.part(_sample(len(keys.rows))))
+            looked_for = None
+            if queries is not None and len(queries):
+                if not np.isfinite(queries).all():
+                    raise ValueError("queries: NaN or Inf: every operand must be finite")
+                some = queries[_sample(len(queries))]
+                looked_for = some.reshape(len(some), self._shape.kv_heads, -1, self._shape.head_dim)
+            self.bases[layer] = self._known(layer, self._sketcher).fit(sample, looked_for)
         basis, sketcher = self._known(layer, self.bases.get(layer)), self._known(layer, self._sketcher)
         packed = np.empty((*keys.rows.shape[:2], sketch.vector_bytes), np.uint8)
         scale = np.empty(keys.rows.shape[:2], np.float16)
@@ -87,6 +94,10 @@ class LayerSketches:
             raise DriverError(f"the drive was saved without what its sketches of layer {layer} were made "
                               "with: write the tokens anew, or attend with Dense()")
         return found
+
+
+def _sample(tokens: int) -> slice:
+    return slice(None, None, -(-tokens // FIT_TOKENS))
 
 
 def _widened(keys: Records) -> NDArray[np.float32]:
