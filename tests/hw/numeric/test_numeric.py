@@ -19,9 +19,8 @@ from instinfer.hw.numeric.quantise import QueryElement
 from instinfer.hw.numeric.reciprocal import Reciprocal
 from instinfer.hw.numeric.score import ScoreShift
 from instinfer.hw.numeric.shift import FloorShift
+from support.pipelines import run_pipeline
 from support.seeds import rng
-
-from .pipelines import run_pipeline
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 

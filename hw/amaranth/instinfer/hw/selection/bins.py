@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Histograms: counters per bin, and the search for the bin that a rank falls into."""
+
+from collections.abc import Iterable
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.errors import require
+from instinfer.abi.selection import KEY_BITS
+
+from .ports import KEEP_BITS
+
+DIGIT_BITS = KEY_BITS // 2
+BINS = 1 << DIGIT_BITS
+
+
+def largest(numbers: Iterable[Value]) -> Value:
+    """By a tree of comparisons."""
+    values = list(numbers)
+    while len(values) > 1:
+        pairs = list(zip(values[::2], values[1::2], strict=False))
+        values = [Mux(a > b, a, b) for a, b in pairs] + values[2 * len(pairs):]
+    return values[0]
+
+
+class BinCounter(wiring.Component):
+    """A counter per bin in a block RAM. Each cycle one bin is counted up (``add``), set to zero (``zero``) or
+    just looked at.
+
+    ``count`` is that of the bin of two cycles before, as it was before that cycle's operation. Throughput:
+    one operation per cycle, the same bin again and again included. No back-pressure.
+
+    Parameters
+    ----------
+    bins : counters, 2 or more
+    count_max : a counter never exceeds it
+    """
+
+    latency = 2
+
+    def __init__(self, *, bins: int, count_max: int) -> None:
+        require(isinstance(bins, int) and bins >= 2, "bins", bins, "2 or more", "One bin needs no histogram.")
+        self._bins, self._count = bins, range(count_max + 1)
+        super().__init__({
+            "bin": In(range(bins)), "add": In(1), "zero": In(1), "count": Out(range(count_max + 1)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        memory: Memory = Memory(shape=len(self.count), depth=self._bins, init=[])
+        m.submodules.memory = memory
+        read, write = memory.read_port(), memory.write_port()
+        before, after = Signal(self._count), Signal(self._count)
+        bin_1, bin_2 = Signal(range(self._bins), reset_less=True), Signal(range(self._bins), reset_less=True)
+        add, zero, written = Signal(), Signal(), Signal()
+        stored = Signal(self._count, reset_less=True)
+        m.d.comb += [
+            read.addr.eq(self.bin),
+            # What was written in the cycle before came too late for the read.
+            before.eq(Mux(written & (bin_1 == bin_2), stored, read.data)),
+            after.eq(Mux(zero, 0, before + 1)),
+            write.addr.eq(bin_1), write.data.eq(after), write.en.eq(add | zero),
+        ]
+        m.d.sync += [
+            bin_1.eq(self.bin), add.eq(self.add), zero.eq(self.zero),
+            bin_2.eq(bin_1), written.eq(write.en), stored.eq(after),
+            self.count.eq(before),
+        ]
+        return m
+
+
+class BinScan(wiring.Component):
+    """From bin ``top`` downwards: the first bin at which ``need`` or more have been counted.
+
+    ``start`` takes ``top`` and ``need`` (1 or more); from the next cycle on ``bin`` asks the counters, whose
+    ``counts`` of all lanes come `BinCounter.latency` cycles later. ``done`` comes with ``found``, the bin,
+    and ``rest``, how many of it are needed: 1 to its count. Both stay until the next ``start``.
+
+    Latency: ``latency`` cycles for the top bin and one more for each below. There must be ``need`` in all.
+
+    Parameters
+    ----------
+    bins : of the histogram
+    lanes : counters that are added up
+    count_max : of one lane
+    need_bits : of ``need``
+    """
+
+    latency = BinCounter.latency + 3
+
+    def __init__(self, *, bins: int, lanes: int, count_max: int, need_bits: int) -> None:
+        self._bins, self._lanes, self._count_max = bins, lanes, count_max
+        super().__init__({
+            "start": In(1), "top": In(range(bins)), "need": In(need_bits),
+            "bin": Out(range(bins)), "counts": In(range(count_max + 1)).array(lanes),
+            "done": Out(1), "found": Out(range(bins)), "rest": Out(need_bits),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        total = Signal(range(self._lanes * self._count_max + 1), reset_less=True)
+        asked = Signal(BinCounter.latency + 2)
+        m.d.sync += [
+            total.eq(sum(self.counts[lane] for lane in range(self._lanes))),
+            self.bin.eq(self.bin - 1), asked.eq(asked << 1 | asked[0]), self.done.eq(0),
+        ]
+        with m.If(asked[-1]):
+            with m.If(total >= self.rest):
+                m.d.sync += [asked.eq(0), self.done.eq(1)]
+            with m.Else():
+                m.d.sync += [self.rest.eq(self.rest - total), self.found.eq(self.found - 1)]
+        with m.If(self.start):
+            m.d.sync += [self.bin.eq(self.top), self.found.eq(self.top), self.rest.eq(self.need), asked.eq(1)]
+        return m
+
+
+class KeyHistogram(wiring.Component):
+    """Histograms of both digits of the candidates' keys, and the search for a rank in each.
+
+    ``add`` counts the digits of a row, those of the histogram that ``low`` names. ``search``, `settle` cycles
+    after the last of them or later, looks from the largest digit that was counted downwards for the one at
+    which ``need`` digits have been met: ``done``, ``found`` and ``rest`` as of `BinScan`. ``clear`` zeroes
+    both histograms; ``clearing`` is 1 for the 1024 cycles that takes, and after reset.
+
+    One row per cycle, no back-pressure.
+
+    Parameters
+    ----------
+    lanes : digits of a row
+    rows : most rows that are added
+    """
+
+    settle = BinCounter.latency
+
+    def __init__(self, *, lanes: int, rows: int) -> None:
+        self._lanes, self._rows = lanes, rows
+        super().__init__({
+            "low": In(1), "add": In(lanes), "digits": In(DIGIT_BITS).array(lanes),
+            "search": In(1), "need": In(KEEP_BITS),
+            "done": Out(1), "found": Out(DIGIT_BITS), "rest": Out(KEEP_BITS),
+            "clear": In(1), "clearing": Out(1, init=1),  # type: ignore[call-arg]
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        cleared = Signal(DIGIT_BITS + 1)
+        with m.If(self.clearing):
+            m.d.sync += cleared.eq(cleared + 1)
+            with m.If(cleared.all()):
+                m.d.sync += self.clearing.eq(0)
+        with m.If(self.clear):
+            m.d.sync += self.clearing.eq(1)
+        m.submodules.scan = scan = BinScan(
+            bins=BINS, lanes=self._lanes, count_max=self._rows, need_bits=KEEP_BITS)
+        counted = []
+        for lane in range(self._lanes):
+            m.submodules[f"bins_{lane}"] = counter = BinCounter(bins=2 * BINS, count_max=self._rows)
+            digit = Signal(DIGIT_BITS, name=f"digit_{lane}")
+            m.d.comb += [
+                counter.zero.eq(self.clearing), counter.add.eq(self.add[lane] & ~self.clearing),
+                counter.bin.eq(Mux(self.clearing, cleared,
+                                   Cat(Mux(self.add[lane], self.digits[lane], scan.bin), self.low))),
+                scan.counts[lane].eq(counter.count),
+            ]
+            m.d.sync += digit.eq(Mux(self.add[lane], self.digits[lane], 0))
+            counted.append(digit)
+        highest, top = Signal(DIGIT_BITS), largest(counted)
+        with m.If(self.search):
+            m.d.sync += highest.eq(0)
+        with m.Elif(top > highest):
+            m.d.sync += highest.eq(top)
+        m.d.comb += [
+            scan.start.eq(self.search), scan.top.eq(highest), scan.need.eq(self.need),
+            self.done.eq(scan.done), self.found.eq(scan.found), self.rest.eq(scan.rest),
+        ]
+        return m

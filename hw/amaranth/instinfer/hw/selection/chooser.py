@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The choice among the groups of one head (``selection.log_sums``, ``group_keys``, ``top``)."""
+
+from typing import Any
+
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.errors import require
+from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
+
+from ..numeric.pipeline import stages
+from ..stream.fifo import StreamFIFO
+from .bins import BINS, DIGIT_BITS, BinScan, KeyHistogram
+from .keys import RELATIVE_BITS, TOP_BITS, GroupKey, QuerySums, TermArray
+from .ports import KEEP_BITS, choice_beat, choice_job, group_beat, passes_max
+from .scorememory import STRIDE_BITS, ScoreMemory
+
+_EMIT = ScoreMemory.latency + 2
+_FIFO_DEPTH = 16
+
+
+class GroupChooser(wiring.Component):
+    """Takes the group maxima of one head in any order and says which groups are chosen.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+    score_groups : groups, times passes rounded up to a power of two, that the score memory holds (a power of
+        two from 64 to 262,144)
+    lanes : groups that are looked at per cycle: 2, 4 or 8
+
+    Members
+    -------
+    jobs : what to choose from; taken when idle
+    too_long : pulse in the cycle after a job was taken: the score memory does not hold it, and nothing else
+        happens (its maxima must not be sent)
+    maxima : each group of each pass once
+    wanted : head slots whose maxima are taken now; those of others stay in front of ``maxima``, so keep them
+        out of its way
+    choice : ``lanes`` groups a beat
+    busy : a job is under way
+
+    A group that is no candidate counts in the sums and is never chosen. ``keep`` = 0 chooses none, ``keep``
+    at or above the number of candidates all, both without looking at the scores.
+
+    Time: one cycle per group and pass while they come; then ``cycles`` at most until the last beat of the
+    choice is offered. Back-pressure: no job and no maxima are taken from the last maximum to the last beat of
+    the choice; its beats wait in a queue of 16, then the emission pauses.
+    """
+
+    def __init__(self, *, config: EngineConfig, score_groups: int = 16384, lanes: int = 4) -> None:
+        require(lanes in (2, 4, 8), "lanes", lanes, "2, 4 or 8", "Four keep up with eight channels.")
+        require(isinstance(score_groups, int) and 64 <= score_groups <= 1 << KEEP_BITS
+                and score_groups & (score_groups - 1) == 0, "score_groups", score_groups,
+                "a power of two from 64 to 262144", "16384 hold 131,072 tokens in groups of 8, in one pass.")
+        self._config, self._score_groups, self._lanes = config, score_groups, lanes
+        self._passes = passes_max(config)
+        self._rows = score_groups // lanes
+        super().__init__({
+            "jobs": In(stream.Signature(choice_job(config))), "too_long": Out(1),
+            "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
+            "choice": Out(stream.Signature(choice_beat(lanes))),
+            "busy": Out(1),
+        })
+
+    def cycles(self, groups: int, passes: int = 1) -> int:
+        """Most cycles from the last maximum to the last beat of the choice, when that is not held up.
+
+        Two sweeps over the words of all passes (sums, keys), two over the keys (histogram, emission):
+        (2 * passes + 2) / lanes per group; and at most twice 512 bins. The bins are zeroed in the 1024 cycles
+        after they have been searched (and after reset); a job that needs them before waits for that.
+        """
+        rows = -(-groups // self._lanes)
+        terms = self._passes + 4
+        sums = ScoreMemory.latency + terms + QuerySums.latency + self._config.queries + 3 + 4
+        keys = ScoreMemory.latency + terms + GroupKey.latency + KeyHistogram.settle + 4
+        scans = 2 * (BINS + BinScan.latency + 2)
+        others = ScoreMemory.latency + _EMIT + 12
+        return passes * (rows + sums) + passes * rows + keys + scans + 2 * rows + others
+
+    def elaborate(self, platform: object) -> Module:
+        return _Elaboration(self, self._config, self._lanes, self._rows, self._passes).module
+
+
+class _Elaboration:
+    """One elaboration of a `GroupChooser`: its signals, and the methods that write its parts."""
+
+    def __init__(self, ports: GroupChooser, config: EngineConfig, lanes: int, rows: int, passes: int) -> None:
+        self.ports, self.config, self.lanes, self.rows, self.passes = ports, config, lanes, rows, passes
+        self.lane_bits = lanes.bit_length() - 1
+        self.module = m = Module()
+        self.job: Any = Signal(choice_job(config))
+        self.stride = Signal(STRIDE_BITS)
+        """Log2 of the words from one group's to the next one's in a lane."""
+        self.tops = [[Signal(signed(TOP_BITS), name=f"top_{p}_{q}") for q in range(config.queries)]
+                     for p in range(passes)]
+        self.log_sums = [[Signal(signed(RELATIVE_BITS), name=f"log_sum_{p}_{q}", reset_less=True)
+                          for q in range(config.queries)] for p in range(passes)]
+        self.left = Signal(range(rows * lanes + 1))
+        self.summed = Signal(range(max(2, passes)))
+        """Pass whose sums are made."""
+        self.high, self.low = Signal(DIGIT_BITS), Signal(DIGIT_BITS)
+        self.ties = Signal(KEEP_BITS)
+        self.everything, self.nothing = Signal(), Signal()
+        # A sweep reads the words of all rows; ``asked`` describes what is read at cycle 0.
+        self.mark = data.StructLayout({
+            "valid": 1, "row": range(rows), "pass": range(max(2, passes)), "final": 1, "candidates": lanes,
+            "in_use": lanes, "end": 1,
+        })
+        self.asked: Any = Signal(self.mark)
+        self.sweeping, self.go, self.all_passes = Signal(), Signal(init=1), Signal()
+        self.row, self.row_pass = Signal(range(rows)), Signal(range(max(2, passes)))
+        self.adding_high, self.adding_low, self.emitting = Signal(), Signal(), Signal()
+        self._sweep(m)
+        self._memory(m)
+        self._terms(m)
+        self._histogram(m)
+        self._emission(m)
+        self._control(m)
+
+    # -- sweeps ------------------------------------------------------------------------------------
+    def _sweep(self, m: Module) -> None:
+        job, asked = self.job, self.asked
+        last_row = (job.groups - 1)[self.lane_bits:]
+        final = ~self.all_passes | (self.row_pass == job.passes - 1)
+        end = final & (self.row == last_row)
+        m.d.comb += [
+            asked.valid.eq(self.sweeping & self.go), asked.row.eq(self.row), asked["pass"].eq(self.row_pass),
+            asked.final.eq(final), asked.end.eq(end & asked.valid),
+        ]
+        for lane in range(self.lanes):
+            group = Cat(C(lane, self.lane_bits), self.row)
+            m.d.comb += [
+                asked.in_use[lane].eq(group < job.groups),
+                asked.candidates[lane].eq((group >= job.first) & (group < job.end) & (group < job.groups)),
+            ]
+        with m.If(asked.valid):
+            with m.If(end):
+                m.d.sync += [self.sweeping.eq(0), self.row.eq(0), self.row_pass.eq(0)]
+            with m.Elif(final):
+                m.d.sync += self.row.eq(self.row + 1)
+                with m.If(self.all_passes):
+                    m.d.sync += self.row_pass.eq(0)
+            with m.Else():
+                m.d.sync += self.row_pass.eq(self.row_pass + 1)
+        self.read_marks: list[Any] = stages(m, asked, ScoreMemory.latency, name="asked", reset=True)
+
+    def _start_sweep(self, m: Module, *, all_passes: int = 0, first_pass: Value | int = 0) -> None:
+        m.d.sync += [self.sweeping.eq(1), self.all_passes.eq(all_passes), self.row_pass.eq(first_pass)]
+
+    # -- score memory ------------------------------------------------------------------------------
+    def _memory(self, m: Module) -> None:
+        config, ports = self.config, self.ports
+        m.submodules.memory = self.memory = memory = ScoreMemory(
+            lanes=self.lanes, queries=config.queries, rows=self.rows, passes=self.passes)
+        found: Any = ports.maxima.payload
+        arriving = ports.maxima.valid & ports.maxima.ready
+        mine = Signal(range(config.head_slots))
+        m.d.comb += [
+            mine.eq(found.head_slot - self.job.head_slot),
+            memory.stride.eq(self.stride),
+            memory.put.eq(arriving), memory.put_group.eq(found.group), memory.put_pass.eq(mine),
+            *(memory.maxima[query].eq(found.maxima[query]) for query in range(config.queries)),
+            memory.row.eq(self.row), memory.pass_.eq(self.row_pass),
+        ]
+        for number in range(self.passes):
+            for query, top in enumerate(self.tops[number]):
+                whole = found.maxima[query][SCORE_FRACTION:].as_signed()
+                with m.If(arriving & (mine == number) & (whole > top)):
+                    m.d.sync += top.eq(whole)
+
+    # -- sums and keys -----------------------------------------------------------------------------
+    def _terms(self, m: Module) -> None:
+        config, job = self.config, self.job
+        queries = config.queries
+        now = self.read_marks[ScoreMemory.latency]
+        m.submodules.terms = terms = TermArray(lanes=self.lanes, queries=queries, passes=self.passes)
+        m.submodules.sums = self.sums = sums = QuerySums(
+            lanes=self.lanes, queries=queries, groups=self.rows * self.lanes)
+        self.summing = Signal()
+        log_sums = Array(Array(row) for row in self.log_sums)
+        tops = Array(Array(row) for row in self.tops)
+        last_pass = now["pass"] == job.passes - 1
+        m.d.comb += [
+            terms.marks.valid.eq(now.valid & (self.summing | self.adding_high)),
+            terms.marks.first.eq(self.summing | (now["pass"] == 0)),
+            terms.marks.final.eq(self.summing | now.final),
+            terms.use_lane.eq(now.in_use),
+            terms.use_query.eq(Mux(last_pass, (1 << job.queries) - 1, (1 << queries) - 1)),
+            terms.fixed.eq(self.summing),
+            sums.valid.eq(terms.marks_out.valid & self.summing),
+        ]
+        for query in range(queries):
+            m.d.comb += [
+                terms.offsets[query].eq(Mux(self.summing, 0, log_sums[now["pass"]][query])),
+                terms.fixed_tops[query].eq(tops[self.summed][query]),
+                sums.tops[query].eq(tops[self.summed][query]),
+            ]
+        marks = stages(m, now, terms.latency + GroupKey.latency, name="marks", reset=True)
+        self.key_marks = key_marks = marks[-1]
+        self.keys = []
+        for lane in range(self.lanes):
+            m.submodules[f"key_{lane}"] = key = GroupKey(queries=queries, passes=self.passes)
+            m.d.comb += [
+                key.marks.valid.eq(terms.marks_out.valid & self.adding_high),
+                key.marks.first.eq(terms.marks_out.first), key.marks.final.eq(terms.marks_out.final),
+                key.top.eq(terms.tops[lane]), self.memory.keys[lane].eq(key.key),
+            ]
+            for query in range(queries):
+                m.d.comb += [
+                    terms.values[lane][query].eq(self.memory.words[lane][query]),
+                    key.terms[query].eq(terms.terms[lane][query]),
+                    sums.terms[lane][query].eq(terms.terms[lane][query]),
+                ]
+            self.keys.append(key)
+        m.d.comb += [self.memory.key_valid.eq(self.keys[0].valid), self.memory.key_row.eq(key_marks.row)]
+        self.sums_end = stages(m, now.end & self.summing, terms.latency + QuerySums.latency,
+                               name="sums_end", reset=True)[-1]
+        self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + KeyHistogram.settle,
+                               name="keys_end", reset=True)[-1]
+
+    # -- histograms --------------------------------------------------------------------------------
+    def _histogram(self, m: Module) -> None:
+        """High digits of the candidates' keys as these are made; then low digits in the threshold's bin."""
+        m.submodules.histogram = self.histogram = histogram = KeyHistogram(lanes=self.lanes, rows=self.rows)
+        now, keyed = self.read_marks[ScoreMemory.latency], self.key_marks
+        for lane, made in enumerate(self.keys):
+            key = self._key(lane)
+            near = now.candidates[lane] & (key[DIGIT_BITS:] == self.high)
+            m.d.comb += [
+                histogram.add[lane].eq(Mux(self.adding_low, now.valid & near,
+                                           self.adding_high & made.valid & keyed.candidates[lane])),
+                histogram.digits[lane].eq(Mux(self.adding_low, key[:DIGIT_BITS], made.key[DIGIT_BITS:])),
+            ]
+        self.lows_end = stages(m, now.end & self.adding_low, 1 + histogram.settle, name="lows_end",
+                               reset=True)[-1]
+
+    def _key(self, lane: int) -> Value:
+        """What is read where a key is."""
+        return self.memory.words[lane][0].as_unsigned()
+
+    # -- emission ----------------------------------------------------------------------------------
+    def _emission(self, m: Module) -> None:
+        m.submodules.fifo = fifo = StreamFIFO(shape=choice_beat(self.lanes), depth=_FIFO_DEPTH)
+        wiring.connect(m, fifo.o, wiring.flipped(self.ports.choice))
+        m.d.comb += self.go.eq(~self.emitting | (fifo.level < _FIFO_DEPTH - _EMIT))
+        marks = stages(m, self.read_marks[ScoreMemory.latency], 1, name="emitted", reset=True)
+        over, equal = Signal(self.lanes, reset_less=True), Signal(self.lanes, reset_less=True)
+        threshold = Cat(self.low, self.high)
+        for lane in range(self.lanes):
+            key, candidate = self._key(lane), marks[0].candidates[lane] & ~self.nothing
+            m.d.sync += [
+                over[lane].eq(candidate & (self.everything | (key > threshold))),
+                equal[lane].eq(candidate & ~self.everything & (key == threshold)),
+            ]
+        chosen = Signal(self.lanes)
+        lower: Value = C(0, 1)
+        for lane in range(self.lanes):
+            m.d.comb += chosen[lane].eq(over[lane] | (equal[lane] & (lower < self.ties)))
+            lower = lower + equal[lane]
+        emitted = marks[1].valid & self.emitting
+        with m.If(emitted):
+            m.d.sync += self.ties.eq(Mux(lower < self.ties, self.ties - lower, 0))
+        m.d.comb += [
+            fifo.i.valid.eq(emitted), fifo.i.payload.chosen.eq(chosen), fifo.i.payload.last.eq(marks[1].end),
+        ]
+        self.emission_end = emitted & marks[1].end
+        self.queue_empty = fifo.level == 0
+
+    # -- order of things ---------------------------------------------------------------------------
+    def _control(self, m: Module) -> None:
+        ports, job = self.ports, self.job
+        offered: Any = ports.jobs.payload
+        stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
+        candidates = Signal.like(job.groups)
+        ending = Mux(job.end > job.groups, job.groups, job.end)
+        added = Signal(range(self.passes + 1))
+        idle = Signal()
+        m.d.comb += [
+            candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
+            ports.busy.eq(~idle | ~self.queue_empty),
+        ]
+        m.d.sync += ports.too_long.eq(0)
+        with m.FSM():
+            with m.State("TAKE_JOB"):
+                m.d.comb += [idle.eq(1), ports.jobs.ready.eq(1)]
+                m.d.sync += [job.eq(offered), self.stride.eq(stride), self.left.eq(0), added.eq(0)]
+                m.d.sync += [top.eq(SCORE_LOWEST >> SCORE_FRACTION) for row in self.tops for top in row]
+                with m.If(ports.jobs.valid):
+                    with m.If((offered.groups << stride) > self.rows * self.lanes):
+                        m.d.sync += ports.too_long.eq(1)
+                    with m.Else():
+                        m.next = "ADD_UP_MAXIMA"
+            with m.State("ADD_UP_MAXIMA"):
+                m.d.sync += [
+                    self.left.eq(self.left + job.groups), added.eq(added + 1),
+                    self.nothing.eq((job.keep == 0) | (candidates == 0)),
+                    self.everything.eq(job.keep >= candidates),
+                ]
+                with m.If(added == job.passes - 1):
+                    m.next = "GATHER"
+            with m.State("GATHER"):
+                found: Any = ports.maxima.payload
+                m.d.comb += [
+                    ports.wanted[slot].eq((C(slot, len(job.head_slot)) - job.head_slot)[:len(job.head_slot)]
+                                          < job.passes)
+                    for slot in range(self.config.head_slots)
+                ]
+                m.d.comb += ports.maxima.ready.eq(ports.wanted.bit_select(found.head_slot, 1))
+                m.d.comb += self.sums.clear.eq(1)
+                with m.If(ports.maxima.valid & ports.maxima.ready):
+                    m.d.sync += self.left.eq(self.left - 1)
+                    with m.If(self.left == 1):
+                        m.d.sync += self.summed.eq(0)
+                        self._start_sweep(m)
+                        m.next = "SUM"
+                        with m.If(self.nothing | self.everything):
+                            m.next = "EMIT"
+            self._numeric_states(m)
+            with m.State("EMIT"):
+                m.d.comb += self.emitting.eq(1)
+                with m.If(self.emission_end):
+                    m.next = "TAKE_JOB"
+
+    def _numeric_states(self, m: Module) -> None:
+        job, histogram, sums = self.job, self.histogram, self.sums
+        with m.State("SUM"):
+            m.d.comb += [self.summing.eq(1), sums.finish.eq(self.sums_end)]
+            with m.If(self.sums_end):
+                m.next = "TAKE_LOGARITHMS"
+        with m.State("TAKE_LOGARITHMS"):
+            m.d.comb += self.summing.eq(1)
+            with m.If(sums.done):
+                m.d.comb += sums.clear.eq(1)
+                for number, row in enumerate(self.log_sums):
+                    with m.If(self.summed == number):
+                        m.d.sync += [value.eq(sums.results[query]) for query, value in enumerate(row)]
+                with m.If(self.summed == job.passes - 1):
+                    m.next = "WAIT_FOR_BINS"
+                with m.Else():
+                    m.d.sync += self.summed.eq(self.summed + 1)
+                    self._start_sweep(m, first_pass=self.summed + 1)
+                    m.next = "SUM"
+        with m.State("WAIT_FOR_BINS"), m.If(~histogram.clearing):
+            self._start_sweep(m, all_passes=1)
+            m.next = "MAKE_KEYS"
+        with m.State("MAKE_KEYS"):
+            m.d.comb += self.adding_high.eq(1)
+            with m.If(self.keys_end):
+                m.d.comb += [histogram.search.eq(1), histogram.need.eq(job.keep)]
+                m.next = "SEARCH_HIGH"
+        with m.State("SEARCH_HIGH"), m.If(histogram.done):
+            m.d.sync += self.high.eq(histogram.found)
+            self._start_sweep(m)
+            m.next = "COUNT_LOW"
+        with m.State("COUNT_LOW"):
+            m.d.comb += [self.adding_low.eq(1), histogram.low.eq(1)]
+            with m.If(self.lows_end):
+                m.d.comb += [histogram.search.eq(1), histogram.need.eq(histogram.rest)]
+                m.next = "SEARCH_LOW"
+        with m.State("SEARCH_LOW"):
+            m.d.comb += histogram.low.eq(1)
+            with m.If(histogram.done):
+                m.d.comb += histogram.clear.eq(1)
+                m.d.sync += [self.low.eq(histogram.found), self.ties.eq(histogram.rest)]
+                self._start_sweep(m)
+                m.next = "EMIT"

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums of powers of two over groups and over queries (``selection.log_sums``, ``selection.group_keys``)."""
+
+from typing import Any
+
+from amaranth.hdl import C, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.selection import KEY_BITS, SCORE_BITS, SCORE_FRACTION, SCORE_HIGHEST, SCORE_LOWEST
+
+from ..numeric.pipeline import stages
+from .bins import largest
+from .terms import DISTANCE_BITS, TERM_BITS, Exp2Term, Log2OfSum
+
+RELATIVE_BITS = SCORE_BITS + 2
+"""Of a maximum less a log sum."""
+TOP_BITS = RELATIVE_BITS - SCORE_FRACTION
+NOWHERE = -(1 << RELATIVE_BITS - 1)
+"""Stands for what does not count: 2**NOWHERE is nothing beside every other term."""
+MARKS = data.StructLayout({"valid": 1, "first": 1, "final": 1})
+"""A word with the maxima of a pass; ``first`` and ``final`` pass of its groups."""
+
+
+class TermArray(wiring.Component):
+    """``terms`` = 2**(value - offset - top) of a word of maxima per lane and query.
+
+    ``top`` is the integer part of the largest value - offset of a group over the words of its passes, which
+    come in consecutive cycles, or ``fixed_tops`` of each query where ``fixed``. A lane or a query that is not
+    in use gives 0. ``fixed``, ``fixed_tops`` stay while words are inside.
+
+    Latency ``latency`` (``marks_out`` too), one word per cycle, no back-pressure.
+
+    Parameters
+    ----------
+    lanes, queries : of a word
+    passes : most words of a group
+    """
+
+    def __init__(self, *, lanes: int, queries: int, passes: int) -> None:
+        self._lanes, self._queries, self._passes = lanes, queries, passes
+        self.latency = passes + 2 + Exp2Term.latency
+        super().__init__({
+            "marks": In(MARKS), "values": In(signed(SCORE_BITS)).array(lanes, queries),
+            "offsets": In(signed(RELATIVE_BITS)).array(queries),
+            "use_lane": In(lanes), "use_query": In(queries),
+            "fixed": In(1), "fixed_tops": In(signed(TOP_BITS)).array(queries),
+            "marks_out": Out(MARKS), "terms": Out(TERM_BITS).array(lanes, queries),
+            "tops": Out(signed(TOP_BITS)).array(lanes),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        wait = self._passes + 1
+        marks: list[Any] = stages(m, self.marks, self.latency, name="marks", reset=True)
+        m.d.comb += self.marks_out.eq(marks[-1])
+        relative = [[Signal(signed(RELATIVE_BITS), name=f"relative_{lane}_{query}", reset_less=True)
+                     for query in range(self._queries)] for lane in range(self._lanes)]
+        for lane in range(self._lanes):
+            for query in range(self._queries):
+                use = self.use_lane[lane] & self.use_query[query]
+                m.d.sync += relative[lane][query].eq(
+                    Mux(use, self.values[lane][query] - self.offsets[query], NOWHERE))
+        tops = self._tops(m, relative, marks, wait)
+        for lane in range(self._lanes):
+            m.d.comb += self.tops[lane].eq(stages(m, tops[lane], Exp2Term.latency, name=f"top_{lane}")[-1])
+            for query in range(self._queries):
+                value = stages(m, relative[lane][query], wait, name=f"late_{lane}_{query}")[wait]
+                m.submodules[f"term_{lane}_{query}"] = term = Exp2Term()
+                top = Mux(self.fixed, self.fixed_tops[query], tops[lane])
+                m.d.comb += [
+                    term.fraction.eq(value[:SCORE_FRACTION]),
+                    term.distance.eq((top - value[SCORE_FRACTION:].as_signed())[:DISTANCE_BITS]),
+                    self.terms[lane][query].eq(term.term),
+                ]
+        return m
+
+    def _tops(self, m: Module, relative: list[list[Signal]], marks: list[Any], wait: int) -> list[Value]:
+        """Top of each lane's group, in the cycle in which the waiting value leaves: the tops go through a
+        queue of their own, as they are known with a group's last word only."""
+        depth = 1 << self._passes.bit_length()
+        memory: Memory = Memory(shape=TOP_BITS * self._lanes, depth=depth, init=[])
+        m.submodules.tops = memory
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        put, take = Signal(range(depth)), Signal(range(depth))
+        best = []
+        for lane in range(self._lanes):
+            whole = largest([value[SCORE_FRACTION:].as_signed() for value in relative[lane]])
+            word = Signal(signed(TOP_BITS), name=f"word_top_{lane}", reset_less=True)
+            group = Signal(signed(TOP_BITS), name=f"group_top_{lane}", reset_less=True)
+            now = Signal(signed(TOP_BITS), name=f"now_top_{lane}")
+            m.d.comb += now.eq(Mux(marks[2].first | (word > group), word, group))
+            m.d.sync += [word.eq(whole), group.eq(now)]
+            best.append(now)
+        leaves = marks[1 + wait]
+        m.d.comb += [
+            write.addr.eq(put), write.data.eq(Cat(*best)), write.en.eq(marks[2].valid & marks[2].final),
+            read.addr.eq(take),
+        ]
+        with m.If(write.en):
+            m.d.sync += put.eq(put + 1)
+        with m.If(leaves.valid & leaves.final):
+            m.d.sync += take.eq(take + 1)
+        return [Value.cast(read.data).word_select(lane, TOP_BITS).as_signed() for lane in range(self._lanes)]
+
+
+class GroupKey(wiring.Component):
+    """``key`` of one lane's group: log2 of the sum of its terms, over the words of its passes, clipped and
+    made unsigned (``selection.group_keys``).
+
+    ``valid`` comes ``latency`` cycles after the group's final word. One word per cycle, no back-pressure.
+
+    Parameters
+    ----------
+    queries : terms of a word
+    passes : most words of a group
+    """
+
+    latency = 3 + Log2OfSum.latency
+
+    def __init__(self, *, queries: int, passes: int) -> None:
+        self._queries = queries
+        self._width = TERM_BITS + (queries * passes).bit_length()
+        super().__init__({
+            "marks": In(MARKS), "terms": In(TERM_BITS).array(queries), "top": In(signed(TOP_BITS)),
+            "valid": Out(1), "key": Out(KEY_BITS),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        marks: list[Any] = stages(m, self.marks, self.latency, name="marks", reset=True)
+        top = stages(m, self.top, self.latency - 1, name="top")[-1]
+        word, total = Signal(self._width, reset_less=True), Signal(self._width, reset_less=True)
+        m.submodules.log2 = log2 = Log2OfSum(width=self._width)
+        m.d.sync += word.eq(sum(self.terms[query] for query in range(self._queries)))
+        with m.If(marks[1].valid):
+            m.d.sync += total.eq(Mux(marks[1].first, 0, total) + word)
+        exact = Signal(signed(RELATIVE_BITS + 1))
+        m.d.comb += [
+            log2.total.eq(total),
+            exact.eq(Cat(C(0, SCORE_FRACTION), top).as_signed() + log2.value),
+            self.valid.eq(marks[-1].valid & marks[-1].final),
+        ]
+        with m.If(exact < SCORE_LOWEST):
+            m.d.sync += self.key.eq(0)
+        with m.Elif(exact > SCORE_HIGHEST):
+            m.d.sync += self.key.eq(SCORE_HIGHEST - SCORE_LOWEST)
+        with m.Else():
+            m.d.sync += self.key.eq(exact - Const(SCORE_LOWEST))
+        return m
+
+
+class QuerySums(wiring.Component):
+    """``results`` = log2 of the sum of each query's terms over all words since ``clear``, plus its top.
+
+    ``finish``, once the last word's ``latency`` is over, starts the logarithms, one query per cycle; ``done``
+    comes with the last of them, ``queries`` + `Log2OfSum.latency` cycles later. One word per cycle, no
+    back-pressure.
+
+    Parameters
+    ----------
+    lanes, queries : of a word
+    groups : most groups that are summed
+    """
+
+    latency = 2
+
+    def __init__(self, *, lanes: int, queries: int, groups: int) -> None:
+        self._lanes, self._queries = lanes, queries
+        self._width = TERM_BITS + groups.bit_length()
+        super().__init__({
+            "clear": In(1), "valid": In(1), "terms": In(TERM_BITS).array(lanes, queries),
+            "tops": In(signed(TOP_BITS)).array(queries), "finish": In(1),
+            "results": Out(signed(RELATIVE_BITS)).array(queries), "done": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.log2 = log2 = Log2OfSum(width=self._width)
+        valid = stages(m, self.valid, 1, name="valid", reset=True)[1]
+        totals = []
+        for query in range(self._queries):
+            word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"word_{query}", reset_less=True)
+            total = Signal(self._width, name=f"total_{query}", reset_less=True)
+            m.d.sync += word.eq(sum(self.terms[lane][query] for lane in range(self._lanes)))
+            with m.If(self.clear):
+                m.d.sync += total.eq(0)
+            with m.Elif(valid):
+                m.d.sync += total.eq(total + word)
+            totals.append(total)
+        turns: list[Any] = [self.finish]
+        turns += stages(m, self.finish, self._queries + log2.latency, name="turn", reset=True)[1:]
+        for query, total in enumerate(totals):
+            with m.If(turns[query]):
+                m.d.comb += log2.total.eq(total)
+            with m.If(turns[query + log2.latency]):
+                m.d.sync += self.results[query].eq(
+                    Cat(C(0, SCORE_FRACTION), self.tops[query]).as_signed() + log2.value)
+        m.d.comb += self.done.eq(turns[-1])
+        return m

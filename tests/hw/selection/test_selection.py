@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blocks of the selection under Verilator, all in one build."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from instinfer.abi.config import load
+from instinfer.abi.errors import ConfigError
+from instinfer.cosim.build import Text
+from instinfer.hw.selection.bins import BinCounter
+from instinfer.hw.selection.chooser import GroupChooser
+from instinfer.hw.selection.masks import MaskBuilder
+from support import BenchFailure, run_cocotb
+from support.harness import to_verilog
+
+from .tops import selection_top
+
+HERE = Path(__file__).parent
+PRESET, OVERRIDES = "tiny", {"queries": 4}
+
+
+@functools.cache
+def source() -> Text:
+    """Converted once for all tests: that takes longer than most of them."""
+    top = selection_top(load(preset=PRESET, overrides=OVERRIDES))
+    return Text("selection.v", to_verilog(top, name="selection"))
+
+
+def run(bench: str, only: str) -> list[str]:
+    return run_cocotb(None, HERE / f"bench_{bench}.py", name="selection", only=only,
+                      verilog_sources=[source()], parameters={"preset": PRESET, "overrides": OVERRIDES})
+
+
+def test_scorer():
+    assert len(run("scorer", "random_heads|scorer_|failed_sketch")) == 6
+
+
+def test_a_wrong_maximum_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("scorer", "wrong_maximum")
+
+
+def test_chooser():
+    assert len(run("chooser", "random_jobs|jobs_that|time_of")) == 5
+
+
+def test_a_wrong_choice_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("chooser", "wrong_choice")
+
+
+def test_masks():
+    assert len(run("masks", "masks_of|masks_at|policies")) == 6
+
+
+def test_wrong_masks_are_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("masks", "wrong_masks")
+
+
+@pytest.mark.parametrize(("block", "name", "value"), [
+    (GroupChooser, "lanes", 3), (GroupChooser, "lanes", 16), (MaskBuilder, "lanes", 1),
+    (GroupChooser, "score_groups", 1000), (GroupChooser, "score_groups", 32),
+    (GroupChooser, "score_groups", 1 << 19),
+])
+def test_parameters_are_checked(block, name, value):
+    with pytest.raises(ConfigError, match=f"{name} = {value} is not possible: "):
+        block(config=load(preset="tiny"), **{name: value})
+
+
+def test_a_histogram_has_bins():
+    with pytest.raises(ConfigError, match="bins = 1 is not possible"):
+        BinCounter(bins=1, count_max=3)

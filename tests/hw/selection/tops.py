@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Designs under test."""
+
+import dataclasses
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from instinfer.abi.config import EngineConfig, load
+from instinfer.hw.selection.chooser import GroupChooser
+from instinfer.hw.selection.loader import SketchQueryLoader
+from instinfer.hw.selection.masks import MaskBuilder
+from instinfer.hw.selection.ports import group_beat, query_sketch_beat, sketch_beat
+from instinfer.hw.selection.scorer import SketchScorer
+from instinfer.hw.selection.tokens import TokenChooser
+from support.harness import Bundle, bundle
+
+
+class LoadedScorer(wiring.Component):
+    """A loader and one scorer."""
+
+    def __init__(self, *, config: EngineConfig):
+        self._config = config
+        super().__init__({
+            "queries": In(stream.Signature(query_sketch_beat(config))), "loading": Out(1),
+            "slots": In(stream.Signature(sketch_beat(config))),
+            "maxima": Out(stream.Signature(group_beat(config))), "busy": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.loader = loader = SketchQueryLoader(config=self._config)
+        m.submodules.scorer = scorer = SketchScorer(config=self._config)
+        connect(m, loader.write, scorer.write)
+        connect(m, flipped(self.queries), loader.queries)
+        connect(m, flipped(self.slots), scorer.slots)
+        connect(m, scorer.maxima, flipped(self.maxima))
+        m.d.comb += [self.loading.eq(loader.busy), self.busy.eq(scorer.busy)]
+        return m
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChooserSetting:
+    """A chooser of the build."""
+
+    config: EngineConfig
+    score_groups: int
+    lanes: int
+
+    def component(self) -> GroupChooser:
+        return GroupChooser(config=self.config, score_groups=self.score_groups, lanes=self.lanes)
+
+
+CHOOSERS = {
+    "chooser": ChooserSetting(config=load(preset="tiny"), score_groups=512, lanes=4),
+    "narrow": ChooserSetting(config=load(preset="tiny", overrides={"queries": 2}), score_groups=128, lanes=2),
+}
+TOKENS = ChooserSetting(config=load(preset="tiny", overrides={"queries": 1}), score_groups=1024, lanes=4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuilderSetting:
+    """A mask builder of the build."""
+
+    config: EngineConfig
+    lanes: int
+
+
+BUILDERS = {
+    "wide_masks": BuilderSetting(config=load(preset="product"), lanes=4),
+    "tiny_masks": BuilderSetting(config=load(preset="tiny"), lanes=2),
+    "short_masks": BuilderSetting(config=load(preset="tiny", overrides={"planes": 1}), lanes=8),
+}
+
+
+def selection_top(config: EngineConfig) -> Bundle:
+    """All blocks side by side."""
+    tokens = TokenChooser(config=TOKENS.config, score_groups=TOKENS.score_groups, lanes=TOKENS.lanes)
+    return bundle(
+        scorer=LoadedScorer(config=config), tokens=tokens,
+        **{name: setting.component() for name, setting in CHOOSERS.items()},
+        **{name: MaskBuilder(config=setting.config, lanes=setting.lanes)
+           for name, setting in BUILDERS.items()})
