@@ -38,6 +38,8 @@ def test_presets_name_themselves_and_survive_a_round_trip(name: str) -> None:
 @pytest.mark.parametrize(("name", "value", "limit"), [
     ("clock_mhz", 600, "25 to 500"), ("channels", 0, "1 to 16"), ("channels", 17, "1 to 16"),
     ("channels", 2.0, "whole number"), ("channels", True, "whole number"), ("dies", 9, "1 to 8"),
+    ("superblock_dies", 3, "0 or a divisor of dies = 4: 1, 2, 4"), ("superblock_dies", 8, "1, 2, 4"),
+    ("superblock_dies", -1, "1, 2, 4"), ("superblock_dies", True, "1, 2, 4"),
     ("planes", 3, "power of two"), ("blocks", 8192, "2 to 8191"), ("pages", 4097, "2 to 4096"),
     ("page_bytes", 2048, "4096, 8192 or 16384"), ("spare_bytes", 16, "1068 B in each of the 16 slots"),
     ("spare_bytes", 5000, "at most 4096"), ("mega_transfers", 1601, "1600 MT/s at 200 MHz"),

@@ -16,8 +16,12 @@ from support import rng
 
 TINY, PRODUCT = presets()["tiny"], presets()["product"]
 SHAPES = st.sampled_from(layout.HEAD_DIMS).map(RowShape)
+WIDTHS = st.sampled_from([(dies, width) for dies in range(1, 9) for width in range(dies + 1)
+                          if width == 0 or dies % width == 0])
+"""dies and superblock_dies."""
 CONFIGS = st.builds(
-    EngineConfig, channels=st.integers(1, 16), dies=st.integers(1, 8), planes=st.sampled_from([1, 2, 4]),
+    lambda widths, **values: EngineConfig(dies=widths[0], superblock_dies=widths[1], **values), WIDTHS,
+    channels=st.integers(1, 16), planes=st.sampled_from([1, 2, 4]), blocks=st.integers(2, 50),
     page_bytes=st.sampled_from([4096, 8192, 16384]), spare_bytes=st.just(2208))
 
 
@@ -62,13 +66,13 @@ def test_a_stripe_moves_to_flash_when_a_page_follows_it(config: EngineConfig, sh
 
 @given(CONFIGS, st.integers(0, 1000), st.integers(0, 2000))
 def test_placement_uses_all_channels_and_dies_in_turn(config: EngineConfig, line: int, stripe: int) -> None:
-    around = [layout.placement(config, line, stripe + offset) for offset in range(config.dies_total)]
-    for start in range(0, config.dies_total - config.channels + 1, config.channels):
+    around = [layout.placement(config, line, stripe + offset) for offset in range(config.row_counters)]
+    for start in range(0, config.row_counters - config.channels + 1, config.channels):
         if stripe % config.channels == 0:
             assert len({channel for channel, _ in around[start:start + config.channels]}) == config.channels
-    if stripe % config.dies_total == 0:
-        assert len(set(around)) == config.dies_total
-    assert all(channel < config.channels and die < config.dies for channel, die in around)
+    if stripe % config.row_counters == 0:
+        assert len(set(around)) == config.row_counters
+    assert all(channel < config.channels and die < config.group_dies for channel, die in around)
 
 
 @pytest.mark.parametrize("channels", range(1, 17))
@@ -87,9 +91,33 @@ def test_few_heads_of_two_stripes_share_no_channel() -> None:
 
 @given(CONFIGS, st.integers(0, 1000))
 def test_short_contexts_of_few_heads_use_all_dies(config: EngineConfig, first: int) -> None:
-    """One stripe of each of ``dies_total`` neighbouring map lines: every die has its share."""
-    lines = range(first * config.channels, first * config.channels + config.dies_total)
-    assert len({layout.placement(config, line, 0) for line in lines}) == config.dies_total
+    """One stripe of each of ``row_counters`` neighbouring map lines: every virtual die has its share."""
+    lines = range(first * config.channels, first * config.channels + config.row_counters)
+    assert len({layout.placement(config, line, 0) for line in lines}) == config.row_counters
+
+
+@given(CONFIGS)
+def test_superblocks_share_out_the_blocks(config: EngineConfig) -> None:
+    """Superblock and virtual die <-> die and block, both ways; neighbours lie on different dies."""
+    found = {}
+    for superblock in range(config.superblocks):
+        for virtual in range(config.group_dies):
+            die, block = place = layout.superblock_place(config, superblock, virtual)
+            assert layout.superblock_of(config, die, block) == superblock
+            assert die % config.group_dies == virtual
+            found[place] = superblock, virtual
+    assert found.keys() == {(die, block) for die in range(config.dies) for block in range(config.blocks)}
+    assert len({layout.superblock_place(config, n, 0)[0] for n in range(config.die_groups)}) \
+        == config.die_groups
+
+
+@pytest.mark.parametrize(("width", "superblocks", "mebibytes"), [(0, 512, 512), (2, 1024, 256),
+                                                                 (1, 2048, 128)])
+def test_the_least_that_a_sequence_owns_on_product(width: int, superblocks: int, mebibytes: int) -> None:
+    config = dataclasses.replace(PRODUCT, superblock_dies=width)
+    assert config.superblocks == superblocks
+    assert config.superblock_bytes == mebibytes << 20
+    assert superblocks * mebibytes << 20 == config.dies_total * config.blocks * config.pages * (64 << 10)
 
 
 @given(st.builds(MapEntry, block=st.integers(0, 0x1FFF), page=st.integers(0, 0xFFF), die=st.integers(0, 7),

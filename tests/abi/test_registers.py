@@ -61,3 +61,6 @@ def test_configurations_that_differ_have_identities_that_differ() -> None:
     for name in ("channels", "dies", "pages", "head_slots", "io_queues", "max_windows", "timeout_us"):
         other = dataclasses.replace(tiny, **{name: getattr(tiny, name) * 2})
         assert identity_words(other) != identity_words(tiny), name
+    narrow = dataclasses.replace(tiny, superblock_dies=1)
+    assert identity_words(narrow) != identity_words(tiny)
+    assert identity_words(dataclasses.replace(tiny, superblock_dies=2)) == identity_words(tiny)

@@ -251,7 +251,7 @@ def test_more_heads_than_channels_are_placed_in_turn(csd: Csd) -> None:
     tokens = RowShape(64).tokens_per_stripe(config) + 8
     cache = csd.kv_cache(layers=layers, kv_heads=heads, query_heads=heads, head_dim=64, max_tokens=tokens)
     sequence = cache.new_sequence()
-    rows = [0] * config.dies_total
+    rows = [0] * config.row_counters
     for layer in range(layers):
         k, v = (random_half(random, (tokens, heads, 64)) for _ in range(2))
         sequence.write(layer, k, v)
@@ -260,7 +260,7 @@ def test_more_heads_than_channels_are_placed_in_turn(csd: Csd) -> None:
         for head in range(heads):
             for stripe in range(tokens // RowShape(64).tokens_per_stripe(config)):
                 channel, die = placement(config, map_line(layer, head, kv_heads=heads), stripe)
-                rows[channel * config.dies + die] += 1
+                rows[channel * config.group_dies + die] += 1
         sequence.sync()
-        first = sequence.number * config.dies_total
-        assert csd.read_table(Table.ROW_COUNT, [first + die for die in range(config.dies_total)]) == rows
+        first = sequence.number * config.row_counters
+        assert csd.read_table(Table.ROW_COUNT, [first + n for n in range(config.row_counters)]) == rows

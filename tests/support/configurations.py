@@ -11,6 +11,8 @@ from support.seeds import rng
 CHANNELS = (1, 3, 16, 5, 1, 3, 16, 2)
 SMALL = 2
 """The first so many have few channels and queries: they build fast."""
+NARROW = 1
+"""The one whose superblocks are sure to be narrower than a channel, and small: several to a sequence."""
 SLOT_NEED = 1072
 """Bytes of the smallest slot: data, scales, tuple, in whole beats."""
 
@@ -49,10 +51,19 @@ def odd_configurations() -> list[EngineConfig]:
             dram_bytes=max(16 << 20, 4 * stripe_buffers * page * planes),
             io_queues=int(random.integers(1, 5)),
         ))
-    return sample
+    return [narrowed(config, wide=number != NARROW) for number, config in enumerate(sample)]
+
+
+def narrowed(config: EngineConfig, *, wide: bool) -> EngineConfig:
+    """With superblocks of some width; unless ``wide``, of half of six dies of a channel at most."""
+    random = rng(f"superblocks {config.name}")
+    if not wide:
+        config = dataclasses.replace(config, dies=6, pages=int(random.integers(3, 6)), max_context=32768)
+    widths = [width for width in range(1, config.dies + wide) if config.dies % width == 0]
+    return dataclasses.replace(config, superblock_dies=int(random.choice(widths)))
 
 
 def summary(config: EngineConfig) -> str:
     """For test names and messages."""
-    return (f"{config.channels}ch{config.dies}d{config.planes}pl{config.page_bytes}+{config.spare_bytes}"
-            f"q{config.queries}h{config.head_dim_max}")
+    return (f"{config.channels}ch{config.dies}d{config.group_dies}w{config.planes}pl"
+            f"{config.page_bytes}+{config.spare_bytes}q{config.queries}h{config.head_dim_max}")

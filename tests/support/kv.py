@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """K, V and q for tests of whole devices, and what their attention must be."""
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from instinfer.abi import arith
 from instinfer.abi.arith import F16, I8, Partial
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import RowShape, flash_stripes, map_line, placement
+from instinfer.abi.layout import RowShape, flash_stripes, map_line, placement, superblock_place
 
 Quantised = tuple[I8, F16]
 
@@ -41,7 +43,8 @@ def widened(rows: F16 | Quantised) -> NDArray[np.float64]:
 
 def exact_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Quantised, *, layer: int = 0,
                     resident: int | None = None, scale: float | None = None,
-                    in_flash: int | None = None, chosen: NDArray[np.bool_] | None = None) -> F16:
+                    in_flash: int | None = None, chosen: NDArray[np.bool_] | None = None,
+                    dies: Mapping[tuple[int, int], int] | None = None) -> F16:
     """What the device must return, bit by bit, straight from ``abi.arith``: one slot pair after the other.
 
     Args:
@@ -49,6 +52,8 @@ def exact_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Q
         resident: tokens stored, the context when None.
         in_flash: stripes that flash had room for, all when None.
         chosen: (kv_heads, context), the rows that are attended, all when None.
+        dies: where they lie, from `stripe_dies`; may be None when all lie in one superblock, whose virtual
+            dies are as many dies.
     """
     operands: list[tuple[Any, Any]] = [rows if isinstance(rows, tuple) else (rows, None) for rows in (k, v)]
     (keys, k_scale), (values, v_scale) = operands
@@ -66,6 +71,8 @@ def exact_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Q
         for stripe in range(shape.stripes(config, context)):
             line = map_line(layer, head, kv_heads=heads)
             core = placement(config, line, stripe) if stripe < settled else (config.channels, 0)
+            if dies is not None and stripe < settled:
+                core = core[0], dies[line, stripe]
             state = partials.setdefault(core, Partial.empty((len(qi),), dims))
             for start in range(stripe * per_stripe, min((stripe + 1) * per_stripe, context), rows):
                 pair = slice(start, min(start + rows, context))
@@ -86,6 +93,24 @@ def exact_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Q
         parts = Partial(*(np.stack(field) for field in zip(*partials.values(), strict=True)))
         out[head] = arith.normalise(arith.merge(parts))
     return out.reshape(q.shape)
+
+
+def stripe_dies(config: EngineConfig, superblocks: list[int], stripes: Iterable[tuple[int, int]]) \
+        -> tuple[dict[tuple[int, int], int], list[int]]:
+    """Where the stripes of a sequence lie, and how many rows each channel and virtual die holds.
+
+    Args:
+        superblocks: of the sequence, in its order.
+        stripes: (map line, stripe) in the order in which they filled.
+    """
+    dies: dict[tuple[int, int], int] = {}
+    rows: Counter[tuple[int, int]] = Counter()
+    for line, stripe in stripes:
+        _, virtual = place = placement(config, line, stripe)
+        dies[line, stripe], _ = superblock_place(config, superblocks[rows[place] // config.pages], virtual)
+        rows[place] += 1
+    return dies, [rows[channel, virtual] for channel in range(config.channels)
+                  for virtual in range(config.group_dies)]
 
 
 def float_attention(q: F16, k: F16 | Quantised, v: F16 | Quantised, *,

@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from host.test_superblocks import (
+    csd,
+    test_a_bad_block_costs_the_superblock_of_its_die_group,
+    test_a_saved_drive_goes_on,
+    test_failed_programs_are_repeated_in_the_die_group,
+    test_more_sequences_fit_than_superblocks_of_full_width,
+    test_senses_are_counted_on_the_dies_of_the_superblock,
+    test_sequences_interleaved_freed_and_reused,
+    test_superblocks_are_erased_alone,
+    test_superblocks_that_are_not_there_are_refused,
+)
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import RowShape
 from instinfer.cosim.build import Text, lint
 from instinfer.cosim.native.engine import rtl
 from instinfer.host import Csd, open_csd
@@ -19,8 +31,20 @@ from instinfer.hw.events import BusActivity
 from instinfer.hw.generate import LINT_WAIVERS, MANIFEST, top_name
 from support import rng
 from support.configurations import SMALL, odd_configurations
-from support.kv import assert_same_bits, exact_attention, random_half
+from support.kv import assert_same_bits, exact_attention, random_half, stripe_dies
 from support.waves import Waves
+
+__all__ = [
+    "csd",
+    "test_a_bad_block_costs_the_superblock_of_its_die_group",
+    "test_a_saved_drive_goes_on",
+    "test_failed_programs_are_repeated_in_the_die_group",
+    "test_more_sequences_fit_than_superblocks_of_full_width",
+    "test_senses_are_counted_on_the_dies_of_the_superblock",
+    "test_sequences_interleaved_freed_and_reused",
+    "test_superblocks_are_erased_alone",
+    "test_superblocks_that_are_not_there_are_refused",
+]
 
 SAMPLE = odd_configurations()
 QUICK = 3
@@ -40,11 +64,14 @@ def attend(csd: Csd, tokens: int) -> None:
     dims, queries = config.head_dim_max, KV_HEADS * config.queries
     cache = csd.kv_cache(layers=1, kv_heads=KV_HEADS, query_heads=queries, head_dim=dims, max_tokens=tokens)
     sequence = cache.new_sequence()
+    filled = [(head, stripe) for stripe in range(tokens // RowShape(dims).tokens_per_stripe(config))
+              for head in range(KV_HEADS)]
+    dies, _ = stripe_dies(config, list(range(config.superblocks)), filled)
     k, v = (random_half(random, (tokens, KV_HEADS, dims)) for _ in range(2))
     for start, end in ((0, tokens - 3), (tokens - 3, tokens)):
         sequence.write(0, k[start:end], v[start:end])
         q = random_half(random, (queries, dims), 3)
-        assert_same_bits(sequence.attend(0, q), exact_attention(config, q, k[:end], v[:end]))
+        assert_same_bits(sequence.attend(0, q), exact_attention(config, q, k[:end], v[:end], dies=dies))
     counters = csd.counters()
     assert counters["stripes_sensed"] > 0
     assert counters["errors"] == 0

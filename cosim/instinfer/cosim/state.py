@@ -185,9 +185,9 @@ class DriveState:
         return min(per_stripe, total - stripe * per_stripe)
 
 
-GEOMETRY = ("channels", "dies", "planes", "blocks", "spare_blocks", "pages", "page_bytes", "spare_bytes",
-            "stripe_buffers", "dram_bytes", "max_replacements", "max_layers", "max_sequences", "max_caches",
-            "max_superblocks_per_sequence")
+GEOMETRY = ("channels", "dies", "group_dies", "planes", "blocks", "spare_blocks", "pages", "page_bytes",
+            "spare_bytes", "stripe_buffers", "dram_bytes", "max_replacements", "max_layers", "max_sequences",
+            "max_caches", "max_superblocks_per_sequence")
 """Configuration values that a state depends on."""
 
 EXACT_TABLES = (Table.CACHE, Table.SEQUENCE, Table.RESIDENT, Table.SUPERBLOCK_LIST, Table.ROW_COUNT,

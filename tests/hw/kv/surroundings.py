@@ -588,9 +588,9 @@ class Bench:
         c = self.config
         counts = {
             Table.CACHE: c.max_caches, Table.SEQUENCE: c.max_sequences,
-            Table.RESIDENT: c.max_sequences * c.max_layers, Table.ROW_COUNT: c.max_sequences * c.dies_total,
+            Table.RESIDENT: c.max_sequences * c.max_layers, Table.ROW_COUNT: c.max_sequences * c.row_counters,
             Table.SUPERBLOCK_LIST: c.max_sequences * c.max_superblocks_per_sequence,
-            Table.SUPERBLOCK_FREE: c.blocks, Table.SUPERBLOCK_ERASED: c.blocks,
+            Table.SUPERBLOCK_FREE: c.superblocks, Table.SUPERBLOCK_ERASED: c.superblocks,
             Table.COUNTS: 2 + c.max_sequences,
             Table.POLICY: c.max_policies, Table.WINDOW: 2 * c.max_windows,
             Table.REPLACEMENT: c.max_replacements, Table.READ_COUNT: c.dies_total * c.blocks,

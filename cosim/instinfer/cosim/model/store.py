@@ -20,6 +20,7 @@ from instinfer.abi.layout import (
     encode_stripe,
     placement,
     sketch_map_index,
+    superblock_place,
 )
 from instinfer.abi.records import Records
 from instinfer.abi.registers import Counter
@@ -202,19 +203,20 @@ class KvStore:
     def _flush(self, at: Layer, region: Region, head: int, stripe: int) -> None:
         """Program a full stripe; pin it in DRAM when that fails or flash is exhausted."""
         entry = self._entry(at, region, head, stripe)
-        channel, die = placement(self.config, at.line + head, stripe)
+        channel, virtual_die = placement(self.config, at.line + head, stripe)
         sketch = region is Region.SKETCHES
         scaled = at.shape.scaled and not sketch
         for _ in range(PROGRAM_ATTEMPTS):
-            row = self._allocate_row(at.number, channel, die)
+            row = self._allocate_row(at.number, channel, virtual_die)
             if row is None:
                 break
             slots = encode_stripe(self.config, self._data(entry.buffer), generation=at.sequence.generation,
                                   layer=at.layer, head=head, stripe=stripe, sketch=sketch,
                                   scales=self._scales(entry.buffer) if scaled else None)
-            if self.alive(channel, die) and self.nand.program(row, slots):
+            if self.alive(row.channel, row.die) and self.nand.program(row, slots):
                 self.count(Counter.STRIPES_PROGRAMMED)
-                entry = dataclasses.replace(entry, in_flash=True, die=die, block=row.block, page=row.page)
+                entry = dataclasses.replace(entry, in_flash=True, die=row.die, block=row.block,
+                                            page=row.page)
                 self._set_entry(at, region, head, stripe, entry)
                 self.arrays(at, region).source[head, stripe] = entry.pack() & 0xFFFF_FFFF
                 return
@@ -223,33 +225,36 @@ class KvStore:
             at.sequence.fault = True
         self._set_entry(at, region, head, stripe, dataclasses.replace(entry, pinned=True))
 
-    def _allocate_row(self, number: int, channel: int, die: int) -> Row | None:
-        index = (number, channel * self.config.dies + die)
-        superblock, page = divmod(int(self.tables.row_count[index]), self.config.pages)
-        blocks = self.tables.superblocks[number]
-        if superblock >= len(blocks):
-            room = len(blocks) < self.config.max_superblocks_per_sequence
-            block = self._take_superblock() if room else None
-            if block is None:
+    def _allocate_row(self, number: int, channel: int, virtual_die: int) -> Row | None:
+        index = (number, channel * self.config.group_dies + virtual_die)
+        n, page = divmod(int(self.tables.row_count[index]), self.config.pages)
+        owned = self.tables.superblocks[number]
+        if n >= len(owned):
+            room = len(owned) < self.config.max_superblocks_per_sequence
+            superblock = self._take_superblock() if room else None
+            if superblock is None:
                 return None
-            blocks.append(block)
+            owned.append(superblock)
         self.tables.row_count[index] += 1
-        return Row(channel, die, blocks[superblock], page)
+        die, block = superblock_place(self.config, owned[n], virtual_die)
+        return Row(channel, die, block, page)
 
     def _take_superblock(self) -> int | None:
         """The next free superblock, erased; one that does not erase is dropped for good."""
         while self.tables.superblock_free:
-            block = self.tables.superblock_free.popleft()
-            if self.tables.erased[block] or self._erase(block):
-                self.tables.erased[block] = False
-                return block
+            superblock = self.tables.superblock_free.popleft()
+            if self.tables.erased[superblock] or self._erase(superblock):
+                self.tables.erased[superblock] = False
+                return superblock
         return None
 
-    def _erase(self, block: int) -> bool:
+    def _erase(self, superblock: int) -> bool:
         config = self.config
+        places = [superblock_place(config, superblock, virtual) for virtual in range(config.group_dies)]
         done = [self.alive(channel, die) and self.nand.erase(channel, die, block)
-                for die in range(config.dies) for channel in range(config.channels)]
-        self.tables.read_counts[:, :, block] = 0
+                for die, block in places for channel in range(config.channels)]
+        for die, block in places:
+            self.tables.read_counts[:, die, block] = 0
         self.count(Counter.STRIPES_ERASED, sum(done))
         return all(done)
 
@@ -280,10 +285,10 @@ class KvStore:
                         entry = self._entry(at, region, head, stripe)
                         if entry.in_dram:
                             self.tables.buffer_free.append(entry.buffer)
-        for block in self.tables.superblocks[number]:
-            if self._erase(block):
-                self.tables.erased[block] = True
-                self.tables.superblock_free.append(block)
+        for superblock in self.tables.superblocks[number]:
+            if self._erase(superblock):
+                self.tables.erased[superblock] = True
+                self.tables.superblock_free.append(superblock)
         self.clear(number)
 
     def clear(self, number: int) -> None:

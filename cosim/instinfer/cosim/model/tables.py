@@ -66,9 +66,9 @@ class Tables:
         self.sequences: dict[int, SequenceWord] = {}
         self.resident = np.zeros((config.max_sequences, config.max_layers), np.int64)
         self.superblocks: list[list[int]] = [[] for _ in range(config.max_sequences)]
-        self.row_count = np.zeros((config.max_sequences, config.dies_total), np.int64)
-        self.superblock_free = deque(range(config.blocks))
-        self.erased = np.full(config.blocks, erased)
+        self.row_count = np.zeros((config.max_sequences, config.row_counters), np.int64)
+        self.superblock_free = deque(range(config.superblocks))
+        self.erased = np.full(config.superblocks, erased)
         self.buffer_free = deque(range(config.stripe_buffers))
         self.read_counts = np.zeros((config.channels, config.dies, config.blocks), np.uint32)
 
@@ -94,8 +94,8 @@ class Tables:
             case Table.SUPERBLOCK_LIST:
                 self._within(index, config.max_sequences * config.max_superblocks_per_sequence)
                 sequence, n = divmod(index, config.max_superblocks_per_sequence)
-                blocks = self.superblocks[sequence]
-                return blocks[n] if n < len(blocks) else 0
+                owned = self.superblocks[sequence]
+                return owned[n] if n < len(owned) else 0
             case Table.ROW_COUNT:
                 self._within(index, self.row_count.size)
                 return int(self.row_count.flat[index])
@@ -103,7 +103,7 @@ class Tables:
                 self._within(index, len(self.superblock_free))
                 return self.superblock_free[index]
             case Table.SUPERBLOCK_ERASED:
-                self._within(index, config.blocks)
+                self._within(index, config.superblocks)
                 return int(self.erased[index])
             case Table.BUFFER_FREE:
                 self._within(index, len(self.buffer_free))
@@ -129,7 +129,8 @@ class Tables:
         """The opposite of :meth:`read`; pushes onto the FIFOs."""
         config = self._config
         if table == Table.SUPERBLOCK_FREE:
-            check(value < config.blocks and len(self.superblock_free) < config.blocks, Status.BAD_FIELD)
+            check(value < config.superblocks and len(self.superblock_free) < config.superblocks,
+                  Status.BAD_FIELD)
             self.superblock_free.append(value)
             return
         if table == Table.BUFFER_FREE:
@@ -149,10 +150,10 @@ class Tables:
                 self.resident.flat[index] = value
             case Table.SUPERBLOCK_LIST:
                 sequence, n = divmod(index, config.max_superblocks_per_sequence)
-                check(sequence < config.max_sequences and value < config.blocks, Status.BAD_FIELD)
-                blocks = self.superblocks[sequence]
-                blocks.extend([0] * (n + 1 - len(blocks)))
-                blocks[n] = value
+                check(sequence < config.max_sequences and value < config.superblocks, Status.BAD_FIELD)
+                owned = self.superblocks[sequence]
+                owned.extend([0] * (n + 1 - len(owned)))
+                owned[n] = value
             case Table.ROW_COUNT:
                 self.row_count.flat[index] = value
             case Table.SUPERBLOCK_ERASED:
@@ -183,9 +184,9 @@ class Tables:
             (self.superblock_free, self.buffer_free)[index].clear()
             return
         check(value <= self._config.max_superblocks_per_sequence, Status.BAD_FIELD)
-        blocks = self.superblocks[index - 2]
-        blocks.extend([0] * (value - len(blocks)))
-        del blocks[value:]
+        owned = self.superblocks[index - 2]
+        owned.extend([0] * (value - len(owned)))
+        del owned[value:]
 
     @staticmethod
     def _within(index: int, size: int) -> None:

@@ -54,7 +54,8 @@ class EngineConfig:
     """Everything that is fixed when the engine's Verilog is generated.
 
     Geometry: ``channels`` flash channels of ``dies`` dies (one CE_n each) of ``planes`` planes of
-    ``blocks`` blocks of ``pages`` pages of ``page_bytes + spare_bytes``.
+    ``blocks`` blocks of ``pages`` pages of ``page_bytes + spare_bytes``. A superblock, the unit that a
+    sequence owns, is one block of every plane of ``superblock_dies`` dies of every channel.
     Attention: ``queries`` query heads per pass of one KV head, ``head_dim_max`` dims per head,
     ``head_slots`` heads in flight.
     """
@@ -64,9 +65,12 @@ class EngineConfig:
     # flash geometry
     channels: int = 8
     dies: int = 4
+    superblock_dies: int = 0
+    """Dies of each channel in one superblock, a divisor of ``dies``; 0: all. Fewer let a small sequence own
+    less flash; a sequence within one superblock then keeps only so many dies of a channel busy."""
     planes: int = 4
     blocks: int = 512
-    """Per plane, that data may use: as many superblocks."""
+    """Per plane, that data may use."""
     spare_blocks: int = 16
     """Per plane, behind ``blocks``: they stand in for bad ones."""
     pages: int = 256
@@ -113,6 +117,11 @@ class EngineConfig:
         within("clock_mhz", 25, 500, "200 is the product's fabric clock.")
         within("channels", 1, 16, "More flash channels need a second engine.")
         within("dies", 1, 8, "Each die has its own CE_n and its own softmax partial.")
+        widths = [width for width in range(1, self.dies + 1) if self.dies % width == 0]
+        require(isinstance(self.superblock_dies, int) and not isinstance(self.superblock_dies, bool)
+                and self.superblock_dies in (0, *widths), "superblock_dies", self.superblock_dies,
+                f"0 or a divisor of dies = {self.dies}: {', '.join(map(str, widths))}",
+                "0 takes all dies of a channel; fewer make superblocks smaller.")
         power_of_two("planes", 1, 4)
         within("blocks", 2, 8191, "The row address has 13 bits for the block.")
         within("spare_blocks", 0, 8191 - self.blocks, "Blocks and spare blocks share the block address.")
@@ -198,6 +207,30 @@ class EngineConfig:
     @property
     def dies_total(self) -> int:
         return self.channels * self.dies
+
+    # -- derived: superblocks ------------------------------------------------------------------
+    @property
+    def group_dies(self) -> int:
+        """Dies of each channel in one superblock: a *die group*."""
+        return self.superblock_dies or self.dies
+
+    @property
+    def die_groups(self) -> int:
+        return self.dies // self.group_dies
+
+    @property
+    def superblocks(self) -> int:
+        return self.blocks * self.die_groups
+
+    @property
+    def superblock_bytes(self) -> int:
+        """Data bytes of a superblock: the least flash that a sequence owns once it owns any."""
+        return self.row_counters * self.pages * self.stripe_data_bytes
+
+    @property
+    def row_counters(self) -> int:
+        """Dies of a superblock over all channels; a sequence counts its rows on each."""
+        return self.channels * self.group_dies
 
     # -- derived: cores ----------------------------------------------------------------------
     @property

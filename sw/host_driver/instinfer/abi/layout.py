@@ -207,16 +207,32 @@ def line_stride(channels: int) -> int:
 
 
 def placement(config: EngineConfig, line: int, stripe: int) -> tuple[int, int]:
-    """(channel, die) of a stripe of map line ``line``.
+    """(channel, virtual die) of a stripe of map line ``line``.
 
+    A virtual die is a place in the die group of a superblock (`superblock_place`): 0 to ``group_dies`` - 1.
     Neighbouring lines start `line_stride` channels apart and on different dies, so that the short contexts of
-    a model with few heads, layer after layer, use all dies; ``channels * dies`` stripes of a line use each
-    die once.
+    a model with few heads, layer after layer, use all of them; ``row_counters`` stripes of a line use each
+    once.
     """
     group, first = divmod(line, config.channels)
     turn = stripe // config.channels
     start = first * line_stride(config.channels)
-    return ((stripe + start) % config.channels, (turn + group + first) % config.dies)
+    return ((stripe + start) % config.channels, (turn + group + first) % config.group_dies)
+
+
+def superblock_place(config: EngineConfig, superblock: int, virtual_die: int) -> tuple[int, int]:
+    """(die, block) of a virtual die of a superblock, on every channel and plane.
+
+    Superblocks count through the die groups of a block number first, so that neighbours of the free FIFO lie
+    on different dies.
+    """
+    block, group = divmod(superblock, config.die_groups)
+    return group * config.group_dies + virtual_die, block
+
+
+def superblock_of(config: EngineConfig, die: int, block: int) -> int:
+    """The superblock that a block of a die belongs to."""
+    return block * config.die_groups + die // config.group_dies
 
 
 def page_place(config: EngineConfig, column: int) -> tuple[int, int]:

@@ -105,11 +105,11 @@ IDENTITY_WORDS = (
     "channels", "dies", "planes", "blocks", "pages", "page_bytes", "spare_bytes", "queries", "head_dim_max",
     "head_slots", "max_context", "max_caches", "max_sequences", "max_layers", "max_kv_heads", "max_policies",
     "max_windows", "max_superblocks_per_sequence", "stripe_buffers", "dram_bytes_mib", "io_queues",
-    "queue_entries_max", "clock_mhz", "mega_transfers", "timeout_us",
+    "queue_entries_max", "clock_mhz", "mega_transfers", "timeout_us", "group_dies",
 )
 
 
 def identity_words(config: EngineConfig) -> list[int]:
     """Words behind MAGIC at Register.IDENTITY."""
-    values = {**config.to_dict(), "dram_bytes_mib": config.dram_bytes >> 20}
-    return [int(values[name]) for name in IDENTITY_WORDS]
+    return [config.dram_bytes >> 20 if name == "dram_bytes_mib" else int(getattr(config, name))
+            for name in IDENTITY_WORDS]

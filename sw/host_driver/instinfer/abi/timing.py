@@ -34,6 +34,9 @@ def dense_bound(config: EngineConfig, *, head_dim: int,
                 contexts: list[tuple[int, int, int]]) -> AttentionBound:
     """Bounds for commands that each attend ``kv_heads`` heads of layer 0.
 
+    Where superblocks are narrower than a channel, the stripes of a virtual die may lie on as many dies as
+    there are die groups; the bound holds for any.
+
     Args:
         contexts: one (context, resident, kv_heads) per command.
     """
@@ -65,5 +68,6 @@ def dense_bound(config: EngineConfig, *, head_dim: int,
         (config.planes - 1) * config.cycles(t.tDBSY) + config.cycles(t.tWB) + config.cycles(t.tR)
         + config.cycles(t.tRCBSY))
     ideal = max(slots.values()) * config.slot_beats * config.beat_cycles_x1000 // 1000
-    bound = config.cycles(t.tR) + max(max(map(bus, slots)), max(stripes.values()) * array)
+    busiest = -(-max(stripes.values()) // config.die_groups)
+    bound = config.cycles(t.tR) + max(max(map(bus, slots)), busiest * array)
     return AttentionBound(ideal, bound, sum(slots.values()), sum(stripes.values()))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import superblock_of, superblock_place
 from instinfer.abi.tables import Replacement
 
 from .errors import ResourceError
@@ -29,9 +30,9 @@ class Peek(Protocol):
 class BadBlocks:
     """The replaced blocks of a device.
 
-    One bad block of one plane would cost its whole superblock (the same block number of all channels, dies
-    and planes). Each plane has ``config.spare_blocks`` more blocks; one of them takes the number of a bad
-    one. The list outlives a controller reset and is part of a saved drive.
+    One bad block of one plane would cost its whole superblock (the same block number of all channels and
+    planes and of the dies of its group). Each plane has ``config.spare_blocks`` more blocks; one of them
+    takes the number of a bad one. The list outlives a controller reset and is part of a saved drive.
     """
 
     def __init__(self, config: EngineConfig, read: Read, write: Write, peek: Peek) -> None:
@@ -62,7 +63,8 @@ class BadBlocks:
         for name, (value, limit) in limits.items():
             if not 0 <= value < limit:
                 raise ValueError(f"{name} = {value}: this device has 0 to {limit - 1}")
-        owner = self._owner(block)
+        superblock = superblock_of(config, die, block)
+        owner = self._owner(superblock)
         if owner is not None:
             raise ResourceError(f"block {block} belongs to sequence {owner}: free the sequence first")
         place = (channel, die, plane)
@@ -83,9 +85,9 @@ class BadBlocks:
         entry = Replacement(channel=channel, die=die, plane=plane, block=block, spare=spare)
         self._entries[index] = entry
         self._write(Table.REPLACEMENT, [(index, entry.pack())])
-        self._write(Table.SUPERBLOCK_ERASED, [(block, 0)])
-        if block not in self._free():
-            self._write(Table.SUPERBLOCK_FREE, [(0, block)])
+        self._write(Table.SUPERBLOCK_ERASED, [(superblock, 0)])
+        if superblock not in self._free():
+            self._write(Table.SUPERBLOCK_FREE, [(0, superblock)])
         return entry
 
     def scan(self) -> tuple[Replacement, ...]:
@@ -126,10 +128,11 @@ class BadBlocks:
         if sequence is not None:
             raise ResourceError(f"sequence {sequence} exists: its data may lie where marks were; scan a new "
                                 "drive before anything is stored")
-        erased = self._read(Table.SUPERBLOCK_ERASED, list(range(config.blocks)))
-        replaced = {entry.block for entry in self._entries.values()}
-        for block, known in enumerate(erased):
-            if not known and block not in replaced:
+        erased = self._read(Table.SUPERBLOCK_ERASED, list(range(config.superblocks)))
+        replaced = {superblock_of(config, entry.die, entry.block) for entry in self._entries.values()}
+        for superblock, known in enumerate(erased):
+            if not known and superblock not in replaced:
+                _, block = superblock_place(config, superblock, 0)
                 raise ResourceError(f"block {block} is not known to be erased: data in it would be taken for "
                                     "marks; scan a new drive, opened with erased=True")
 
@@ -146,7 +149,7 @@ class BadBlocks:
         count = self._read(Table.COUNTS, [SUPERBLOCK_COUNT])[0]
         return self._read(Table.SUPERBLOCK_FREE, list(range(count)))
 
-    def _owner(self, block: int) -> int | None:
+    def _owner(self, superblock: int) -> int | None:
         """The sequence that a superblock belongs to."""
-        return next((number for number, blocks in owned_superblocks(self._config, self._read).items()
-                     if block in blocks), None)
+        return next((number for number, superblocks in owned_superblocks(self._config, self._read).items()
+                     if superblock in superblocks), None)

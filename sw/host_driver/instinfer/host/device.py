@@ -284,7 +284,7 @@ class Csd:
         config = self.config
         counts = np.zeros((config.channels, config.dies, config.blocks), np.uint32)
         owned = owned_superblocks(config, self.read_table)
-        indices = read_count_indices(config, {block for blocks in owned.values() for block in blocks})
+        indices = read_count_indices(config, [each for superblocks in owned.values() for each in superblocks])
         counts.reshape(-1)[indices] = self.read_table(Table.READ_COUNT, indices)
         return counts
 

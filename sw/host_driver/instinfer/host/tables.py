@@ -9,6 +9,7 @@ from typing import Any
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import superblock_place
 from instinfer.abi.tables import CacheWord, SequenceWord, read_count_index
 
 from .transport.base import Tables
@@ -33,8 +34,10 @@ def owned_superblocks(config: EngineConfig, read: Read) -> dict[int, list[int]]:
 
 def read_count_indices(config: EngineConfig, superblocks: Iterable[int]) -> list[int]:
     """Indices in READ_COUNT of all blocks of some superblocks, in ascending order."""
-    return sorted(read_count_index(config, channel=channel, die=die, block=block) for block in superblocks
-                  for channel in range(config.channels) for die in range(config.dies))
+    places = [superblock_place(config, superblock, virtual_die) for superblock in superblocks
+              for virtual_die in range(config.group_dies)]
+    return sorted(read_count_index(config, channel=channel, die=die, block=block) for die, block in places
+                  for channel in range(config.channels))
 
 
 def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
     caches = take(Table.CACHE, list(range(config.max_caches)))
     sequences = take(Table.SEQUENCE, list(range(config.max_sequences)))
     take(Table.REPLACEMENT, list(range(config.max_replacements)))
-    take(Table.SUPERBLOCK_ERASED, list(range(config.blocks)))
+    take(Table.SUPERBLOCK_ERASED, list(range(config.superblocks)))
     counts = read(Table.COUNTS, [SUPERBLOCK_COUNT, BUFFER_COUNT])
     for table, count in zip((Table.SUPERBLOCK_FREE, Table.BUFFER_FREE), counts, strict=True):
         positions = list(range(count))
@@ -62,14 +65,14 @@ def read_tables(config: EngineConfig, read: Read) -> dict[str, Any]:
     for number, word in sequences.items():
         layers = CacheWord.unpack(caches[SequenceWord.unpack(word).cache]).layers
         take(Table.RESIDENT, [number * config.max_layers + layer for layer in range(layers)])
-        take(Table.ROW_COUNT, [number * config.dies_total + die for die in range(config.dies_total)])
+        take(Table.ROW_COUNT, [number * config.row_counters + n for n in range(config.row_counters)])
         owned = read(Table.COUNTS, [SEQUENCE_COUNT + number])[0]
         first = number * config.max_superblocks_per_sequence
-        blocks = read(Table.SUPERBLOCK_LIST, [first + n for n in range(owned)])
+        superblocks = read(Table.SUPERBLOCK_LIST, [first + n for n in range(owned)])
         found.setdefault(Table.SUPERBLOCK_LIST.name, []).extend(
-            [first + n, block] for n, block in enumerate(blocks))
+            [first + n, superblock] for n, superblock in enumerate(superblocks))
         found.setdefault(Table.COUNTS.name, []).append([SEQUENCE_COUNT + number, owned])
-        take(Table.READ_COUNT, read_count_indices(config, blocks))
+        take(Table.READ_COUNT, read_count_indices(config, superblocks))
     return found
 
 

@@ -196,14 +196,15 @@ class KvEngine(wiring.Component):
         s.dispatch = dispatch = ChannelDispatch(config=c, sources=4)
         s.events = events = EventCollector(config=c, outstanding=programs_in_flight(c))
         s.eraser = eraser = SuperblockEraser(config=c)
-        s.erase_service = erase_service = SharedService(request=13, result=ERASE_RESULT, users=2)
+        s.erase_service = erase_service = SharedService(
+            request=range(c.superblocks), result=ERASE_RESULT, users=2)
         connect, flipped = wiring.connect, wiring.flipped
         connect(m, s.flushes.rows, s.rows.requests)
         connect(m, s.rows.results, s.flushes.row_results)
         for user, port in ((s.rows, 0), (s.frees, 1)):
             connect(m, user.erase, erase_service.requests[port])
             connect(m, erase_service.results[port], user.erased)
-        connect(m, erase_service.request, eraser.blocks)
+        connect(m, erase_service.request, eraser.superblocks)
         connect(m, eraser.results, erase_service.result)
         s.read_counts = read_counts = ReadCounts(config=c)
         connect(m, s.tables.read_counts, read_counts.table)

@@ -27,12 +27,14 @@ from .ports import (
     TablePort,
     routed,
 )
+from .superblocks import physical_die, virtual_die
 
 TRIES = 3
 """Rows that are tried before a stripe stays in DRAM for good."""
 PROGRAMS_PER_DIE = DEPTH - 1
 """One in the array, one in the cache registers, one to come. Its channel holds them and an erase: a request
-that finds its queue full would hold up the reads behind it for a tPROG."""
+that finds its queue full would hold up the reads behind it for a tPROG. Counted for each virtual die, its
+dies in all die groups together, since a program's die is known only when it has its row."""
 NUMBER_BITS = 16
 PROGRAM = data.StructLayout({
     "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
@@ -45,7 +47,7 @@ RELEASE = data.StructLayout({"buffer": 16, "number": NUMBER_BITS})
 
 def programs_in_flight(config: EngineConfig) -> int:
     """Tags for `PROGRAMS_PER_DIE` programs of every die, within the 8 bits of a tag."""
-    return min(256, max(64, PROGRAMS_PER_DIE * config.dies_total))
+    return min(256, max(64, PROGRAMS_PER_DIE * config.row_counters))
 
 
 class FlushEngine(wiring.Component):
@@ -115,9 +117,10 @@ class FlushEngine(wiring.Component):
         program: Any = Signal(PROGRAM)
         tagged, fault, release, pinned = Signal(), Signal(), Signal(), Signal()
         outstanding = Signal(10)
-        in_die = Array(Signal(range(PROGRAMS_PER_DIE + 1), name=f"in_die_{n}") for n in range(c.dies_total))
+        in_die = Array(Signal(range(PROGRAMS_PER_DIE + 1), name=f"in_die_{n}") for n in range(c.row_counters))
         counted, ended = Signal(), Signal()
-        here = in_die[program.channel * c.dies + program.die]
+        virtual = virtual_die(c, program.die)
+        here = in_die[program.channel * c.group_dies + virtual]
         m.d.sync += here.eq(here + counted - ended)
         head, entry = Signal(8), Signal(DRAM_BITS)
         idle = Signal()
@@ -127,7 +130,7 @@ class FlushEngine(wiring.Component):
             self.settled.eq(idle
                             & (used == 0) & ~self.jobs.valid & ~self.programs.valid & (releases.level == 0)),
             self.rows.payload.sequence.eq(program.sequence), self.rows.payload.channel.eq(program.channel),
-            self.rows.payload.die.eq(program.die),
+            self.rows.payload.virtual_die.eq(virtual),
             self.entry_reads.payload.eq(entry),
             releases.i.payload.buffer.eq(program.buffer), releases.i.payload.number.eq(self.started),
         ]
@@ -147,7 +150,7 @@ class FlushEngine(wiring.Component):
                 with m.Elif(self.jobs.valid & job.settle):
                     m.next = "READ_ENTRY"
                 with m.Elif(self.jobs.valid & ~next_used
-                              & (in_die[job.channel * c.dies + job.die] != PROGRAMS_PER_DIE)):
+                              & (in_die[job.channel * c.group_dies + job.die] != PROGRAMS_PER_DIE)):
                     m.d.sync += [
                         tag.eq(next_tag), program.tries.eq(0),
                         *(program[name].eq(job[name]) for name in NOTED),
@@ -244,8 +247,9 @@ class FlushEngine(wiring.Component):
                 m.next = "TAKE"
 
     def _take_row(self, m: Module, program: Any, pinned: Signal) -> None:
-        """The next row of the die, for the first try as for the others: rows are programmed in their
+        """The next row of the virtual die, for the first try as for the others: rows are programmed in their
         order."""
+        c = self.config
         with m.State("ASK_FOR_ROW"):
             m.d.comb += self.rows.valid.eq(1)
             with m.If(self.rows.ready):
@@ -254,7 +258,8 @@ class FlushEngine(wiring.Component):
             row = self.row_results.payload
             m.d.comb += self.row_results.ready.eq(1)
             with m.If(self.row_results.valid):
-                m.d.sync += [program.block.eq(row.block), program.page.eq(row.page),
+                die = physical_die(c, row.group, virtual_die(c, program.die))
+                m.d.sync += [program.die.eq(die), program.block.eq(row.block), program.page.eq(row.page),
                              program.tries.eq(program.tries + 1)]
                 m.next = "NOTE_PROGRAM"
                 with m.If(~row.found):

@@ -93,16 +93,17 @@ FLUSH_JOB = data.StructLayout({
     "entry": DRAM_BITS, "buffer": 16, "kv_heads": 8, "stripes_max": STRIPE_BITS,
     "channel": 4, "die": 3,
 })
-"""A full stripe of one head to be programmed on a die, or (``settle``) a stripe whose buffers may go, for all
-heads, since enough tokens follow it: then ``entry`` is head 0's."""
+"""A full stripe of one head to be programmed on virtual die ``die``, or (``settle``) a stripe whose buffers
+may go, for all heads, since enough tokens follow it: then ``entry`` is head 0's."""
 
 REPLACEMENT = data.StructLayout({
     "block": BLOCK_BITS, "plane": 2, "die": 3, "channel": 4, "spare": BLOCK_BITS, "unused": 28, "valid": 1,
 })
 """A word of the table REPLACEMENT (`abi.tables.Replacement`)."""
 
-ROW_REQUEST = data.StructLayout({"sequence": 10, "channel": 4, "die": 3})
-ROW_RESULT = data.StructLayout({"found": 1, "block": 13, "page": 12})
+ROW_REQUEST = data.StructLayout({"sequence": 10, "channel": 4, "virtual_die": 3})
+ROW_RESULT = data.StructLayout({"found": 1, "group": 3, "block": 13, "page": 12})
+"""``group``: die group of the row's superblock."""
 
 TAIL_JOB = data.StructLayout({
     "buffer": 16, "tokens": 9, "wide": 1, "head_slot": 3, "passes": 4, "read_back": 1, "stripe": STRIPE_BITS,

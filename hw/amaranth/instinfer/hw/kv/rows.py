@@ -11,12 +11,13 @@ from instinfer.abi.config import EngineConfig
 from ..signatures import CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
 from .access import ConstantDivider, pop, read, write
 from .ports import ROW_REQUEST, ROW_RESULT, TablePort, routed
+from .superblocks import SuperblockPlace, physical_die
 
 ERASE_RESULT = data.StructLayout({"good": 1})
 
 
 class SuperblockEraser(wiring.Component):
-    """Erases one block number on all channels, dies and planes.
+    """Erases a superblock: one block number on all channels and planes and on the dies of its group.
 
     Parameters
     ----------
@@ -24,19 +25,19 @@ class SuperblockEraser(wiring.Component):
 
     Members
     -------
-    blocks : block numbers, one at a time: the next is taken after the result of the last
+    superblocks : one at a time: the next is taken after the result of the last
     results : ``good`` when every die erased it
     requests : ERASE requests for the channels
     events : ends of ERASE, of all channels
 
-    Latency: one request per cycle, then the slowest die's tBERS. Back-pressure: waits for ``requests`` and
-    ``results``.
+    Latency: one request per cycle (after a division when ``die_groups`` is not a power of two), then the
+    slowest die's tBERS. Back-pressure: waits for ``requests`` and ``results``.
     """
 
     def __init__(self, *, config: EngineConfig):
         self.config = config
         super().__init__({
-            "blocks": In(stream.Signature(13)),
+            "superblocks": In(stream.Signature(range(config.superblocks))),
             "results": Out(stream.Signature(ERASE_RESULT)),
             "requests": Out(stream.Signature(routed(channel_request(config)))),
             "events": In(stream.Signature(CHANNEL_EVENT)),
@@ -45,14 +46,17 @@ class SuperblockEraser(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self.config
-        pending = Signal(range(c.dies_total + 1))
+        pending = Signal(range(c.row_counters + 1))
         channel = Signal(range(max(2, c.channels)))
-        die = Signal(range(max(2, c.dies)))
+        die = Signal(range(max(2, c.group_dies)))
+        m.submodules.place = place = SuperblockPlace(config=c)
         request = self.requests.payload.request
         ended = Signal()
         m.d.comb += [
             self.requests.payload.channel.eq(channel),
-            request.op.eq(ChannelOp.ERASE), request.die.eq(die), request.block.eq(self.blocks.payload),
+            place.superblock.eq(self.superblocks.payload),
+            request.op.eq(ChannelOp.ERASE), request.die.eq(physical_die(c, place.group, die)),
+            request.block.eq(place.block),
             self.events.ready.eq(1), ended.eq(self.events.valid),
         ]
         with m.If(ended):
@@ -60,30 +64,31 @@ class SuperblockEraser(wiring.Component):
             with m.If(self.events.payload.status != MediaStatus.OK):
                 m.d.sync += self.results.payload.good.eq(0)
         with m.FSM():
-            with m.State("TAKE_BLOCK"), m.If(self.blocks.valid):
-                m.d.sync += [self.results.payload.good.eq(1), pending.eq(c.dies_total), channel.eq(0),
+            with m.State("TAKE_SUPERBLOCK"), m.If(self.superblocks.valid):
+                m.d.comb += place.start.eq(1)
+                m.d.sync += [self.results.payload.good.eq(1), pending.eq(c.row_counters), channel.eq(0),
                              die.eq(0)]
                 m.next = "REQUEST"
             with m.State("REQUEST"):
-                m.d.comb += self.requests.valid.eq(1)
-                with m.If(self.requests.ready):
+                m.d.comb += self.requests.valid.eq(place.done)
+                with m.If(self.requests.valid & self.requests.ready):
                     m.d.sync += channel.eq(channel + 1)
                     with m.If(channel == c.channels - 1):
                         m.d.sync += [channel.eq(0), die.eq(die + 1)]
-                        with m.If(die == c.dies - 1):
+                        with m.If(die == c.group_dies - 1):
                             m.next = "WAIT_FOR_DIES"
             with m.State("WAIT_FOR_DIES"), m.If(pending == 0):
-                m.d.comb += self.blocks.ready.eq(1)
+                m.d.comb += self.superblocks.ready.eq(1)
                 m.next = "ANSWER"
             with m.State("ANSWER"):
                 m.d.comb += self.results.valid.eq(1)
                 with m.If(self.results.ready):
-                    m.next = "TAKE_BLOCK"
+                    m.next = "TAKE_SUPERBLOCK"
         return m
 
 
 class RowAllocator(wiring.Component):
-    """Gives the next row of a sequence on a die, taking a superblock from the free FIFO when needed.
+    """Gives the next row of a sequence on a virtual die, taking a superblock from the free FIFO when needed.
 
     A superblock that is not known to be erased is erased first; one that fails to erase is dropped for good
     and the next one is taken.
@@ -99,8 +104,8 @@ class RowAllocator(wiring.Component):
     tables : access to the tables
     erase, erased : a `SuperblockEraser`
 
-    Latency: about 20 cycles when the row's superblock is owned already (and a division when ``pages`` is not
-    a power of two). Back-pressure: waits for the tables and for erases.
+    Latency: about 20 cycles when the row's superblock is owned already (and a division each when ``pages``
+    and ``die_groups`` are not powers of two). Back-pressure: waits for the tables and for erases.
     """
 
     def __init__(self, *, config: EngineConfig):
@@ -109,7 +114,7 @@ class RowAllocator(wiring.Component):
             "requests": In(stream.Signature(ROW_REQUEST)),
             "results": Out(stream.Signature(ROW_RESULT)),
             "tables": Out(TablePort()),
-            "erase": Out(stream.Signature(13)),
+            "erase": Out(stream.Signature(range(config.superblocks))),
             "erased": In(stream.Signature(ERASE_RESULT)),
         })
 
@@ -120,16 +125,17 @@ class RowAllocator(wiring.Component):
         m.submodules.divider = divider = ConstantDivider(width=(limit * c.pages).bit_length(),
                                                          divisor=c.pages)
         sequence = Signal(10)
-        row_index = Signal(range(max(2, c.max_sequences * c.dies_total)))
+        row_index = Signal(range(max(2, c.max_sequences * c.row_counters)))
         row = Signal(divider.width)
         owned = Signal(range(limit + 2))
-        block = Signal(13)
+        superblock = Signal(range(c.superblocks))
+        m.submodules.place = place = SuperblockPlace(config=c)
         result = self.results.payload
         tables = self.tables
         m.d.comb += [
             divider.dividend.eq(row),
-            result.page.eq(divider.remainder), result.block.eq(block),
-            self.erase.payload.eq(block),
+            place.superblock.eq(superblock), result.page.eq(divider.remainder),
+            result.group.eq(place.group), result.block.eq(place.block), self.erase.payload.eq(superblock),
         ]
 
         def finish(found: int) -> None:
@@ -142,7 +148,8 @@ class RowAllocator(wiring.Component):
                 m.d.comb += self.requests.ready.eq(1)
                 m.d.sync += [
                     sequence.eq(request.sequence),
-                    row_index.eq(request.sequence * c.dies_total + request.channel * c.dies + request.die),
+                    row_index.eq(request.sequence * c.row_counters + request.channel * c.group_dies
+                                 + request.virtual_die),
                 ]
                 with m.If(self.requests.valid):
                     m.next = "READ_ROW"
@@ -163,11 +170,12 @@ class RowAllocator(wiring.Component):
                 with m.Else():
                     m.next = "TAKE_SUPERBLOCK"
             with m.State("TAKE_SUPERBLOCK"), m.If(pop(m, tables, Table.SUPERBLOCK_FREE)):
-                m.d.sync += block.eq(tables.answer)
+                m.d.sync += superblock.eq(tables.answer)
                 m.next = "READ_ERASED"
                 with m.If(~tables.ok):
                     finish(0)
-            with m.State("READ_ERASED"), m.If(read(m, tables, Table.SUPERBLOCK_ERASED, block)):
+            with m.State("READ_ERASED"), m.If(
+                    read(m, tables, Table.SUPERBLOCK_ERASED, superblock)):
                 m.next = "ERASE"
                 with m.If(tables.answer[0]):
                     m.next = "WRITE_ERASED"
@@ -181,21 +189,23 @@ class RowAllocator(wiring.Component):
                     m.next = "TAKE_SUPERBLOCK"
                     with m.If(self.erased.payload.good):
                         m.next = "WRITE_ERASED"
-            with m.State("WRITE_ERASED"), m.If(write(m, tables, Table.SUPERBLOCK_ERASED, block, 0)):
+            with m.State("WRITE_ERASED"), m.If(
+                    write(m, tables, Table.SUPERBLOCK_ERASED, superblock, 0)):
                 m.next = "WRITE_LIST"
             with m.State("WRITE_LIST"), m.If(
-                    write(m, tables, Table.SUPERBLOCK_LIST, sequence * limit + owned, block)):
+                    write(m, tables, Table.SUPERBLOCK_LIST, sequence * limit + owned, superblock)):
                 m.next = "WRITE_COUNT"
             with m.State("WRITE_COUNT"), m.If(write(m, tables, Table.COUNTS, sequence + 2, owned + 1)):
                 m.next = "WRITE_ROW"
             with m.State("READ_LIST"), m.If(
                     read(m, tables, Table.SUPERBLOCK_LIST, sequence * limit + divider.quotient)):
-                m.d.sync += block.eq(tables.answer)
+                m.d.sync += superblock.eq(tables.answer)
                 m.next = "WRITE_ROW"
             with m.State("WRITE_ROW"), m.If(write(m, tables, Table.ROW_COUNT, row_index, row + 1)):
                 finish(1)
+                m.d.comb += place.start.eq(1)
             with m.State("ANSWER"):
-                m.d.comb += self.results.valid.eq(1)
-                with m.If(self.results.ready):
+                m.d.comb += self.results.valid.eq(place.done | ~result.found)
+                with m.If(self.results.valid & self.results.ready):
                     m.next = "TAKE_REQUEST"
         return m

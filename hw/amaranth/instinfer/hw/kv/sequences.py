@@ -116,7 +116,7 @@ class FreeEngine(wiring.Component):
             "tables": Out(TablePort()),
             "entry_reads": Out(stream.Signature(DRAM_BITS)),
             "entries": In(stream.Signature(ENTRY_READ)),
-            "erase": Out(stream.Signature(13)),
+            "erase": Out(stream.Signature(range(config.superblocks))),
             "erased": In(stream.Signature(ERASE_RESULT)),
             "started": In(16), "finished": In(16),
             "busy": Out(1), "sequence": Out(10),
@@ -211,19 +211,19 @@ class FreeEngine(wiring.Component):
         c = self.config
         limit = c.max_superblocks_per_sequence
         owned, item = Signal(9), Signal(9)
-        die = Signal(range(c.dies_total + 1))
+        counter = Signal(range(c.row_counters + 1))
         sequence = job.layer.sequence
-        block = Signal(13)
+        superblock = Signal(range(c.superblocks))
         place = sequence * limit + item
-        m.d.comb += self.erase.payload.eq(block)
+        m.d.comb += self.erase.payload.eq(superblock)
         with m.State("READ_COUNT"), m.If(read(m, self.tables, Table.COUNTS, sequence + 2)):
-            m.d.sync += [owned.eq(self.tables.answer), item.eq(0), die.eq(0)]
+            m.d.sync += [owned.eq(self.tables.answer), item.eq(0), counter.eq(0)]
             m.next = "READ_LIST"
         with m.State("READ_LIST"):
             with m.If(item == owned):
                 m.next = "CLEAR_ROWS"
             with m.Else(), m.If(read(m, self.tables, Table.SUPERBLOCK_LIST, place)):
-                m.d.sync += block.eq(self.tables.answer)
+                m.d.sync += superblock.eq(self.tables.answer)
                 m.next = "CLEAR_LIST"
         with m.State("CLEAR_LIST"), m.If(write(m, self.tables, Table.SUPERBLOCK_LIST, place, 0)):
             m.d.sync += item.eq(item + 1)
@@ -238,14 +238,16 @@ class FreeEngine(wiring.Component):
                 m.next = "READ_LIST"
                 with m.If(self.erased.payload.good):
                     m.next = "WRITE_ERASED"
-        with m.State("WRITE_ERASED"), m.If(write(m, self.tables, Table.SUPERBLOCK_ERASED, block, 1)):
+        with m.State("WRITE_ERASED"), m.If(
+                write(m, self.tables, Table.SUPERBLOCK_ERASED, superblock, 1)):
             m.next = "RETURN_SUPERBLOCK"
-        with m.State("RETURN_SUPERBLOCK"), m.If(write(m, self.tables, Table.SUPERBLOCK_FREE, 0, block)):
+        with m.State("RETURN_SUPERBLOCK"), m.If(
+                write(m, self.tables, Table.SUPERBLOCK_FREE, 0, superblock)):
             m.next = "READ_LIST"
         with m.State("CLEAR_ROWS"), m.If(
-                write(m, self.tables, Table.ROW_COUNT, sequence * c.dies_total + die, 0)):
-            m.d.sync += die.eq(die + 1)
-            with m.If(die == c.dies_total - 1):
+                write(m, self.tables, Table.ROW_COUNT, sequence * c.row_counters + counter, 0)):
+            m.d.sync += counter.eq(counter + 1)
+            with m.If(counter == c.row_counters - 1):
                 m.next = "CLEAR_COUNT"
         with m.State("CLEAR_COUNT"), m.If(write(m, self.tables, Table.COUNTS, sequence + 2, 0)):
             m.next = "COMPLETE"

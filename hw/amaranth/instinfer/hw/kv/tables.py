@@ -90,7 +90,8 @@ class Tables(wiring.Component):
         m = Module()
         c = self.config
         sequences = c.max_sequences
-        superblocks = _Queue(m, "superblock_free", entries=c.blocks, width=13)
+        superblocks = _Queue(m, "superblock_free", entries=c.superblocks,
+                             width=(c.superblocks - 1).bit_length())
         buffers = _Queue(m, "buffer_free", entries=c.stripe_buffers, width=16)
         fault = _Store(m, "fault", depth=sequences, fields=((62, 1),))
         rows = c.pages * c.max_superblocks_per_sequence
@@ -99,11 +100,12 @@ class Tables(wiring.Component):
             Table.SEQUENCE: _Store(m, "sequence", depth=sequences, fields=((0, 58), (63, 1))),
             Table.RESIDENT: _Store(m, "resident", depth=sequences * c.max_layers, fields=((0, 18),)),
             Table.SUPERBLOCK_LIST: _Store(
-                m, "superblock_list", depth=sequences * c.max_superblocks_per_sequence, fields=((0, 13),)),
+                m, "superblock_list", depth=sequences * c.max_superblocks_per_sequence,
+                fields=((0, (c.superblocks - 1).bit_length()),)),
             Table.ROW_COUNT: _Store(
-                m, "row_count", depth=sequences * c.dies_total, fields=((0, rows.bit_length()),)),
+                m, "row_count", depth=sequences * c.row_counters, fields=((0, rows.bit_length()),)),
             Table.SUPERBLOCK_FREE: superblocks.store,
-            Table.SUPERBLOCK_ERASED: _Store(m, "superblock_erased", depth=c.blocks, fields=((0, 1),)),
+            Table.SUPERBLOCK_ERASED: _Store(m, "superblock_erased", depth=c.superblocks, fields=((0, 1),)),
             Table.BUFFER_FREE: buffers.store,
             Table.COUNTS: _Store(m, "counts", depth=sequences, fields=((0, 9),)),
             Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 8), (63, 1))),
@@ -123,6 +125,7 @@ class Tables(wiring.Component):
         return Cat(getattr(fields, name) < limit for name, limit in limits.items()).all()
 
     def _access(self, m: Module, stores: dict[int, _Store], queues: dict[int, _Queue], fault: _Store) -> None:
+        c = self.config
         m.submodules.choice = choice = RoundRobin(ports=self.users)
         m.d.comb += choice.requests.eq(Cat(port.valid for port in self.ports))
         owner = Signal.like(choice.grant)
@@ -131,8 +134,8 @@ class Tables(wiring.Component):
         op, table, index, value = request.values()
         answer, ok = Signal(64), Signal()
         reads, writes = Signal(), Signal()
-        read_counts = self.config.dies_total * self.config.blocks
-        walk_end = max(map_depth(self.config), read_counts, *(store.depth for store in stores.values())) - 1
+        read_counts = c.dies_total * c.blocks
+        walk_end = max(map_depth(c), read_counts, *(store.depth for store in stores.values())) - 1
         walk = Signal(range(walk_end + 1))
         after_reset = Signal(init=1)
         walking = Signal()
@@ -186,6 +189,11 @@ class Tables(wiring.Component):
                             ok.eq((index < store.depth) & ((op == TableOp.READ) | self._names_blocks(value))),
                             answer.eq(Mux(store.unpack()[63], store.unpack(), 0)),
                         ]
+                    elif number == Table.SUPERBLOCK_LIST:
+                        m.d.comb += [
+                            ok.eq((index < store.depth) & ((op == TableOp.READ) | (value < c.superblocks))),
+                            answer.eq(store.unpack()),
+                        ]
                     else:
                         found = store.unpack()
                         if number == Table.SEQUENCE:
@@ -194,7 +202,7 @@ class Tables(wiring.Component):
                             found = Mux(found[63], found, 0)
                         m.d.comb += [ok.eq(index < store.depth), answer.eq(found)]
             with m.Case(int(Table.WINDOW)):
-                m.d.comb += [ok.eq(index < 2 * self.config.max_windows), answer.eq(self.windows.answer)]
+                m.d.comb += [ok.eq(index < 2 * c.max_windows), answer.eq(self.windows.answer)]
             with m.Case(int(Table.READ_COUNT)):
                 m.d.comb += [ok.eq(index < read_counts), answer.eq(self.read_counts.answer)]
 

@@ -107,7 +107,7 @@ class WriteEngine(wiring.Component):
         entered = Signal.like(head)
         m.submodules.channels = channels = ConstantDivider(width=STRIPE_BITS, divisor=c.channels)
         m.submodules.lines = lines = ConstantDivider(width=LINE_BITS, divisor=c.channels)
-        m.submodules.dies = dies = ConstantDivider(width=STRIPE_BITS + 2, divisor=c.dies)
+        m.submodules.dies = dies = ConstantDivider(width=STRIPE_BITS + 2, divisor=c.group_dies)
         last_head = head == layer.kv_heads - 1
         m.d.comb += [
             stride.eq(layer.stripes_max << 3),
@@ -285,11 +285,11 @@ class WriteEngine(wiring.Component):
             m.d.comb += self.flush.valid.eq(1)
             with m.If(self.flush.ready):
                 next_head()
-                step = Mux(line == c.channels - 1, (2 - c.channels) % c.dies, 1 % c.dies)
+                step = Mux(line == c.channels - 1, (2 - c.channels) % c.group_dies, 1 % c.group_dies)
                 m.d.sync += [
                     line.eq(modulo(line + 1, c.channels)),
                     channel.eq(modulo(channel + line_stride(c.channels), c.channels)),
-                    die.eq(modulo(die + step, c.dies)),
+                    die.eq(modulo(die + step, c.group_dies)),
                 ]
                 m.next = "LOOK_UP_BUFFER"
                 with m.If(last_head):
