@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention of many positions at once: the bits of `abi.arith`, and those of the device model."""
 
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,8 +12,10 @@ from instinfer.abi.arith import Partial
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import presets
 from instinfer.abi.layout import RowShape
+from instinfer.cosim.accuracy import policies
 from instinfer.cosim.accuracy.attention import Rows, attend
-from instinfer.host import open_csd
+from instinfer.cosim.accuracy.sketch import SKETCHERS
+from instinfer.host import Dense, Sketch, open_csd
 from support import rng
 from support.kv import assert_same_bits, random_half
 
@@ -89,12 +94,35 @@ def test_bits_of_the_device_model(dtype: Dtype) -> None:
     first = shape.tokens_per_stripe(PRODUCT) + shape.tokens_per_page(PRODUCT) - 30
     q, k, v = operands("device", first + positions, positions)
     found = attend(PRODUCT, Rows.store(dtype, k, v), q, SCALE2, first)
+    assert_device_agrees(found, q, k, v, first, {"dtype": dtype.name.lower()}, Dense())
+
+
+@pytest.mark.parametrize("sketcher", SKETCHERS)
+def test_bits_of_the_device_model_with_sketches(sketcher: str) -> None:
+    """Driver and device choose the same tokens: another set would show in the outputs."""
+    first, positions, dtype = 540, 24, Dtype.INT8
+    q, k, v = operands("sketched device", first + positions, positions)
+    policy = policies.Sketch(sketcher=sketcher, keep=Fraction(40), window=16, sinks=4)
+    rows = Rows.store(dtype, k, v)
+    queries = random_half(rng("queries"), (first, HEADS * QUERIES, DIMS))
+    masks = policy.choose(policies.Layer(rows=rows, queries=queries, context=first), q)
+    found = attend(PRODUCT, rows, q, SCALE2, first, masks)
+    kind, with_queries = SKETCHERS[sketcher]
+    options = {"dtype": "int8", "sketch": kind(dims=16, bits=4)}
+    assert_device_agrees(found, q, k, v, first, options, Sketch(keep_tokens=40, group=8, window=16, sinks=4),
+                         queries if with_queries else None)
+
+
+def assert_device_agrees(found, q, k, v, first: int, options: dict[str, Any], policy: Any,
+                         queries: np.ndarray | None = None) -> None:
+    """Prefill, then append and attend position after position."""
     k, v = k.swapaxes(0, 1), v.swapaxes(0, 1)
     with open_csd("model:product", erased=True) as csd:
         sequence = csd.kv_cache(layers=1, kv_heads=HEADS, query_heads=HEADS * QUERIES, head_dim=DIMS,
-                                max_tokens=1024, dtype=dtype.name.lower()).new_sequence()
-        sequence.write(0, k[:first], v[:first])
-        for position in range(positions):
+                                max_tokens=1024, **options).new_sequence()
+        sequence.write(0, k[:first], v[:first], queries)
+        for position in range(len(q)):
             token = first + position
-            out = sequence.attend(0, q[position].reshape(-1, DIMS), append=(k[token], v[token]))
+            out = sequence.attend(0, q[position].reshape(-1, DIMS), append=(k[token], v[token]),
+                                  policy=policy)
             assert_same_bits(out, found[position].reshape(out.shape))

@@ -9,6 +9,7 @@ from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.layout import RowShape, SketchShape
 from instinfer.cosim.accuracy import cost
+from instinfer.cosim.accuracy.attention import Rows
 from instinfer.cosim.accuracy.policies import TABLE, Layer, Sketch, parse, spec
 from support import rng
 from support.kv import random_half
@@ -18,10 +19,10 @@ PRODUCT = presets()["product"]
 
 def test_names_are_complete_and_read_back() -> None:
     assert spec(parse("dense")) == "dense:dtype=fp16"
-    text = "sketch:basis=weighted,bits=4,dims=16,dtype=int8,group=8,keep=1/8,sinks=4,window=64"
+    text = "sketch:bits=4,dims=16,dtype=int8,group=8,keep=1/8,sinks=4,sketcher=pca,window=64"
     assert spec(parse("sketch")) == text
     assert parse(text) == Sketch()
-    assert parse("sketch").label == "sketch 16 x int4, n=8, T/8, int8"
+    assert parse("sketch").label == "sketch pca 16 x int4, n=8, T/8, int8"
     assert len({spec(parse(each)) for each in TABLE}) == len(TABLE)
 
 
@@ -36,7 +37,7 @@ def test_names_are_complete_and_read_back() -> None:
     ("sketch:dims=12", "sketch_dims = 12"),
     ("sketch:bits=3", "sketch_bits = 3"),
     ("sketch:dtype=fp8", "dtype = 'fp8'"),
-    ("sketch:basis=random", "basis = 'random'"),
+    ("sketch:sketcher=random", "sketcher = 'random'"),
     ("dense:dtype=int4", "dtype = 'int4'"),
     ("sketch:window=65536", "window = 65536"),
 ])
@@ -51,7 +52,8 @@ def test_what_is_kept() -> None:
     assert parse("sketch:keep=100,group=4").descriptor(4096).groups == 25
     random = rng("kept")
     k, q = random_half(random, (2, 700, 64)), random_half(random, (20, 2, 3, 64))
-    layer = Layer(k=k, first=680, moment=np.stack(2 * [np.eye(64)]), context=680)
+    rows = Rows.store(Dtype.INT8, k, k)
+    layer = Layer(rows=rows, queries=random_half(random, (680, 6, 64)), context=680)
     masks = parse("sketch").choose(layer, q)
     assert masks.shape == (20, 2, 700)
     contexts = 681 + np.arange(20)

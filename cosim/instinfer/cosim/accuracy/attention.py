@@ -49,6 +49,11 @@ class Rows:
         (k8, k_scale), (v8, v_scale) = arith.quantise_rows(k), arith.quantise_rows(v)
         return cls(dtype, k8, v8, k_scale, v_scale)
 
+    def keys(self) -> NDArray[np.float32]:
+        """The numbers that are stored as K, exactly."""
+        wide = self.k.astype(np.float32)
+        return wide if self.k_scale is None else wide * self.k_scale.astype(np.float32)[..., None]
+
     @property
     def shape(self) -> RowShape:
         return RowShape(self.k.shape[-1], self.dtype)

@@ -31,22 +31,16 @@ _BLOCK = 64
 class Prefilled:
     """A passage whose first tokens have gone through the model, and their K and V.
 
-    ``moments``: per layer (kv_heads, head_dim, head_dim), sums of the outer squares of the prefill's queries.
+    ``queries``: the prefill's, per layer (tokens, query_heads, head_dim).
     """
 
     def __init__(self, model: SmolLM2, passage: Passage) -> None:
         self._model = model
         self.passage = passage
         self._rows: list[tuple[F16, F16]] = []
-        self.moments: list[NDArray[np.float64]] = []
+        self.queries: list[F16] = []
         model.prefill(passage.tokens[:passage.first], lambda layer, k, v: self._rows.append((k, v)),
-                      observe=self._observe)
-
-    def _observe(self, layer: int, q: F16) -> None:
-        heads = self._model.shape.kv_heads
-        grouped = q.reshape(len(q), heads, -1, q.shape[-1]).transpose(1, 0, 2, 3)
-        wide = grouped.reshape(heads, -1, q.shape[-1]).astype(np.float64)
-        self.moments.append(wide.swapaxes(1, 2) @ wide)
+                      observe=lambda layer, q: self.queries.append(q.copy()))
 
     def log_probabilities(self, attention: Attention,
                           on_layer: Callable[[int], None] | None = None) -> NDArray[np.float64]:
@@ -106,7 +100,7 @@ class PolicyAttention:
         self._config = config
         self._policy = policy
         self._first = prefilled.passage.first
-        self._moments = prefilled.moments
+        self._queries = prefilled.queries
         self._context = context
         self.cost = Cost()
         self.dense_cost = Cost()
@@ -116,7 +110,7 @@ class PolicyAttention:
         dtype = DTYPES[self._policy.dtype]
         rows = Rows.store(dtype, k, v)
         masks = self._policy.choose(
-            Layer(k=k, first=self._first, moment=self._moments[layer], context=self._context), q)
+            Layer(rows=rows, queries=self._queries[layer], context=self._context), q)
         contexts = self._first + 1 + np.arange(len(q))
         dims = q.shape[-1]
         for head in range(len(k)):

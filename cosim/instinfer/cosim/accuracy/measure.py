@@ -31,7 +31,8 @@ REFERENCE = "float64 dense"
 _SOURCES = (
     "instinfer.abi.arith", "instinfer.abi.layout", "instinfer.abi.selection",
     "instinfer.cosim.model.attention",
-    "instinfer.host.integrations.smollm2.model", "instinfer.host.integrations.smollm2.weights",
+    "instinfer.host.sketchers", "instinfer.host.integrations.smollm2.model",
+    "instinfer.host.integrations.smollm2.weights",
     "instinfer.cosim.accuracy.attention", "instinfer.cosim.accuracy.choice", "instinfer.cosim.accuracy.cost",
     "instinfer.cosim.accuracy.evaluate", "instinfer.cosim.accuracy.policies",
     "instinfer.cosim.accuracy.sketch",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from instinfer.abi import arith
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig
@@ -20,28 +21,30 @@ from instinfer.abi.layout import SketchShape
 from instinfer.abi.selection import SketchPolicy
 
 from . import cost
-from .attention import Mask
+from .attention import Mask, Rows
 from .choice import choose
 from .cost import Cost
-from .sketch import Principal
+from .sketch import SKETCHERS, LayerSketches
 
-BASES = ("plain", "weighted")
 DTYPES = {"fp16": Dtype.FP16, "int8": Dtype.INT8}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What a choice may depend on: all keys of a layer, and of the prefill which they are and its queries.
+    """What a choice may depend on: all rows of a layer, and of the prefill which they are and its queries.
 
-    ``k``: (kv_heads, tokens, head_dim), the first ``first`` of them from the prefill; ``moment``: (kv_heads,
-    head_dim, head_dim), sums of the outer squares of the prefill's queries; ``context``: the nominal one, of
-    which fractions are taken.
+    ``queries``: the prefill's, (tokens, query_heads, head_dim); as many tokens of ``rows`` are the prefill's.
+    ``context``: the nominal one, of which fractions are taken.
     """
 
-    k: F16
-    first: int
-    moment: NDArray[np.float64]
+    rows: Rows
+    queries: F16
     context: int
+
+    @property
+    def first(self) -> int:
+        """Tokens of the prefill."""
+        return len(self.queries)
 
 
 class Policy(Protocol):
@@ -57,7 +60,7 @@ class Policy(Protocol):
         """Masks (positions, kv_heads, tokens), or None for all tokens.
 
         Args:
-            q: (positions, kv_heads, queries, head_dim); position i sees the tokens [0, first + i].
+            q: (positions, kv_heads, queries, head_dim); position i sees the tokens [0, layer.first + i].
         """
 
     def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
@@ -91,14 +94,14 @@ class Dense:
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """Groups of tokens chosen by PCA sketches, beside window and sinks.
+    """Groups of tokens chosen by sketches, beside window and sinks.
 
-    ``keep``: tokens, or a fraction of the context; 0 leaves window and sinks alone. ``basis``: of
-    `Principal`.
+    ``keep``: tokens, or a fraction of the context; 0 leaves window and sinks alone. ``sketcher``: one of
+    `SKETCHERS`.
     """
 
     name: ClassVar[str] = "sketch"
-    basis: str = "weighted"
+    sketcher: str = "pca"
     dims: int = 16
     bits: int = 4
     keep: Fraction = Fraction(1, 8)
@@ -110,7 +113,8 @@ class Sketch:
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
         SketchShape(self.dims, self.bits)
-        require(self.basis in BASES, "basis", self.basis, f"one of {', '.join(BASES)}", "Choose one of them.")
+        require(self.sketcher in SKETCHERS, "sketcher", self.sketcher, f"one of {', '.join(SKETCHERS)}",
+                "Choose one of them.")
         require(self.group in (1, 2, 4, 8, 16, 32), "group", self.group, "1, 2, 4, 8, 16 or 32",
                 "8 is a good start.")
         whole = self.keep.denominator == 1
@@ -129,18 +133,16 @@ class Sketch:
         if not self.keep:
             return f"window {self.window}, {self.sinks} sinks alone, {self.dtype}"
         kept = f"T/{1 / self.keep}" if self.keep.denominator > 1 else f"{self.keep} tokens"
-        plain = ", plain PCA" if self.basis == "plain" else ""
-        return f"sketch {self.dims} x int{self.bits}, n={self.group}, {kept}, {self.dtype}{plain}"
+        return (f"sketch {self.sketcher} {self.dims} x int{self.bits}, n={self.group}, {kept}, "
+                f"{self.dtype}")
 
     def choose(self, layer: Layer, q: F16) -> Mask | None:
         policy = self.descriptor(layer.context)
-        masks = np.zeros((len(q), *layer.k.shape[:2]), np.bool_)
-        for head, keys in enumerate(layer.k):
-            moment = layer.moment[head] if self.basis == "weighted" else None
-            basis = Principal(keys[:layer.first], self.dims, moment)
-            query, exponent = basis.queries(q[:, head], q.shape[-1] ** -0.5)
-            sketch, scale = basis.keys(keys, self.bits)
-            masks[:, head] = choose(query, exponent, sketch, scale, layer.first, policy)
+        sketches = LayerSketches(self.sketcher, self.dims, self.bits, layer.rows.keys(), layer.queries)
+        query, exponent = sketches.queries(q, arith.scale2_of(q.shape[-1] ** -0.5))
+        masks = np.zeros((len(q), *sketches.scale.shape), np.bool_)
+        for head, (keys, scale) in enumerate(zip(sketches.keys, sketches.scale, strict=True)):
+            masks[:, head] = choose(query[:, head], exponent[:, head], keys, scale, layer.first, policy)
         return masks
 
     def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
@@ -183,7 +185,8 @@ def spec(policy: Any) -> str:
 
 
 TABLE = (
-    "dense", "dense:dtype=int8", "sketch", "sketch:basis=plain", "sketch:keep=1/4", "sketch:keep=1/16",
-    "sketch:dtype=fp16", "sketch:dims=32", "sketch:bits=8", "sketch:bits=2", "sketch:keep=0,sinks=0",
+    "dense", "dense:dtype=int8", "sketch", "sketch:sketcher=pca-of-keys", "sketch:keep=1/4",
+    "sketch:keep=1/16", "sketch:dtype=fp16", "sketch:dims=32", "sketch:bits=8", "sketch:bits=2",
+    "sketch:keep=0,sinks=0",
 )
 """The default table; the last one is the control that must fail."""
