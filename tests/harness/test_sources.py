@@ -4,25 +4,14 @@
 import pytest
 import pywellen
 
-from instinfer.cosim.build import Text
+from harness.blocks import BUILD, NAME, blocks
 from support import rng, run_cocotb
 from support.benches import bench, cycle, parameters, start
 from support.harness import RUNS
 from support.seeds import seed
 
-SQUARER = Text(
-    "squarer.sv",
-    """
-    import "DPI-C" function int square(input int value);
-    module squarer (input logic clk, input logic rst, input logic [7:0] a, output logic [31:0] b);
-        always_ff @(posedge clk) b <= rst ? 0 : square({24'b0, a});
-    endmodule
-    """,
-)
-SQUARE = Text("square.cpp", 'extern "C" int square(int value) { return value * value; }\n')
 
-
-@bench(cycles=100)
+@bench(cycles=100, part="squarer")
 async def squares(dut):
     from cocotb.triggers import RisingEdge
 
@@ -40,18 +29,10 @@ async def squares(dut):
 
 
 def test_cxx_sources_parameters_and_waveforms():
-    passed = run_cocotb(
-        None,
-        __file__,
-        name="squarer",
-        parameters={"values": [3, 200]},
-        verilog_sources=[SQUARER],
-        cxx_sources=[SQUARE],
-        trace=True,
-    )
+    passed = run_cocotb(blocks(), __file__, **BUILD, parameters={"values": [3, 200]})
     assert passed == ["squares"]
-    dump = max(RUNS.glob("squarer-*/dump.fst"), key=lambda path: path.stat().st_mtime)
-    assert 200**2 in [value for _time, value in pywellen.Waveform(str(dump))["squarer.b"].tv]
+    dump = max(RUNS.glob(f"{NAME}-*/dump.fst"), key=lambda path: path.stat().st_mtime)
+    assert 200**2 in [value for _time, value in pywellen.Waveform(str(dump))[f"{NAME}.squarer__b"].tv]
 
 
 def test_seeds_differ_by_label_and_can_be_chosen(monkeypatch, capsys):

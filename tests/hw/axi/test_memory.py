@@ -1,59 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MemoryReader, MemoryWriter and the arbiters against AXI4 memories: one Verilator build for all benches."""
+"""MemoryReader, MemoryWriter and the arbiters against AXI4 memories."""
 
 import gc
 import logging
 
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles, with_timeout
 from cocotbext.axi import AxiBus as AxiBusHandles
 from cocotbext.axi import AxiRam
 
 from hw.axi.agents import BEAT, AxiMemory, ReadPort, WritePort
-from instinfer.hw.axi import AxiBus, MemoryBridge, MemoryReader, MemoryWriter, ReadArbiter, WriteArbiter
+from hw.host_bench import PORTS, TIMEOUT, blocks
+from instinfer.hw.axi import MemoryBridge, MemoryReader, MemoryWriter, ReadArbiter, WriteArbiter
 from instinfer.hw.axi.burst import BurstSplitter
 from instinfer.hw.axi.commit_buffer import CommitBuffer
-from instinfer.hw.signatures import MemoryReadPort, MemoryWritePort
-from support import bundle, rng, run_cocotb
+from support import rng, run_cocotb
 from support.benches import bench, start
 
-PORTS = 3
-TIMEOUT = 200
 PAGE = 4096
 SIZE = 1 << 16
 HIGH = 0xFFFF_FFFF_0000_0000
 """Base address of the benches' own memories: all 64 bits take part."""
-
-
-class SharedMemory(wiring.Component):
-    """Ports, arbiters, bridge: as the engine uses them."""
-
-    def __init__(self):
-        super().__init__({
-            **{f"read_{n}": In(MemoryReadPort()) for n in range(PORTS)},
-            **{f"write_{n}": In(MemoryWritePort()) for n in range(PORTS)},
-            "bus": Out(AxiBus()),
-        })
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.reads = reads = ReadArbiter(ports=PORTS)
-        m.submodules.writes = writes = WriteArbiter(ports=PORTS)
-        m.submodules.bridge = bridge = MemoryBridge(timeout_cycles=4000, burst_beats=64)
-        for n in range(PORTS):
-            wiring.connect(m, wiring.flipped(getattr(self, f"read_{n}")), reads.ports[n])
-            wiring.connect(m, wiring.flipped(getattr(self, f"write_{n}")), writes.ports[n])
-        wiring.connect(m, reads.memory, bridge.read)
-        wiring.connect(m, writes.memory, bridge.write)
-        wiring.connect(m, wiring.flipped(self.bus), bridge.bus)
-        return m
-
-
-def top():
-    return bundle(bridge=MemoryBridge(timeout_cycles=TIMEOUT, burst_beats=16), shared=SharedMemory())
 
 
 def content(seed: str, beats: int) -> bytes:
@@ -351,7 +318,7 @@ async def bytes_are_counted(dut):
 
 def test_memory_ports():
     """All benches in one simulation."""
-    assert len(run_cocotb(top(), __file__, name="axi_memory")) == 10
+    assert len(run_cocotb(blocks(), __file__, name="host_blocks")) == 10
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A flash channel with its NAND as one design, and what benches need to drive it."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,17 +13,20 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
 from instinfer.abi.layout import encode_stripe
 from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
 from instinfer.hw.flash.nand import NandPackage, nand_sources
 from instinfer.hw.flash.scheduler import PULSES
 from instinfer.hw.signatures import ChannelOp, channel_request, row_mask, slot_beat
+from support import bundle
 
 ROOT = Path(__file__).resolve().parents[3]
 NAND_VERILOG, NAND_CXX, NAND_HEADERS = nand_sources(ROOT)
 BUILD: dict[str, Any] = {"verilog_sources": NAND_VERILOG, "cxx_sources": NAND_CXX, "headers": NAND_HEADERS,
                          "flags": ("-LDFLAGS", "-rdynamic")}
+BASE = dataclasses.replace(presets()["tiny"], timeout_us=100)
+"""A short time-out: it must pass several times."""
 COUNTS = (*ACTIVITY, *PULSES, "tuple_errors", "beats", "cycles")
 
 
@@ -64,6 +68,11 @@ class ChannelWithNand(wiring.Component):
             self.bus_trace.eq(channel.trace), self.bus_ready.eq(nand.phy.ready),
         ]
         return m
+
+
+def blocks(config: EngineConfig) -> wiring.Component:
+    """A channel on its NAND and a NAND alone, in one build."""
+    return bundle(channel=ChannelWithNand(config), nand=NandPackage(config))
 
 
 class Stripe:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from hw.flash.channel_bench import BUILD, COUNTS, ChannelWithNand, Stripe, check_slots
+from hw.flash.channel_bench import BASE, BUILD, COUNTS, Stripe, blocks, check_slots
 from hw.flash.store import Store
-from instinfer.abi.config import presets
 from instinfer.hw.flash.scheduler import reads_over
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
@@ -27,8 +26,6 @@ from support import rng, run_cocotb
 from support.benches import bench, parameters, start
 from support.streams import StreamSink, StreamSource
 
-BASE = dataclasses.replace(presets()["tiny"], timeout_us=100)
-"""A short time-out: it must pass several times."""
 CONFIG = dataclasses.replace(BASE, **parameters())
 OTHER_SHAPE = {"dies": 3, "planes": 4, "mega_transfers": 1200, "spare_bytes": 512, "head_slots": 2,
                "slot_buffers": 4}
@@ -36,13 +33,13 @@ CHANNEL = 3
 
 
 def test_channel() -> None:
-    run_cocotb(ChannelWithNand(BASE), __file__, name="flash_channel", **BUILD)
+    run_cocotb(blocks(BASE), __file__, name="flash_blocks", **BUILD)
 
 
 @pytest.mark.soak
 def test_other_shape() -> None:
     """Dies that are no power of two, four planes, a bus slower than the fabric, the smallest slot ring."""
-    run_cocotb(ChannelWithNand(dataclasses.replace(BASE, **OTHER_SHAPE)), __file__, name="flash_channel",
+    run_cocotb(blocks(dataclasses.replace(BASE, **OTHER_SHAPE)), __file__, name="flash_blocks",
                parameters=OTHER_SHAPE, **BUILD)
 
 
@@ -177,7 +174,7 @@ def stripes(label: str, count: int, *, die: int | None = None, block: int = 2,
             for d, b, page in list(places)[:count]]
 
 
-@bench(cycles=400_000)
+@bench(cycles=400_000, part="channel")
 async def program_then_read(dut: Any) -> None:
     """What is programmed has the layout of `encode_stripe` and comes back bit for bit; full rate."""
     channel = Channel(dut)
@@ -209,7 +206,7 @@ async def program_then_read(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=600_000)
+@bench(cycles=600_000, part="channel")
 async def random_reads(dut: Any) -> None:
     """Any tokens, passes and dies, with stalls on both sides; only what is needed is sensed and moved."""
     channel = Channel(dut, back_pressure=0.3, idle=0.7)
@@ -235,7 +232,7 @@ async def random_reads(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=600_000)
+@bench(cycles=600_000, part="channel")
 async def int8_and_sketches(dut: Any) -> None:
     """Scales are programmed behind their slot and come with their rows; sketch slots stand alone."""
     channel = Channel(dut, back_pressure=0.3)
@@ -260,7 +257,7 @@ async def int8_and_sketches(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=900_000)
+@bench(cycles=900_000, part="channel")
 async def masked_reads(dut: Any) -> None:
     """Of a masked read only the wanted pairs move, unless a gap is cheaper to read, and only the wanted rows
     leave; stripes with and without masks follow each other."""
@@ -302,7 +299,7 @@ async def masked_reads(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=600_000)
+@bench(cycles=600_000, part="channel")
 async def late_requests(dut: Any) -> None:
     """Reads that come one by one find each die at any point: idle, sensing, ending a run, transferring."""
     channel = Channel(dut)
@@ -320,7 +317,7 @@ async def late_requests(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=300_000)
+@bench(cycles=300_000, part="channel")
 async def slow_consumer(dut: Any) -> None:
     """The bus waits at slot boundaries while the core stalls, and nothing is lost."""
     channel = Channel(dut, back_pressure=0.9)
@@ -335,7 +332,7 @@ async def slow_consumer(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=300_000)
+@bench(cycles=300_000, part="channel")
 async def failed_checks(dut: Any) -> None:
     """Another owner's slots and damaged slots stay out, but in a raw read; the slots around them pass."""
     channel = Channel(dut)
@@ -372,7 +369,7 @@ async def failed_checks(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=400_000)
+@bench(cycles=400_000, part="channel")
 async def program_chain(dut: Any) -> None:
     """While a die programs, the data of its next program move: a chain takes tPROG and tPCBSY per stripe."""
     channel = Channel(dut)
@@ -396,7 +393,7 @@ async def program_chain(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=2_000_000)
+@bench(cycles=2_000_000, part="channel")
 async def failures_in_a_chain(dut: Any) -> None:
     """Whichever programs of a chain fail, alone or together: each failure is told of its own stripe."""
     channel = Channel(dut, latency=40)
@@ -431,7 +428,7 @@ async def failures_in_a_chain(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=1_500_000)
+@bench(cycles=1_500_000, part="channel")
 async def read_in_a_chain(dut: Any) -> None:
     """A read that comes while a die runs a chain of programs waits for those inside, two at most."""
     channel = Channel(dut)
@@ -465,7 +462,7 @@ async def read_in_a_chain(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=600_000)
+@bench(cycles=600_000, part="channel")
 async def failing_media(dut: Any) -> None:
     """Program and erase failures and bad DRAM data end in FAILED; nothing wrong can be read afterwards."""
     channel = Channel(dut, latency=200)
@@ -503,7 +500,7 @@ async def failing_media(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=1_000_000)
+@bench(cycles=1_000_000, part="channel")
 async def stuck_die(dut: Any) -> None:
     """A die that never becomes ready again: its requests end with a time-out, the other die goes on."""
     channel = Channel(dut)
@@ -577,7 +574,7 @@ async def stuck_die(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=1_500_000)
+@bench(cycles=1_500_000, part="channel")
 async def reset_in_the_middle(dut: Any) -> None:
     """``enable`` falls at random moments of reads and programs; afterwards everything works."""
     channel = Channel(dut, latency=100)
@@ -621,7 +618,7 @@ async def reset_in_the_middle(dut: Any) -> None:
     channel.finish()
 
 
-@bench(cycles=1_500_000)
+@bench(cycles=1_500_000, part="channel")
 async def mixed_work(dut: Any) -> None:
     """Reads, programs and erases on all dies at once: reads overtake, writes still come to their turn."""
     channel = Channel(dut, back_pressure=0.1, latency=60)

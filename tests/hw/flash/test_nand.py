@@ -3,7 +3,6 @@
 
 import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,25 +10,21 @@ import pytest
 from amaranth.hdl import Const
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
+from hw.flash.channel_bench import BASE as CONFIG
+from hw.flash.channel_bench import BUILD, blocks
 from hw.flash.store import Store
-from instinfer.abi.config import presets
-from instinfer.hw.flash.nand import NandPackage, nand_sources
 from instinfer.hw.flash.onfi import RowAddress
 from instinfer.hw.signatures import BUS_REQUEST, BusOp
 from support import rng, run_cocotb
 from support.benches import bench, cycle, start
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIG = presets()["tiny"]
 ROW = RowAddress.of(CONFIG)
 TOTAL = CONFIG.page_bytes + CONFIG.spare_bytes
 T = CONFIG.timing
 
 
 def test_model() -> None:
-    verilog, cxx, headers = nand_sources(ROOT)
-    run_cocotb(NandPackage(CONFIG), __file__, name="nand", verilog_sources=verilog, cxx_sources=cxx,
-               headers=headers, flags=("-LDFLAGS", "-rdynamic"))
+    run_cocotb(blocks(CONFIG), __file__, name="flash_blocks", **BUILD)
 
 
 def test_row_address_must_fit() -> None:
@@ -147,7 +142,7 @@ def random_pages(label: str, count: int) -> list[bytes]:
     return [bytes(page) for page in rng(label).integers(0, 256, (count, TOTAL), np.uint8)]
 
 
-@bench(cycles=200_000)
+@bench(cycles=200_000, part="nand")
 async def program_read_erase(dut: Any) -> None:
     """Single-plane and multi-plane sequences keep the data and their times."""
     bus, store = await begin(dut)
@@ -189,7 +184,7 @@ async def program_read_erase(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=200_000)
+@bench(cycles=200_000, part="nand")
 async def multi_plane_cache_read(dut: Any) -> None:
     """31h: the cache registers hold stripe n while stripe n + 1 is sensed; 3Fh ends the chain."""
     bus, store = await begin(dut)
@@ -230,7 +225,7 @@ async def multi_plane_cache_read(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=100_000)
+@bench(cycles=100_000, part="nand")
 async def cache_program(dut: Any) -> None:
     """15h returns after tPCBSY; the status tells about this program and the one before."""
     bus, store = await begin(dut)
@@ -249,7 +244,7 @@ async def cache_program(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=100_000)
+@bench(cycles=100_000, part="nand")
 async def cache_program_chain(dut: Any) -> None:
     """Multi-plane cache programs: data of the next stripe move while the array works; each result shows at
     its own time and lies at any other; a reset leaves nothing of what had not begun."""
@@ -307,7 +302,7 @@ async def cache_program_chain(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=100_000)
+@bench(cycles=100_000, part="nand")
 async def identification(dut: Any) -> None:
     """Read ID, parameter page with a right checksum, features."""
     bus, store = await begin(dut)
@@ -339,7 +334,7 @@ async def identification(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=400_000)
+@bench(cycles=400_000, part="nand")
 async def rules(dut: Any) -> None:
     """Each rule, broken once, is reported with channel, die, cycle and command."""
     bus, store = await begin(dut)
@@ -476,7 +471,7 @@ async def rules(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=200_000)
+@bench(cycles=200_000, part="nand")
 async def faults(dut: Any) -> None:
     """Failing programs and erases, bad blocks, a stuck die, a reset in the middle."""
     bus, store = await begin(dut)
@@ -528,7 +523,7 @@ async def faults(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=20_000)
+@bench(cycles=20_000, part="nand")
 async def storage(dut: Any) -> None:
     """Pages, keys, a file, injected faults and flipped bits through the C interface."""
     _, store = await begin(dut)
@@ -559,7 +554,7 @@ async def storage(dut: Any) -> None:
     store.close()
 
 
-@bench(cycles=20_000)
+@bench(cycles=20_000, part="nand")
 async def bus_rate(dut: Any) -> None:
     """A burst takes one beat per cycle, a command its command cycles, back to back without a gap."""
     bus, store = await begin(dut)

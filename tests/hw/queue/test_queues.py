@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RegisterFile, QueueEngine and the AXI bridge together, against a model host: one Verilator build."""
+"""RegisterFile, QueueEngine and the AXI bridge together, against a model host."""
 
-import dataclasses
-
-from amaranth.hdl import Module, ResetInserter
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles
 
 from hw.axi.agents import AxiMemory
+from hw.host_bench import CONFIG, blocks
 from hw.queue.host import Executor, Host
 from instinfer.abi.commands import ADMIN_SQE, CQE_BYTES, SQE_BYTES, AdminOpcode, Status, pack
-from instinfer.abi.config import presets
 from instinfer.abi.registers import Counter, Fault, Register
-from instinfer.hw.axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
-from instinfer.hw.queue import QueueEngine, RegisterFile
 from instinfer.hw.queue.fetcher import ENTRIES_AHEAD
-from instinfer.hw.signatures import COMMAND, COMPLETION
 from support import rng, run_cocotb
 from support.benches import bench, start
 
-CONFIG = dataclasses.replace(presets()["tiny"], io_queues=3)
 BASE = 0x0012_3456_7800_0000
 PAGE = 4096
 SIZE = 16 * PAGE
@@ -30,48 +21,6 @@ LAYOUT = {
     2: {"sq": BASE + 4 * PAGE, "sq_entries": 64, "cq": BASE + 6 * PAGE, "cq_entries": 7},
     3: {"sq": BASE + 8 * PAGE, "sq_entries": 11, "cq": BASE + 9 * PAGE, "cq_entries": 64},
 }
-
-
-class HostSide(wiring.Component):
-    """The host's side of an engine, connected as `engine.py` does it."""
-
-    def __init__(self):
-        super().__init__({
-            "bar": In(AxiLiteBus()), "host": Out(AxiBus()),
-            "command": Out(stream.Signature(COMMAND)), "completion": In(stream.Signature(COMPLETION)),
-            "irq": Out(1), "engine_reset": Out(1),
-        })
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.registers = registers = RegisterFile(CONFIG)
-        m.submodules.bridge = bridge = MemoryBridge(timeout_cycles=500, burst_beats=16)
-        queues, reads, writes = QueueEngine(CONFIG), ReadArbiter(ports=2), WriteArbiter(ports=2)
-        for name, block in (("queues", queues), ("reads", reads), ("writes", writes)):
-            m.submodules[name] = ResetInserter(registers.engine_reset)(block)
-        wiring.connect(m, wiring.flipped(self.bar), registers.bus)
-        wiring.connect(m, wiring.flipped(self.host), bridge.bus)
-        wiring.connect(m, wiring.flipped(self.command), queues.command)
-        wiring.connect(m, wiring.flipped(self.completion), queues.completion)
-        wiring.connect(m, registers.doorbell, queues.doorbell)
-        wiring.connect(m, queues.fault, registers.fault)
-        wiring.connect(m, queues.read, reads.ports[0])
-        wiring.connect(m, queues.write, writes.ports[0])
-        wiring.connect(m, reads.memory, bridge.read)
-        wiring.connect(m, writes.memory, bridge.write)
-        m.d.comb += [
-            queues.admin.eq(registers.admin),
-            registers.unread.eq(queues.unread),
-            registers.idle.eq(bridge.idle),
-            bridge.clear.eq(registers.engine_reset),
-            registers.counters.commands.eq(queues.done),
-            registers.counters.errors.eq(queues.failed),
-            registers.counters.host_read_bytes.eq(bridge.read_bytes),
-            registers.counters.host_write_bytes.eq(bridge.write_bytes),
-            self.irq.eq(registers.interrupt),
-            self.engine_reset.eq(registers.engine_reset),
-        ]
-        return m
 
 
 async def bring_up(dut, *, stall=0.1, latency=20, queues=LAYOUT, executor=None):
@@ -85,7 +34,7 @@ async def bring_up(dut, *, stall=0.1, latency=20, queues=LAYOUT, executor=None):
     return host, executor, memory
 
 
-@bench(cycles=120_000)
+@bench(cycles=120_000, part="host_side")
 async def queues_wrap_and_interleave(dut):
     """Queues of different lengths wrap many times; completions come in any order."""
     host, executor, memory = await bring_up(dut)
@@ -144,7 +93,7 @@ def gaps():
     yield edge, SIZE - edge
 
 
-@bench(cycles=30_000)
+@bench(cycles=30_000, part="host_side")
 async def a_full_completion_queue_stops_its_own_queue_only(dut):
     host, executor, _memory = await bring_up(dut)
     slow, other = host.pairs[2], host.pairs[3]
@@ -173,7 +122,7 @@ async def a_full_completion_queue_stops_its_own_queue_only(dut):
     assert await host.read(Register.FAULT) == Fault.NONE
 
 
-@bench(cycles=30_000)
+@bench(cycles=30_000, part="host_side")
 async def commands_are_fetched_ahead_and_no_further(dut):
     """The executor stands still: ENTRIES_AHEAD entries wait, the memory's data never do."""
     host, executor, memory = await bring_up(dut, stall=0.0, latency=100, executor={"delay": 1})
@@ -192,7 +141,7 @@ async def commands_are_fetched_ahead_and_no_further(dut):
     assert len(await host.complete(pair)) == 10
 
 
-@bench(cycles=60_000)
+@bench(cycles=60_000, part="host_side")
 async def queue_creation_is_checked(dut):
     host, executor, memory = await bring_up(dut, queues=())
     cq, sq = AdminOpcode.CREATE_CQ, AdminOpcode.CREATE_SQ
@@ -246,7 +195,7 @@ async def queue_creation_is_checked(dut):
         assert [entry.status for entry in await host.complete(admin)] == [Status.BAD_FIELD], bit
 
 
-@bench(cycles=60_000)
+@bench(cycles=60_000, part="host_side")
 async def creation_opcodes_in_io_queues_reach_the_executor(dut):
     host, executor, _memory = await bring_up(dut, queues=(3,))
     pair = host.pairs[3]
@@ -257,7 +206,7 @@ async def creation_opcodes_in_io_queues_reach_the_executor(dut):
     assert [queue for queue, _ in executor.commands] == [3, 3]
 
 
-@bench(cycles=120_000)
+@bench(cycles=120_000, part="host_side")
 async def bad_doorbells_halt_their_queue_only(dut):
     host, executor, _memory = await bring_up(dut, queues=())
     tail, head = Register.DOORBELLS, Register.DOORBELLS + 4
@@ -297,7 +246,7 @@ async def bad_doorbells_halt_their_queue_only(dut):
     assert await host.read(Register.FAULT) == Fault.DOORBELL
 
 
-@bench(cycles=60_000)
+@bench(cycles=60_000, part="host_side")
 async def memory_errors_are_fatal_for_their_queue_only(dut):
     host, executor, memory = await bring_up(dut)
     broken, other = host.pairs[2], host.pairs[3]
@@ -352,7 +301,7 @@ async def memory_errors_are_fatal_for_their_queue_only(dut):
     assert len(await host.complete(pair)) == 1
 
 
-@bench(cycles=30_000)
+@bench(cycles=30_000, part="host_side")
 async def interrupt_follows_the_unread_entries(dut):
     host, _executor, memory = await bring_up(dut, queues=())
     host.pairs[3] = await host.create(3, **LAYOUT[3], interrupt=True)
@@ -402,7 +351,7 @@ async def interrupt_follows_the_unread_entries(dut):
         memory.latency = 20
 
 
-@bench(cycles=200_000)
+@bench(cycles=200_000, part="host_side")
 async def reset_in_the_middle_of_anything(dut):
     """Disabled at random moments: the bus is clean when RDY falls, and the next start works."""
     host, executor, memory = await bring_up(dut, queues=())
@@ -434,7 +383,7 @@ async def reset_in_the_middle_of_anything(dut):
     assert len(await host.complete(pair)) == 8
 
 
-@bench(cycles=30_000)
+@bench(cycles=30_000, part="host_side")
 async def queues_are_served_in_turn(dut):
     host, executor, _memory = await bring_up(dut, stall=0.0, latency=2, queues=(2, 3), executor={"delay": 1})
     executor.stall = 0.97
@@ -453,4 +402,4 @@ async def queues_are_served_in_turn(dut):
 
 def test_queues():
     """All benches in one simulation."""
-    assert len(run_cocotb(HostSide(), __file__, name="host_side", timeout=500)) == 10
+    assert len(run_cocotb(blocks(), __file__, name="host_blocks", timeout=500)) == 10
