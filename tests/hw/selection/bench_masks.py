@@ -133,9 +133,10 @@ async def policies_choose_what_the_model_chooses(dut):
         longest = min(setting.score_groups // stride << group_log2, 1500)
         context = int(generator.choice([generator.integers(1, min(40, longest) + 1),
                                         generator.integers(1, longest + 1), longest]))
-        policy = SketchPolicy(groups=int(generator.choice([0, 1, 5, generator.integers(0, 200)])),
-                              group_log2=group_log2, window=edge(generator, context),
-                              sinks=edge(generator, context))
+        kept = int(generator.choice([0, 1, 5, generator.integers(0, 200)]))
+        window, sinks = edge(generator, context), edge(generator, context)
+        policy = SketchPolicy(groups=kept, group_log2=group_log2, window=window or int(kept + sinks == 0),
+                              sinks=sinks)
         spread = int(generator.choice([1, 8, 500, 50_000]))
         scores = generator.integers(-spread, spread + 1, (queries, context))
         head_slot = number % config.head_slots

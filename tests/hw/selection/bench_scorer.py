@@ -68,10 +68,13 @@ async def random_heads(dut, *, idle: float, back_pressure: float, rounds: int, s
             number += 1
             group_log2 = int(generator.integers(0, selection.GROUP_LOG2_MAX + 1))
             context = int(generator.integers(1, 500))
+            paired = len(heads) + 1 < config.head_slots and number % 3 == 1
+            if paired:  # groups that go on in the next slot, with a slot of the other pass between
+                group_log2, context = 5, context + 200
             head = Head.random(generator, config, dims=dims, bits=bits, context=context,
                                group_log2=group_log2, head_slot=len(heads), extreme=number % 3 == 0)
             heads.append(head)
-            if len(heads) < config.head_slots and number % 4 == 0:  # a second pass over the same sketches
+            if paired:  # a second pass over the same sketches
                 query = generator.integers(-127, 128, head.query.shape).astype(np.int8)
                 heads.append(dataclasses.replace(head, head_slot=len(heads), query=query))
         await scorer.load(heads)
