@@ -12,7 +12,7 @@ from instinfer.abi.config import presets
 from instinfer.cli import main
 from instinfer.cosim.accuracy import report, statistics
 from instinfer.cosim.accuracy.attention import attend
-from instinfer.cosim.accuracy.evaluate import Prefilled, reference
+from instinfer.cosim.accuracy.evaluate import Prefilled
 from instinfer.cosim.accuracy.measure import REFERENCE, Measurement
 from instinfer.cosim.accuracy.policies import parse, spec
 from instinfer.cosim.accuracy.texts import Place, passage
@@ -37,19 +37,25 @@ def sample(network):
 
 
 @pytest.fixture(scope="module")
-def results(network, sample, tmp_path_factory):
+def prefilled(network, sample):
+    return Prefilled(network[0], sample)
+
+
+@pytest.fixture(scope="module")
+def results(network, prefilled, sample, tmp_path_factory):
     cache = tmp_path_factory.mktemp("accuracy")
-    return cache, Measurement(network[0], PRODUCT, context=320, cache=cache).run(sample, POLICIES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instinfer.cosim.accuracy.measure.Prefilled", lambda model, passage: prefilled)
+        found = Measurement(network[0], PRODUCT, context=320, cache=cache).run(sample, POLICIES)
+    return cache, found
 
 
-def test_baseline_is_the_decode_of_the_float_reference(network, sample) -> None:
+def test_baseline_is_the_decode_of_the_float_reference(network, sample, results) -> None:
     """Positions together give what `decode` gives one by one."""
-    model = network[0]
-    short = Prefilled(model, sample)
-    found = short.log_probabilities(reference(sample.first))
+    model, found = network[0], results[1][REFERENCE].log_probabilities
     backend = FloatAttention()
     model.prefill(sample.tokens[:sample.first], backend.write)
-    for position in range(4):
+    for position in range(3):
         token = sample.first + position
         logits = model.decode(sample.tokens[token], token, backend).astype(np.float64)
         logits -= logits.max()
@@ -104,7 +110,7 @@ def test_rows_and_picture(results, tmp_path) -> None:
         report.draw(tmp_path / "b.png", [])
 
 
-def test_wrong_attention_shows(network, sample, results) -> None:
+def test_wrong_attention_shows(prefilled, sample, results) -> None:
     """The evaluator consumes what the attention returns, and V shifted by one token is seen."""
 
     def shifted(layer, q, k, v):
@@ -115,7 +121,7 @@ def test_wrong_attention_shows(network, sample, results) -> None:
         return attend(PRODUCT, rows, q, scale2_of(q.shape[-1] ** -0.5), sample.first, layer=layer)
 
     dense = results[1][REFERENCE].log_probabilities
-    found = Prefilled(network[0], sample).log_probabilities(shifted)
+    found = prefilled.log_probabilities(shifted)
     assert statistics.delta_percent(found, dense) > 20
 
 
