@@ -24,6 +24,8 @@ CONFIG = odd_configurations()[NARROW]
 LAYERS = KV_HEADS = 2
 DIMS = 64
 STRIPE = RowShape(DIMS).tokens_per_stripe(CONFIG)
+SOME = 2 * STRIPE + 1
+"""Tokens of two full stripes of each head, of which attention reads the first from flash at least."""
 
 
 @pytest.fixture
@@ -132,14 +134,14 @@ def test_more_sequences_fit_than_superblocks_of_full_width(csd: Csd) -> None:
     stories = []
     for number in range(config.die_groups):
         story = Story(cache.new_sequence(), f"many {number}")
-        story.write(0, STRIPE + 1)
+        story.write(0, SOME)
         story.check(csd)
         assert owned(csd, story.sequence) == [number]
         stories.append(story)
-    programmed = KV_HEADS * config.die_groups
+    programmed = 2 * KV_HEADS * config.die_groups
     assert csd.counters()["stripes_programmed"] == programmed
     late = Story(cache.new_sequence(), "too many")
-    late.write(1, STRIPE + 1)
+    late.write(1, SOME)
     late.check(csd, in_flash=0)
     assert csd.counters()["stripes_programmed"] == programmed
     stories.pop().sequence.free()  # erases no block of the others
@@ -171,7 +173,7 @@ def test_superblocks_are_erased_alone(csd_kind: str) -> None:
     """A superblock not known to be erased: as many erases as it has dies, and its neighbours stay unknown."""
     with open_csd(csd_kind, config=CONFIG) as csd:
         story = Story(new_cache(csd).new_sequence(), "erased")
-        story.write(0, STRIPE)
+        story.write(0, SOME)
         story.check(csd)
         assert csd.counters()["stripes_erased"] == csd.config.row_counters
         assert csd.read_table(Table.SUPERBLOCK_ERASED, list(range(csd.config.die_groups))) \
@@ -193,7 +195,8 @@ def test_a_bad_block_costs_the_superblock_of_its_die_group(csd: Csd, faults: Any
     cache = new_cache(csd)
     stories = [Story(cache.new_sequence(), f"bad {number}") for number in range(2)]
     for story in stories:
-        story.write(0, STRIPE)
+        story.write(0, SOME)
+        story.sequence.sync()
     faults.bad_block(**bad)
     with pytest.raises(ResourceError, match=f"belongs to sequence {stories[0].sequence.number}"):
         csd.bad_blocks.replace(**bad)
