@@ -121,7 +121,7 @@ def row_extent(entry: Any) -> tuple[Value, Value]:
     """Masks of the rows of a whole pair, and of the last one of a read that is not masked."""
     whole = _by_rows(entry, *(Const((1 << rows) - 1, SLOT_ROWS_MAX) for rows in (4, 8, 16)))
     rest = _by_rows(entry, entry.tokens[:2], entry.tokens[:3], entry.tokens[:4])
-    return whole, Mux(rest == 0, whole, Cat(rest > row for row in range(SLOT_ROWS_MAX)))
+    return whole, Mux(rest == 0, whole, Cat(rest > row for row in range(SLOT_ROWS_MAX - 1)))
 
 
 def _by_rows(entry: Any, four: Value, eight: Value, sixteen: Value) -> Value:
