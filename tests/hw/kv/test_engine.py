@@ -194,7 +194,7 @@ async def bad_input(dut):
     await refused_admin(Status.BAD_OPCODE, 0xFF)
     await refused_admin(Status.BUSY, AdminOpcode.KV_CONFIG, index=0, **shape)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.KV_CONFIG, index=CONFIG.max_caches, **shape)
-    await refused_admin(Status.DTYPE, AdminOpcode.KV_CONFIG, index=1, **shape, cdw13=1)
+    await refused_admin(Status.DTYPE, AdminOpcode.KV_CONFIG, index=1, **shape, cdw13=2)
     for bad in ({"cdw10": 0}, {"cdw10": 2}, {"cdw10": 33 | 2 << 16}, {"cdw10": 2 | 17 << 16},
                 {"cdw11": 9 | 64 << 16},
                 {"cdw11": 64 << 16}, {"cdw11": 2 | 72 << 16}, {"cdw12": 0},
