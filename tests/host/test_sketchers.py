@@ -71,7 +71,7 @@ def test_queries_weigh_the_directions(factor: float) -> None:
     queries[..., :48] *= 0.05
     errors = []
     for given in (None, queries):
-        basis = PCA().fit(keys, given)
+        basis = PCA(weight=1).fit(keys, given)
         found = np.einsum("tnqk,snk->nqts", np.einsum("tnqd,nkd->tnqk", queries, basis.queries),
                           np.einsum("snd,nkd->snk", keys - basis.mean, basis.keys))
         exact = np.einsum("tnqd,snd->nqts", queries, keys - basis.mean)
@@ -79,6 +79,16 @@ def test_queries_weigh_the_directions(factor: float) -> None:
     assert errors[0] > 0.7
     assert errors[1] < 0.1
     assert np.isfinite(PCA().fit(keys, 0 * queries).keys).all()
+
+
+def test_weight_zero_is_that_of_keys_alone() -> None:
+    random = rng("no weight")
+    keys, queries = random.standard_normal((90, 3, 64)), random.standard_normal((50, 3, 2, 64))
+    alone, weighted = PCA().fit(keys), PCA(weight=0).fit(keys, queries)
+    np.testing.assert_allclose(np.abs(weighted.keys), np.abs(alone.keys), atol=1e-5)
+    for weight in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="weight = .* is not possible: 0"):
+            PCA(weight=weight)
 
 
 def test_each_head_has_its_own_basis() -> None:

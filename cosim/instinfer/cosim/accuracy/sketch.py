@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sketches of a layer's keys and of many positions' queries, by the driver's sketchers."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,9 +11,9 @@ from instinfer.abi.arith import F16, I8
 from instinfer.abi.selection import quantise_query_sketch
 from instinfer.host.sketchers import PCA, ChosenDims, Sketcher, TruncatedKey
 
-SKETCHERS: dict[str, tuple[type[Sketcher], bool]] = {
-    "pca": (PCA, True), "pca-of-keys": (PCA, False), "truncated": (TruncatedKey, False),
-    "chosen": (ChosenDims, False),
+SKETCHERS: dict[str, tuple[Callable[..., Sketcher], bool]] = {
+    "pca": (PCA, True), "pca-of-keys": (PCA, False), "pca-full-weight": (partial(PCA, weight=1.0), True),
+    "truncated": (TruncatedKey, False), "chosen": (ChosenDims, False),
 }
 """The driver's sketchers by name, and whether the basis is fitted to the prompt's queries too."""
 

@@ -125,14 +125,22 @@ class PCA(Sketcher):
     """The ``dims`` directions that matter most for q . k, of keys without their mean.
 
     Without queries, those in which the keys vary most: eigenvectors of their second moment. With queries, a
-    direction counts as much as the queries point along it: the basis leaves the smallest mean square error
-    in q . k, and keys and queries have projections of their own, transposed inverses of each other.
+    direction also counts by how much the queries point along it, to the power ``weight``; keys and queries
+    then have projections of their own, transposed inverses of each other. With weight 1 the basis leaves the
+    smallest mean square error in q . k over all keys. That is best on running text and bad at finding one
+    token among thousands, where rare queries decide; a quarter serves both (docs/accuracy.md).
 
     A first write of fewer than ``fit_tokens`` tokens says too little about directions; its basis is that of
     :class:`ChosenDims`, for good.
     """
 
     fit_tokens: int = 64
+    weight: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.weight <= 1, "weight", self.weight, "0 (keys alone) to 1 (mean square error)",
+                "0.25 is a good start.")
 
     def fit(self, keys: Reals, queries: Reals | None = None) -> Basis:
         if len(keys) < self.fit_tokens:
@@ -142,7 +150,7 @@ class PCA(Sketcher):
         by_head = by_head - mean[:, None]
         root = inverse = np.broadcast_to(np.eye(keys.shape[-1]), (len(mean), *2 * keys.shape[-1:]))
         if queries is not None:
-            root, inverse = _roots(np.asarray(queries, np.float64))
+            root, inverse = _roots(np.asarray(queries, np.float64), self.weight)
         _, vectors = np.linalg.eigh(root @ np.matmul(by_head.swapaxes(1, 2), by_head) @ root)
         largest = vectors[..., ::-1][..., :self.dims]  # eigenvalues came in ascending order
         key_side, query_side = ((side @ largest).swapaxes(1, 2).astype(np.float32)
@@ -150,14 +158,14 @@ class PCA(Sketcher):
         return Basis(key_side, query_side, mean.astype(np.float32))
 
 
-def _roots(queries: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Square root of the queries' second moment per KV head, in units of its mean, and its inverse."""
+def _roots(queries: NDArray[np.float64], weight: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The queries' second moment per KV head, in units of its mean, to the power weight / 2; its inverse."""
     flat = queries.swapaxes(0, 1).reshape(queries.shape[1], -1, queries.shape[-1])
     moment = np.matmul(flat.swapaxes(1, 2), flat)
     mean = np.trace(moment, axis1=1, axis2=2)[:, None, None] / queries.shape[-1]
     unit = np.divide(moment, mean, out=np.zeros_like(moment), where=mean > 0)
     values, vectors = np.linalg.eigh(unit + EVEN_SHARE * np.eye(queries.shape[-1]))
-    side = np.sqrt(np.maximum(values, EVEN_SHARE))[:, None]
+    side = (np.maximum(values, EVEN_SHARE) ** (weight / 2))[:, None]
     return (vectors * side) @ vectors.swapaxes(1, 2), (vectors / side) @ vectors.swapaxes(1, 2)
 
 
