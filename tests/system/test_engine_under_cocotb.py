@@ -46,7 +46,7 @@ async def driven(dut: Any, program: Callable[[Csd, CocotbTransport], None], *, p
         with Csd(device, erased=True, timeout_us=TIMEOUT_US, arena_bytes=1 << 16) as csd:
             program(csd, device)
             taken = sum(cache.map_bytes * len(cache.sequences) for cache in csd.caches)
-            end = CONFIG.stripe_buffers * CONFIG.stripe_data_bytes + -(-taken // 4096) * 4096
+            end = CONFIG.buffers_bytes + -(-taken // 4096) * 4096
             assert (device.dram_data[end:] == noise[end:]).all(), "a store outside stripe buffers and maps"
 
     await device.run(whole)

@@ -81,7 +81,7 @@ def test_a_text_that_ends_too_early(tokenizer) -> None:
 
 
 def test_another_version_is_refused() -> None:
-    text = Text(name="t", read=lambda: "changed", sha256="0" * 64, cure="take the old one")
+    text = Text(name="t", read=lambda: "changed", sha256=("0" * 64,), cure="take the old one")
     with pytest.raises(TextError, match="SHA-256 .*, its passages belong to 0{64}: take the old one"):
         text.load()
 

@@ -58,7 +58,7 @@ class Drive:
         self.random = rng("drive")
         self.region = bench.allocate(WINDOW_BYTES)
         self._at = 0
-        self._map = self.config.stripe_buffers * self.config.stripe_data_bytes
+        self._map = self.config.buffers_bytes
         self._generation = 0
 
     async def start(self) -> None:

@@ -81,7 +81,7 @@ async def reading_back(dut):
     await surroundings.compare_tables()
 
 
-@bench(cycles=100_000, part="engine")
+@bench(cycles=400_000, part="engine")
 async def raw_bytes(dut):
     """PAGE_PEEK of stored and erased rows, also right behind attentions and read-backs; of a dead die."""
     surroundings, drive = await prepare(dut)
