@@ -129,7 +129,9 @@ def assert_equal(got: np.ndarray, head: Head, label: str) -> None:
                             f"{got[tuple(wrong[0])]!r}, model {wanted[tuple(wrong[0])]!r}")
 
 
-async def run_random(dut, *, idle: float, back_pressure: float, heads: int, pairs: int) -> None:
+async def run_random(dut, *, idle: float, back_pressure: float, heads: int, pairs: int,
+                     dtype: str = "mixed") -> None:
+    """``mixed``: of each kind of operands a head in fp16 and one in int8, side by side in the head slots."""
     config = configuration()
     harness = Harness(dut, config, idle=idle, back_pressure=back_pressure)
     await harness.begin()
@@ -139,10 +141,13 @@ async def run_random(dut, *, idle: float, back_pressure: float, heads: int, pair
     async def one_slot(head_slot: int) -> None:
         for number in range(heads):
             kind = kinds[head_slot * heads + number]
-            head = random_head(config, CORES, generator, kind=kind, dim=int(generator.choice([64, 128])),
-                               queries=int(generator.integers(1, config.queries + 1)), pairs=pairs)
-            got = await harness.run_head(head, head_slot)
-            assert_equal(got, head, f"head {number} of slot {head_slot}, {kind}")
+            dtypes = {"fp16": [False], "int8": [True], "mixed": [False, True]}[dtype]
+            for int8 in generator.permutation(dtypes):
+                head = random_head(config, CORES, generator, kind=kind, dim=int(generator.choice([64, 128])),
+                                   queries=int(generator.integers(1, config.queries + 1)), pairs=pairs,
+                                   int8=bool(int8))
+                got = await harness.run_head(head, head_slot)
+                assert_equal(got, head, f"head {number} of slot {head_slot}, {kind}, int8 = {int8}")
 
     tasks = [cocotb.start_soon(one_slot(slot)) for slot in range(config.head_slots)]
     for task in tasks:
@@ -164,9 +169,9 @@ async def full_rate_keeps_the_pair_budget(dut):
     harness = Harness(dut, config, idle=0.0, back_pressure=0.0)
     await harness.begin()
     generator = rng("cluster full rate")
-    for dim in (128, 64):
+    for dim, int8 in ((128, False), (64, False), (128, True), (64, True)):
         head = random_head(config, CORES, generator, kind="rising", dim=dim, queries=config.queries, pairs=8,
-                           full=True)
+                           full=True, int8=int8)
         # One continuous burst per core: all pairs in one entry.
         pairs = len(head.pairs[0])
         task = cocotb.start_soon(harness.run_head(head, 0))
@@ -174,13 +179,13 @@ async def full_rate_keeps_the_pair_budget(dut):
         watching = cocotb.start_soon(watch_busy(dut, busy))
         got = await task
         watching.cancel()
-        assert_equal(got, head, f"dim {dim}")
+        assert_equal(got, head, f"dim {dim}, int8 = {int8}")
         beats = pairs * 256
         assert len(busy) == beats
         # The harness hands over pair by pair, which costs it a few cycles now and then.
         bubble = AttentionCore(config=config).bubble
         per_pair = (busy[-1] - busy[0] + 1) / pairs
-        dut._log.info("dim %d: %.1f cycles per pair, bubble %d", dim, per_pair, bubble)
+        dut._log.info("dim %d, int8 %d: %.1f cycles per pair, bubble %d", dim, int8, per_pair, bubble)
         assert 256 + bubble - 1 <= per_pair <= 256 + bubble + 3, per_pair
         assert per_pair <= 290
 

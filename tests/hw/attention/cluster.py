@@ -12,11 +12,11 @@ from instinfer.hw.signatures import merge_request, query_beat, result_beat, slot
 
 
 class Cluster(wiring.Component):
-    """``cores`` cores on one hub; ``core`` makes each of them (tests pass broken ones)."""
+    """``cores`` cores on one hub."""
 
-    def __init__(self, *, config: EngineConfig, cores: int, core=AttentionCore):
+    def __init__(self, *, config: EngineConfig, cores: int):
         self._hub = AttentionHub(config=config, cores=cores)
-        self._cores = [core(config=config) for _ in range(cores)]
+        self._cores = [AttentionCore(config=config) for _ in range(cores)]
         super().__init__({
             "queries": In(stream.Signature(query_beat(config))), "scale2": In(32), "queries_idle": Out(1),
             "not_finite_valid": Out(1), "not_finite_slot": Out(range(config.head_slots)),

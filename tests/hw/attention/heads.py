@@ -2,6 +2,7 @@
 """Random heads for the attention benches, their slots as beats, and what the model makes of them."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,14 @@ MAX_HALF = 65504.0
 
 @dataclasses.dataclass
 class Pair:
-    """Rows of one slot pair on a die; ``stripe_end`` on the last pair of a stripe."""
+    """Rows of one slot pair on a die, int8 if scales are there; ``stripe_end`` on a stripe's last pair."""
 
     die: int
-    k: NDArray[np.float16]
-    v: NDArray[np.float16]
+    k: NDArray[Any]
+    v: NDArray[Any]
     stripe_end: bool
+    k_scale: NDArray[np.float16] | None = None
+    v_scale: NDArray[np.float16] | None = None
 
 
 @dataclasses.dataclass
@@ -50,8 +53,9 @@ class Head:
                 if not len(pair.k):
                     continue
                 state = partials.get((core, pair.die), arith.Partial.empty((queries,), self.dim))
-                scores = arith.score(qi, exponent, pair.k)
-                partials[core, pair.die] = arith.update(state, scores, pair.v)
+                scores = (arith.score(qi, exponent, pair.k) if pair.k_scale is None
+                          else arith.score_int8(qi, exponent, pair.k, pair.k_scale))
+                partials[core, pair.die] = arith.update(state, scores, pair.v, scale=pair.v_scale)
         states = [state for state in partials.values() if state.valid.all()]
         if not states:
             return np.zeros((queries, self.dim), np.float16)
@@ -95,18 +99,49 @@ def operands(kind: str, generator: np.random.Generator, shape: tuple[int, int]) 
     return half(q), half(k), half(v), scale
 
 
+def byte_operands(kind: str, generator: np.random.Generator, shape: tuple[int, int]) -> tuple:
+    """(q of 8 rows, k, v, softmax scale, scales of k, scales of v) of an int8 head."""
+    tokens, dim = shape
+    scale = dim ** -0.5
+    q = half(generator.standard_normal((8, dim)))
+    match kind:
+        case "wild":  # all scales, all bytes
+            k, v = (generator.integers(-128, 128, shape).astype(np.int8) for _ in range(2))
+            k_scale, v_scale = (generator.integers(1, 0x6000, tokens).astype(np.uint16).view(np.float16)
+                                for _ in range(2))
+        case "subnormal":  # the smallest scales
+            k, v = (generator.integers(-128, 128, shape).astype(np.int8) for _ in range(2))
+            k_scale, v_scale = (generator.integers(1, 0x0500, tokens).astype(np.uint16).view(np.float16)
+                                for _ in range(2))
+        case "saturated":  # largest sums, scores beyond their range
+            q = half(np.sign(q) * MAX_HALF)
+            k, v = (np.where(generator.integers(0, 2, shape), 127, -128).astype(np.int8) for _ in range(2))
+            k[::2] = np.where(q[0] > 0, -128, 127)
+            k_scale = v_scale = np.full(tokens, np.nextafter(np.float16(512), np.float16(0)))
+            scale = 100.0
+        case _:
+            q, wide_k, wide_v, scale = operands(kind, generator, shape)
+            k, k_scale = arith.quantise_rows(wide_k)
+            v, v_scale = arith.quantise_rows(wide_v)
+    return q, k, v, scale, k_scale, v_scale
+
+
 KINDS = ("normal", "rising", "large", "subnormal", "equal", "saturated", "one-hot", "wild", "zero")
 
 
 def random_head(config: EngineConfig, cores: int, generator: np.random.Generator, *, kind: str, dim: int,
-                queries: int, pairs: int, full: bool = False) -> Head:
+                queries: int, pairs: int, full: bool = False, int8: bool = False) -> Head:
     """A head of up to ``pairs`` pairs per core, dies mixed, rows 0 to a slot's worth (``full``: all full)."""
-    limit = 512 // dim
+    limit = (1024 if int8 else 512) // dim
     counts = [[limit if full else int(generator.integers(0, limit + 1))
                for _ in range(pairs if full else generator.integers(0, pairs + 1))] for _ in range(cores)]
     if not sum(map(sum, counts)):
         counts[int(generator.integers(cores))] = [1]
-    q, k, v, scale = operands(kind, generator, (sum(map(sum, counts)), dim))
+    shape = sum(map(sum, counts)), dim
+    if int8:
+        q, k, v, scale, k_scale, v_scale = byte_operands(kind, generator, shape)
+    else:
+        q, k, v, scale = operands(kind, generator, shape)
     order = generator.permutation(len(k)) if kind != "rising" else np.arange(len(k))
     result: list[list[Pair]] = []
     used = 0
@@ -115,15 +150,18 @@ def random_head(config: EngineConfig, cores: int, generator: np.random.Generator
         for rows in rows_of_core:
             chosen = order[used:used + rows]
             used += rows
-            listed.append(Pair(int(generator.integers(config.dies)), k[chosen], v[chosen],
-                               bool(generator.integers(3) == 0)))
+            pair = Pair(int(generator.integers(config.dies)), k[chosen], v[chosen],
+                        bool(generator.integers(3) == 0))
+            if int8:
+                pair.k_scale, pair.v_scale = k_scale[chosen], v_scale[chosen]
+            listed.append(pair)
         if listed:
             listed[-1].stripe_end = True
         result.append(listed)
     return Head(q[:queries], arith.scale2_of(scale), result)
 
 
-def words(rows: NDArray[np.float16]) -> NDArray[np.uint64]:
+def words(rows: NDArray[Any]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(rows).view(np.uint64).reshape(len(rows), -1)
 
 
@@ -131,14 +169,19 @@ def slot_payloads(config: EngineConfig, pair: Pair, head_slot: int, base_slot: i
     """Beats of a pair as integers."""
     layout = slot_beat(config)
     payloads = []
-    for kind, rows in ((KIND_KEY, pair.k), (KIND_VALUE, pair.v)):
+    for kind, rows, scales in ((KIND_KEY, pair.k, pair.k_scale), (KIND_VALUE, pair.v, pair.v_scale)):
+        int8 = scales is not None
         fields = layout.const({
             "head_slot": head_slot, "base_slot": base_slot, "die": pair.die, "kind": kind, "rows": len(rows),
-            "wide": rows.shape[1] > 64, "stripe_end": pair.stripe_end and kind == KIND_VALUE,
+            "wide": rows.shape[1] > 64, "stripe_end": pair.stripe_end and kind == KIND_VALUE, "int8": int8,
         }).as_value().value
         last = layout.const({"last": 1}).as_value().value
-        beats = [int(word) for word in words(rows).ravel()] if len(rows) else [0x5A5A]
-        payloads += [fields | word for word in beats[:-1]] + [fields | last | beats[-1]]
+        beats = [fields | 0x5A5A]
+        if len(rows):
+            scale_bits = scales.view(np.uint16) if scales is not None else np.full(len(rows), 0x7FFF)
+            beats = [fields | layout.const({"scale": int(bits)}).as_value().value | int(word)
+                     for bits, row in zip(scale_bits, words(rows), strict=True) for word in row]
+        payloads += [*beats[:-1], beats[-1] | last]
     return payloads
 
 

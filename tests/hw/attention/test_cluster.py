@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 
 from instinfer.abi.config import load
-from instinfer.hw.attention import lane
-from instinfer.hw.attention.core import AttentionCore
+from instinfer.hw.attention import core, lane
 from instinfer.hw.attention.hub import AttentionHub
+from instinfer.hw.attention.lane import ByteLane
 from instinfer.hw.numeric.shift import FloorShift
 from support.harness import BenchFailure, run_cocotb
 
@@ -20,9 +22,9 @@ SOUND = "random_heads|full_rate|merge_is|empty_head|failed_value"
 SMALL = {"queries": 2, "head_slots": 2}
 
 
-def run(preset: str, overrides: dict, only: str, *, cores: int = 3, core: type = AttentionCore) -> list[str]:
+def run(preset: str, overrides: dict, only: str, *, cores: int = 3) -> list[str]:
     config = load(preset=preset, overrides=overrides)
-    return run_cocotb(Cluster(config=config, cores=cores, core=core), BENCH, name="cluster", only=only,
+    return run_cocotb(Cluster(config=config, cores=cores), BENCH, name="cluster", only=only,
                       parameters={"preset": preset, "overrides": overrides, "cores": cores})
 
 
@@ -33,6 +35,12 @@ def test_small_cluster():
 @pytest.mark.soak
 def test_product_cluster():
     assert len(run("product", {}, SOUND, cores=2)) == 5
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("queries", [1, 8])
+def test_odd_numbers_of_queries(queries):
+    assert len(run("tiny", SMALL | {"queries": queries}, "random_heads|full_rate_keeps", cores=1)) == 2
 
 
 def test_a_difference_from_the_model_is_seen():
@@ -50,11 +58,40 @@ class NothingDropped(FloorShift):
         return m
 
 
+class NothingStarted(wiring.Component):
+    """Broken on purpose: the sums of a slot go on from those of the slot before."""
+
+    def __init__(self, *, depth):
+        self._inner = ByteLane(depth=depth)
+        super().__init__(self._inner.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = self._inner
+        for name, member in self.signature.members.items():
+            outer, inner = getattr(self, name), getattr(self._inner, name)
+            if member.flow == Out:
+                m.d.comb += outer.eq(inner)
+            elif name != "first":
+                m.d.comb += inner.eq(outer)
+        return m
+
+
 @pytest.mark.soak
-def test_a_core_that_keeps_old_sums_is_seen(monkeypatch):
-    monkeypatch.setattr(lane, "FloorShift", NothingDropped)
+@pytest.mark.parametrize(("module", "name", "broken"), [
+    (lane, "FloorShift", NothingDropped), (core, "ByteLane", NothingStarted),
+])
+def test_a_core_that_keeps_old_sums_is_seen(monkeypatch, module, name, broken):
+    monkeypatch.setattr(module, name, broken)
     with pytest.raises(BenchFailure, match="elements differ"):
         run("tiny", SMALL, "random_heads", cores=1)
+
+
+@pytest.mark.parametrize("block", [lane.AccumulatorLane, lane.ByteLane])
+@pytest.mark.parametrize("depth", [0, 1, "16"])
+def test_lanes_refuse_a_depth(block, depth):
+    with pytest.raises(ValueError, match=r"depth = .* is not possible: at least 2 words"):
+        block(depth=depth)
 
 
 @pytest.mark.parametrize("cores", [0, -1, "3"])

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -14,7 +14,16 @@ from instinfer.abi import arith
 from instinfer.hw.numeric.exp2 import Exp2
 from instinfer.hw.numeric.fp16 import Fp16
 from instinfer.hw.numeric.normalise import Fp16Quotient
-from instinfer.hw.numeric.product import UNIT_POSITION, VALUE_POSITION, AlignedProduct
+from instinfer.hw.numeric.product import (
+    BYTE_SHIFT,
+    BYTE_VALUE_POSITION,
+    ELEMENT_BITS,
+    KEY_POSITION,
+    VALUE_POSITION,
+    AlignedProduct,
+    ByteProduct,
+    fp16_element,
+)
 from instinfer.hw.numeric.quantise import QueryElement
 from instinfer.hw.numeric.reciprocal import Reciprocal
 from instinfer.hw.numeric.score import ScoreShift
@@ -84,45 +93,139 @@ def test_floor_shift_refuses_odd_widths(width):
         FloorShift(width=width)
 
 
-def product_vectors(mantissa, factor, position):
+def product_vectors(element, coarse, factor, offset):
     block = AlignedProduct()
-    zeros = [0] * len(mantissa)
+    zeros = [0] * len(element)
     got = run_pipeline(
-        block, {"mantissa": mantissa, "factor": factor, "position": position, "bypass": zeros,
+        block, {"element": element, "coarse": coarse, "factor": factor, "offset": offset, "bypass": zeros,
                 "addend": zeros},
         ["value", "carry"], latency=block.latency,
-        delays={"factor": block.factor_cycle, "bypass": block.bypass_cycle, "addend": block.bypass_cycle})
+        delays={"bypass": block.bypass_cycle, "addend": block.bypass_cycle})
     return [value + carry for value, carry in got]
+
+
+def halves(generator, count):
+    """Random finite fp16 numbers, the largest and smallest first."""
+    bits = generator.integers(0, 1 << 16, count).astype(np.uint16)
+    bits = np.where(bits >> 10 & 31 == 31, bits & 0xBFFF, bits).astype(np.uint16)
+    bits[:6] = [0x7BFF, 0xFBFF, 0x7BFF, 0xFBFF, 1, 0x8001]
+    return bits.view(np.float16)
+
+
+def elements_of(numbers):
+    """What fp16_element makes of them: (elements, coarse shifts)."""
+    mantissa, shift = arith.fp16_fields(numbers)
+    coarse = np.minimum(shift >> 2, 6)
+    return (mantissa << shift - 4 * coarse).tolist(), coarse.tolist()
+
+
+class ElementDecoder(wiring.Component):
+    """fp16_element behind ports, one cycle later."""
+
+    def __init__(self):
+        super().__init__({"x": In(Fp16), "element": Out(signed(ELEMENT_BITS)), "coarse": Out(3)})
+
+    def elaborate(self, platform):
+        m = Module()
+        element, coarse = fp16_element(self.x)
+        m.d.sync += [self.element.eq(element), self.coarse.eq(coarse)]
+        return m
+
+
+def test_elements_of_fp16_numbers():
+    numbers = halves(rng("elements"), 2000)
+    numbers[6:36] = (np.arange(30, dtype=np.uint16) << 10 | 1023).view(np.float16)
+    got = run_pipeline(ElementDecoder(), {"x": [bits_of(int(p)) for p in numbers.view(np.uint16)]},
+                       ["element", "coarse"], latency=1)
+    assert got == list(zip(*elements_of(numbers), strict=True))
 
 
 def test_product_of_key_slots_is_exact():
     generator = rng("product key")
-    k = generator.integers(0, 1 << 16, 400).astype(np.uint16)
-    k = np.where(k >> 10 & 31 == 31, k & 0xBFFF, k).astype(np.uint16)
-    k[:4] = [0x7BFF, 0xFBFF, 1, 0x8001]
-    mantissa, shift = arith.fp16_fields(k.view(np.float16))
+    numbers = halves(generator, 400)
+    mantissa, shift = arith.fp16_fields(numbers)
     q = generator.integers(-arith.QUERY_MAX, arith.QUERY_MAX + 1, 400)
     q[:8] = [arith.QUERY_MAX] * 4 + [-arith.QUERY_MAX] * 4
-    got = product_vectors(mantissa.tolist(), q.tolist(), (shift + UNIT_POSITION).tolist())
+    element, coarse = elements_of(numbers)
+    got = product_vectors(element, coarse, q.tolist(), [KEY_POSITION >> 2] * 400)
     assert got == [int(a) * int(b) << int(s) for a, b, s in zip(q, mantissa, shift, strict=True)]
 
 
 def test_product_of_value_slots_is_the_models_contribution():
     generator = rng("product value")
     count = 3000
-    v = generator.integers(0, 1 << 16, count).astype(np.uint16)
-    v = np.where(v >> 10 & 31 == 31, v & 0xBFFF, v).astype(np.uint16)
+    numbers = halves(generator, count)
     weight = generator.integers(1 << 15, 1 << 16, count)
     exponent = generator.integers(0, 64, count)
     exponent[::5] = 63
-    v[:6] = [0x7BFF, 0xFBFF, 0x7BFF, 0xFBFF, 1, 0x8001]
     weight[:6] = 65535
     exponent[:6] = [0, 0, 63, 63, 0, 0]
-    numbers = v.view(np.float16)
     expected = arith.contribution(weight[:, None], exponent[:, None], numbers[:, None, None])[:, 0, 0]
-    mantissa, shift = arith.fp16_fields(numbers)
-    got = product_vectors(mantissa.tolist(), weight.tolist(), (shift + VALUE_POSITION - exponent).tolist())
+    position = VALUE_POSITION - exponent
+    got = product_vectors(*elements_of(numbers), (weight << (position & 3)).tolist(),
+                          (position >> 2).tolist())
     assert got == expected.tolist()
+
+
+def byte_rows(generator, count):
+    """(int8 elements, factors, positions, the model's contributions) of random and extreme rows."""
+    v = generator.integers(-128, 128, count).astype(np.int8)
+    weight = generator.integers(1 << 15, 1 << 16, count)
+    exponent = generator.integers(0, 64, count)
+    scale = generator.integers(1, 0x6000, count).astype(np.uint16)
+    v[:6], weight[:6] = [-128, 127, -128, 127, -128, 1], 65535
+    scale[:6], exponent[:6] = [0x5FFF, 0x5FFF, 1, 0x5FFF, 0x3FF, 0x400], [0, 0, 0, 63, 12, 24]
+    scales = scale.view(np.float16)
+    expected = arith.contribution_int8(weight[:, None], exponent[:, None], v[:, None, None], scales[:, None])
+    factor, shift = arith.scaled_weight(weight, scales)
+    return v.astype(np.int64), factor, BYTE_VALUE_POSITION + shift - exponent, expected[:, 0, 0].tolist()
+
+
+def test_product_of_int8_value_slots_is_the_models_contribution():
+    v, factor, position, expected = byte_rows(rng("int8 value"), 3000)
+    got = product_vectors((v << BYTE_SHIFT).tolist(), [0] * len(v), (factor << (position & 3)).tolist(),
+                          (position >> 2).tolist())
+    assert got == expected
+
+
+def byte_product_vectors(element, factor, place):
+    block = ByteProduct()
+    count = len(element)
+    got = run_pipeline(block, {"element": element, "factor": factor, "place": place, "loop": [0] * count,
+                               "enable": [1] * count}, ["value", "carry"], latency=block.latency,
+                       delays={"place": block.latency, "loop": 1, "enable": 1})
+    return [value + carry for value, carry in got]
+
+
+def test_byte_product_of_value_slots_is_the_models_contribution():
+    v, factor, position, expected = byte_rows(rng("byte value"), 3000)
+    element = np.where(position < 0, 0, v << (position & 8))
+    got = byte_product_vectors(element.tolist(), (factor << (position & 7)).tolist(),
+                               (position >> 4 & 3).tolist())
+    assert got == expected
+
+
+def test_a_wrong_rounding_of_scaled_weights_is_seen(monkeypatch):
+    monkeypatch.setattr(arith, "SCALED_WEIGHT_DROP", arith.SCALED_WEIGHT_DROP + 1)
+    v, factor, position, _ = byte_rows(rng("byte value"), 300)
+    monkeypatch.undo()
+    expected = byte_rows(rng("byte value"), 300)[3]
+    element = np.where(position < 0, 0, v << (position & 8))
+    assert byte_product_vectors(element.tolist(), (factor << (position & 7)).tolist(),
+                                (position >> 4 & 3).tolist()) != expected
+
+
+def test_byte_product_sums_key_rows():
+    generator = rng("byte key")
+    k = generator.integers(-128, 128, (30, 16))
+    q = generator.integers(-arith.QUERY_MAX, arith.QUERY_MAX + 1, (30, 16))
+    k[:2], q[:2] = -128, np.array([arith.QUERY_MAX, -arith.QUERY_MAX])[:, None]
+    block = ByteProduct()
+    loop = ([0] + [1] * 15) * 30
+    got = run_pipeline(block, {"element": k.ravel().tolist(), "factor": q.ravel().tolist(), "loop": loop,
+                               "enable": [1] * 480, "place": [0] * 480}, ["product"],
+                       latency=block.latency, delays={"loop": 1, "enable": 1, "place": block.latency})
+    assert [g[0] for g in got[15::16]] == (k * q).sum(axis=1).tolist()
 
 
 def test_product_passes_an_addend():

@@ -101,11 +101,12 @@ def slot_beat(config: EngineConfig) -> data.StructLayout:
 
     The fields beside ``data`` and ``scale`` are constant over a slot. A slot has ``rows`` wanted rows, in
     order, of 32 beats if ``wide`` else 16, of ``int8`` half as many; the last beat is marked ``last``; a slot
-    with ``rows`` = 0 has one beat without meaning. ``scale``: of the int8 row at hand. ``kind`` 0 key, 1
-    value. A value slot always follows its key slot. ``sketch``: a slot of sketches, all of its data (``rows``
-    = 16 stands for its 128 beats). ``head_slot`` is the slot of this pass, ``base_slot`` that of pass 0;
-    ``group`` is the number of the pair, or of the sketch slot, within the head; ``stripe_end`` marks a
-    stripe's last slot in its last pass.
+    with ``rows`` = 0 has one beat without meaning. Element i of beat g of a row is dim 4 g + i, of ``int8``
+    8 g + i; a head is wholly int8 or wholly fp16. ``scale``: fp16 bits, of the int8 row at hand. ``kind`` 0
+    key, 1 value. A value slot always follows its key slot. ``sketch``: a slot of sketches, all of its data
+    (``rows`` = 16 stands for its 128 beats). ``head_slot`` is the slot of this pass, ``base_slot`` that of
+    pass 0; ``group`` is the number of the pair, or of the sketch slot, within the head; ``stripe_end`` marks
+    a stripe's last slot in its last pass.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "head_slot": range(config.head_slots), "base_slot": range(config.head_slots),

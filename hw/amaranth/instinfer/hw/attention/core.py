@@ -1,37 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over the slots of one channel: dot products, online softmax, weighted sums."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import KIND_VALUE
 
-from ..numeric.fp16 import MANTISSA_BITS, SHIFT_BITS, fp16
+from ..numeric.fp16 import fp16
 from ..numeric.pipeline import stages
-from ..numeric.product import POSITION_SHAPE, UNIT_POSITION, VALUE_POSITION
-from ..signatures import BEAT_BITS, LANES, slot_beat, stripe_finish
-from .lane import AccumulatorLane
+from ..numeric.product import BYTE_ELEMENT_BITS, BYTE_SHIFT, ELEMENT_BITS, fp16_element
+from ..signatures import LANES, slot_beat, stripe_finish
+from .factors import RowFactors
+from .intake import SlotIntake, token_layout
+from .lane import AccumulatorLane, ByteLane, Source
 from .operands import OperandMemory
-from .ports import GROUP_BITS, ROW_BITS, CorePort, MergeOp, context_layout
+from .ports import GROUP_BITS, CorePort, MergeOp, context_layout
 from .scorer import Scorer, row_layout
 from .softmax import Softmax
-
-ROW_BEATS = {0: 16, 1: 32}
-"""Beats of a row of 64 and of 128 dims (``wide``)."""
-
-
-def token_layout(config: EngineConfig) -> data.StructLayout:
-    """What travels with a beat: at most one of ``key``, ``value``, ``merge`` is set.
-
-    ``start`` and ``end`` frame what the lanes sum up: a key row, or the dies of a merge step.
-    """
-    return data.StructLayout({
-        "key": 1, "value": 1, "merge": 1, "start": 1, "end": 1,
-        "context": context_layout(config), "group": GROUP_BITS, "row": ROW_BITS, "first": 1, "final": 1,
-        "finish": 1, "base_slot": range(config.head_slots),
-    })
 
 
 class AttentionCore(wiring.Component):
@@ -45,27 +31,35 @@ class AttentionCore(wiring.Component):
     after the last beat of the key slot. Beats are refused while ``port.hold`` is up, from the next row on.
     A value slot of 0 rows ends its pair whatever the key slot held (the head then ends with a status).
     Not defined: rows of a value slot that differ otherwise from its key slot's; slots of a head slot that
-    has not been opened, or whose queries are still on their way.
+    has not been opened, or whose queries are still on their way; fp16 and int8 slots in one head.
 
-    Cycles of a beat, 0 being the one after its transfer: 0 fp16 fields and exponents, 1 positions,
-    2 to 6 multiply and align, 7 add, 8 write or capture (see AccumulatorLane), 9 on: scores (Scorer).
+    Cycles of a beat, 0 being the one after its transfer: from 0 on the factors of a value row are made,
+    query by query, while the beat waits. ``entry_cycle`` elements and positions; one later the lanes (see
+    AccumulatorLane, ByteLane); ``score_cycle`` on: scores (Scorer).
+
+    An fp16 beat uses the AccumulatorLanes alone, an int8 beat these for its first four elements and the
+    ByteLanes for the others. What the ByteLanes have summed up in a value slot is folded into the
+    accumulators between rows, at the latest while the next value slot waits for its weights.
 
     Parameters
     ----------
     config : gives queries, head slots, dies and the depth of the accumulators.
     """
 
-    lane_cycle = 2
-    """Cycle in which a beat enters the lanes."""
-    read_cycle = lane_cycle + AccumulatorLane.read_cycle
-    """Cycle in which a beat's accumulators are read; a merge step joins one cycle earlier."""
-    adder_cycle = lane_cycle + AccumulatorLane.adder_cycle
-    score_cycle = adder_cycle + 2
-    """Cycle in which the captured sums of a row are there."""
-
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
-        self.bubble = self.score_cycle + Scorer.score_cycle + 2 + config.queries + 1
+        self.entry_cycle = config.queries + RowFactors.factor_cycle
+        """Cycle of the elements; the operands of the row's last query can be read from here on."""
+        self.lane_cycle = self.entry_cycle + 1
+        """Cycle in which a beat enters the lanes."""
+        self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle
+        """Cycle in which a value beat's accumulators are read; a merge step joins one cycle earlier."""
+        self.adder_cycle = self.lane_cycle + AccumulatorLane.adder_cycle
+        self.last_cycle = self.adder_cycle + 2
+        """Cycle in which the captured sums of a row are there."""
+        self.score_cycle = self.last_cycle - Scorer.lanes_cycle + 1
+        """Cycle in which a row enters the Scorer: its byte lanes are done."""
+        self.bubble = self.score_cycle + Scorer.score_cycle + 3
         super().__init__({
             "slots": In(stream.Signature(slot_beat(config))),
             "finish": Out(stripe_finish(config)),
@@ -76,72 +70,57 @@ class AttentionCore(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
+        m.submodules.intake = intake = SlotIntake(config=config)
         m.submodules.operands = operands = OperandMemory(config=config)
+        m.submodules.factors = factors = RowFactors(config=config)
         m.submodules.scorer = scorer = Scorer(config=config)
         m.submodules.softmax = softmax = Softmax(config=config)
+        wiring.connect(m, wiring.flipped(self.slots), intake.slots)
         hub = self._registered_port(m)
-        token, beat, quiet = self._intake(m, softmax, operands, hub["hold"])
 
-        # Cycles 0 to 2: elements, exponents, positions.
-        mantissas, positions = self._elements(m, token, beat, softmax)
+        # Up to the entry cycle; resets keep the lines out of shift-register LUTs, which are scarcer.
         join = self.read_cycle - 1
-        tokens = stages(m, token, join, name="token", reset=True)
-        merging = Signal(token_layout(config))
-        step = hub["step"]
-        m.d.comb += [
-            merging.merge.eq(1), merging.start.eq(step.first), merging.end.eq(step.last),
-            merging.context.eq(step.context), merging.group.eq(step.group),
-        ]
-        adding = hub["step_valid"] & (step.op == MergeOp.ADD)
-        merges = Signal(token_layout(config))
-        m.d.comb += merges.eq(Mux(adding, merging.as_value(), tokens[join].as_value()))
+        tokens = stages(m, intake.token, join, name="token", reset=True)
+        beat = stages(m, intake.beat, self.entry_cycle, name="beat", reset=True)[-1]
+        joined, adding, folding = self._joined(m, tokens[join], hub, intake)
 
-        # From here on merge steps are among the beats.
-        later = stages(m, merges, self.score_cycle - join, name="late", reset=True)
-        at = dict(zip(range(join, self.score_cycle + 1), later, strict=True))
-        reader = Mux(adding, at[join].as_value(), at[join + 1].as_value())
+        # From here on merge and fold steps are among the beats.
+        later = stages(m, joined, self.last_cycle - join, name="late", reset=True)
+        at = dict(zip(range(join, self.last_cycle + 1), later, strict=True))
+        with m.If(at[join + 1].close):
+            m.d.sync += folding.eq(1)
         reading = Signal(token_layout(config))
-        operand = at[self.lane_cycle]
+        entering = at[self.entry_cycle]
         m.d.comb += [
-            reading.eq(reader),
-            operands.key.eq(operand.key), operands.head_slot.eq(operand.context.head_slot),
-            operands.group.eq(operand.group), operands.row.eq(operand.row),
-            softmax.exponent_row.eq(token.row),
+            reading.eq(Mux(adding | joined.fold, joined.as_value(), at[self.read_cycle].as_value())),
+            operands.key.eq(entering.key), operands.head_slot.eq(entering.context.head_slot),
+            operands.group.eq(entering.group), operands.row.eq(entering.row),
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
-            softmax.amount_die.eq(reading.context.die),
+            softmax.amount_parity.eq(reading.parity), softmax.amount_die.eq(reading.context.die),
         ]
-        amounts = [stages(m, amount, 1, name=f"amount_{query}")[1] for query, amount in
-                   enumerate(softmax.amounts)]
-        add, store = at[self.adder_cycle], at[self.adder_cycle + 1]
-        for query in range(config.queries):
-            for index in range(LANES):
-                lane = AccumulatorLane(depth=1 << (GROUP_BITS + context_layout(config).size))
-                m.submodules[f"lane_{query}_{index}"] = lane
-                m.d.comb += [
-                    lane.mantissa.eq(mantissas[index]), lane.position.eq(positions[query][index]),
-                    lane.factor.eq(operands.factors[query][index]),
-                    lane.read_address.eq(Cat(reading.group, reading.context)),
-                    lane.amount.eq(amounts[query]), lane.drop.eq(amounts[query][-1]),
-                    lane.addend.eq(at[self.adder_cycle - 1].merge),
-                    lane.enable.eq(add.key | add.value | add.merge),
-                    lane.shifted.eq(add.value), lane.loop.eq(~add.start),
-                    lane.write.eq(store.value), lane.write_address.eq(Cat(store.group, store.context)),
-                    lane.capture.eq(store.end & (store.key | store.merge)),
-                    scorer.captured[query][index].eq(lane.captured),
-                ]
+        self._lanes(m, at, reading, beat, operands, factors, softmax, scorer)
 
-        # Cycle 9 on: scores of a key row, or the answer to a merge step.
-        done = at[self.score_cycle]
+        # Scores of a key row, or the answer to a merge step.
+        done, scored = at[self.last_cycle], at[self.score_cycle]
         row = Signal(row_layout(config))
         m.d.comb += [
-            row.context.eq(done.context), row.row.eq(done.row), row.first.eq(done.first),
-            row.final.eq(done.final),
-            scorer.start.eq(done.end & (done.key | done.merge)), scorer.key.eq(done.key), scorer.row.eq(row),
+            factors.key.eq(at[join].key), factors.read_row.eq(at[join].row),
+            row.context.eq(scored.context), row.row.eq(scored.row), row.first.eq(scored.first),
+            row.final.eq(scored.final), row.int8.eq(scored.int8),
+            scorer.start.eq(scored.end & (scored.key | scored.merge)), scorer.key.eq(scored.key),
+            scorer.row.eq(row),
             self.finish.valid.eq(done.finish), self.finish.base_slot.eq(done.base_slot),
+            self.busy.eq(intake.taken), self.stalled.eq(intake.refused),
         ]
-        self._connect_softmax(m, hub, scorer, softmax, operands)
+        self._connect_rows(m, hub, intake, operands, factors, scorer, softmax)
         self._answer(m, hub, done, scorer, softmax)
-        m.d.sync += self.port.parked.eq(hub["hold"] & quiet & ~scorer.busy & ~softmax.busy)
+        drained = Signal(range(self.last_cycle + 2))
+        with m.If(intake.taken | joined.fold):
+            m.d.sync += drained.eq(self.last_cycle + 1)
+        with m.Elif(drained != 0):
+            m.d.sync += drained.eq(drained - 1)
+        m.d.sync += self.port.parked.eq(hub["hold"] & (drained == 0) & ~intake.inside & ~intake.folding
+                                        & ~scorer.busy & ~softmax.busy)
         return m
 
     def _registered_port(self, m: Module) -> dict:
@@ -153,81 +132,119 @@ class AttentionCore(wiring.Component):
                  for i, pair in enumerate(self.port.query_pairs)]
         return {**late, "query_pairs": pairs}
 
-    def _intake(self, m: Module, softmax: Softmax, operands: OperandMemory, hold: Signal) -> tuple:
-        """Cycle 0: the accepted beat with its place in the slot, and whether the lanes are empty."""
+    def _joined(self, m: Module, token: Signal, hub: dict,
+                intake: SlotIntake) -> tuple[Signal, Signal, Signal]:
+        """The token, or a merge or fold step in its place; whether it is a merge step; whether folding."""
         config = self._config
-        beat = self.slots.payload
-        token = Signal(token_layout(config))
-        elements = Signal(BEAT_BITS, reset_less=True)
-        group, row = Signal(GROUP_BITS), Signal(ROW_BITS)
-        owed, inside = Signal(), Signal()  # a value slot must follow; a key row is not complete
-        value = beat.kind == KIND_VALUE
-        used = beat.rows != 0
-        row_end = group == Mux(beat.wide, ROW_BEATS[1] - 1, ROW_BEATS[0] - 1)
-        weights_ready = ~owed | (softmax.ready & ~(operands.waiting & (beat.rows == 1)))
-        taken = Signal()
+        step = hub["step"]
+        layout = token_layout(config)
+        merging, fold, joined = Signal(layout), Signal(layout), Signal(layout)
+        adding, folding = Signal(), Signal()
+        fold_group = Signal(GROUP_BITS - 1)
+        within = Signal()  # a key row is not complete: its sums are in the adders
+        stepping = folding & ~token.key & ~token.value & ~within
+        last = fold_group == Mux(intake.fold_wide, (1 << (GROUP_BITS - 1)) - 1, (1 << (GROUP_BITS - 2)) - 1)
         m.d.comb += [
-            self.slots.ready.eq(Mux(value, weights_ready, ~softmax.busy) & (inside | ~hold)),
-            taken.eq(self.slots.valid & self.slots.ready),
-            self.busy.eq(taken), self.stalled.eq(self.slots.valid & ~self.slots.ready),
-            softmax.taken.eq(taken & value & beat.last),
+            adding.eq(hub["step_valid"] & (step.op == MergeOp.ADD)),
+            merging.merge.eq(1), merging.start.eq(step.first), merging.end.eq(step.last),
+            merging.context.eq(step.context), merging.group.eq(step.group),
+            fold.fold.eq(1), fold.context.eq(intake.fold_context), fold.group.eq(Cat(C(1, 1), fold_group)),
+            fold.first.eq(1), fold.parity.eq(intake.fold_parity),
+            fold.finish.eq(token.finish), fold.base_slot.eq(token.base_slot),
+            joined.eq(Mux(adding, merging.as_value(), Mux(stepping, fold.as_value(), token.as_value()))),
+            intake.fold_done.eq(stepping & last),
         ]
-        context = Signal(context_layout(config))
-        m.d.comb += [context.die.eq(beat.die), context.head_slot.eq(beat.head_slot)]
-        m.d.sync += [
-            elements.eq(beat.data),
-            token.key.eq(taken & ~value & used), token.value.eq(taken & value & used), token.merge.eq(0),
-            token.start.eq(group == 0), token.end.eq(row_end),
-            token.context.eq(context), token.group.eq(group), token.row.eq(row), token.first.eq(row == 0),
-            token.final.eq(row + 1 == beat.rows),
-            token.finish.eq(taken & beat.last & beat.stripe_end), token.base_slot.eq(beat.base_slot),
-        ]
-        drained = Signal(range(self.score_cycle + 2))
-        with m.If(taken):
-            m.d.sync += [group.eq(Mux(row_end | beat.last, 0, group + 1)), drained.eq(self.score_cycle + 1),
-                         inside.eq(~value & used & ~row_end)]
-            with m.If(row_end):
-                m.d.sync += row.eq(row + 1)
-            with m.If(beat.last):
-                m.d.sync += [row.eq(0), owed.eq(~value & used)]
-        with m.Elif(drained != 0):
-            m.d.sync += drained.eq(drained - 1)
-        return token, elements, (drained == 0) & ~inside
+        with m.If(token.key):
+            m.d.sync += within.eq(~token.end)
+        with m.If(stepping):
+            m.d.sync += [fold_group.eq(Mux(last, 0, fold_group + 1)), folding.eq(~last)]
+        return joined, adding, folding
 
-    def _elements(self, m: Module, token: Signal, beat: Signal, softmax: Softmax) -> tuple[list, list]:
-        """Mantissas of the lanes and positions per query and lane, both in cycle 2."""
+    def _lanes(self, m: Module, at: dict, reading: Signal, beat: Signal, operands: OperandMemory,
+               factors: RowFactors, softmax: Softmax, scorer: Scorer) -> None:
+        """Elements of the entry cycle's beat, and the lanes with their control signals."""
         config = self._config
-        mantissas: list[Signal] = []
-        positions: list[list[Signal]] = [[] for _ in range(config.queries)]
-        (value,) = stages(m, token.value, 1, name="is_value")[1:]
-        for lane in range(LANES):
-            element = fp16(beat.word_select(lane, 16))
-            mantissa = Signal(signed(MANTISSA_BITS), name=f"mantissa_{lane}", reset_less=True)
-            shift = Signal(SHIFT_BITS, name=f"shift_{lane}", reset_less=True)
-            m.d.sync += [mantissa.eq(element.mantissa), shift.eq(element.shift)]
-            mantissas.append(stages(m, mantissa, 1, name=f"mantissa_{lane}_late")[1])
-            for query in range(config.queries):
-                position = Signal(POSITION_SHAPE, name=f"position_{query}_{lane}", reset_less=True)
-                m.d.sync += position.eq(Mux(
-                    value, shift + VALUE_POSITION - softmax.exponents[query], shift + UNIT_POSITION))
-                positions[query].append(position)
-        return mantissas, positions
+        entering, lane_cycle = at[self.entry_cycle], self.lane_cycle
+        elements, coarse = [], []
+        for index in range(LANES):
+            element = Signal(signed(ELEMENT_BITS), name=f"element_{index}", reset_less=True)
+            steps = Signal(3, name=f"coarse_{index}", reset_less=True)
+            half, half_coarse = fp16_element(fp16(beat.word_select(index, 16)))
+            byte = beat.word_select(index, 8).as_signed()
+            m.d.sync += [element.eq(Mux(entering.int8, byte << BYTE_SHIFT, half)),
+                         steps.eq(Mux(entering.int8, 0, half_coarse))]
+            elements.append(element)
+            coarse.append(steps)
+        add, store = at[self.adder_cycle], at[self.adder_cycle + 1]
+        source = Signal(Source, reset_less=True)
+        before = at[self.adder_cycle - 1]
+        m.d.sync += source.eq(Mux(before.value, Source.WORD, Mux(
+            before.fold, Source.PARTIAL, Mux(before.start, Source.NOTHING, Source.TOTAL))))
+        for query in range(config.queries):
+            position = factors.positions[query]
+            offset = stages(m, position[2:].as_signed(), 1, name=f"offset_{query}")[1]
+            place = stages(m, position[4:6], 3, name=f"place_{query}")[3]
+            amount = stages(m, softmax.amounts[query], 1, name=f"amount_{query}")[1]
+            for index in range(LANES):
+                byte = beat.word_select(LANES + index, 8).as_signed()
+                byte_element = Signal(signed(BYTE_ELEMENT_BITS), name=f"byte_{query}_{index}",
+                                      reset_less=True)
+                m.d.sync += byte_element.eq(Mux(position[3], byte << 8, byte))
+                with m.If(position < 0):
+                    m.d.sync += byte_element.eq(0)
+                lane = AccumulatorLane(depth=1 << (GROUP_BITS + context_layout(config).size))
+                byte_lane = ByteLane(depth=1 << (GROUP_BITS - 1))
+                m.submodules[f"lane_{query}_{index}"] = lane
+                m.submodules[f"byte_lane_{query}_{index}"] = byte_lane
+                m.d.comb += [
+                    lane.element.eq(elements[index]), lane.coarse.eq(coarse[index]),
+                    lane.factor.eq(operands.factors[query][index]), lane.offset.eq(offset),
+                    lane.read_address.eq(Cat(reading.group, reading.context)),
+                    lane.amount.eq(amount), lane.drop.eq(amount[-1]),
+                    lane.addend.eq(before.merge | before.fold),
+                    lane.enable.eq(add.key | add.value | add.merge | add.fold),
+                    lane.source.eq(source), lane.partial.eq(byte_lane.partial),
+                    lane.write.eq(store.value | store.fold),
+                    lane.write_address.eq(Cat(store.group, store.context)),
+                    lane.capture.eq(store.end & (store.key | store.merge)),
+                    scorer.captured[query][index].eq(lane.captured),
+                    byte_lane.element.eq(byte_element),
+                    byte_lane.factor.eq(operands.byte_factors[query][index]),
+                    byte_lane.enable.eq(at[lane_cycle + 1].key | at[lane_cycle + 1].value),
+                    byte_lane.loop.eq(at[lane_cycle + 1].key & ~at[lane_cycle + 1].start),
+                    byte_lane.first.eq(at[lane_cycle + 1].first & ~at[lane_cycle + 1].fold),
+                    byte_lane.read_address.eq(at[lane_cycle + 1].group[1:]),
+                    byte_lane.place.eq(place),
+                    byte_lane.capture.eq(at[lane_cycle + 2].end & at[lane_cycle + 2].key),
+                    byte_lane.write.eq(at[lane_cycle + 3].value & at[lane_cycle + 3].int8),
+                    byte_lane.write_address.eq(at[lane_cycle + 3].group[1:]),
+                    scorer.byte_captured[query][index].eq(byte_lane.captured),
+                ]
 
-    def _connect_softmax(self, m: Module, hub: dict, scorer: Scorer, softmax: Softmax,
-                         operands: OperandMemory) -> None:
-        """Scores and weights to the softmax; query rows and weights to the operand memory."""
-        query = hub["query"]
+    def _connect_rows(self, m: Module, hub: dict, intake: SlotIntake, operands: OperandMemory,
+                      factors: RowFactors, scorer: Scorer, softmax: Softmax) -> None:
+        """Scores to the softmax, its weights to the factors, those and query rows to the operands."""
+        query, row = hub["query"], intake.row
         m.d.comb += [
+            intake.hold.eq(hub["hold"]), intake.weights_ready.eq(softmax.ready),
             scorer.right_valid.eq(hub["query_valid"]), scorer.right_slot.eq(query.head_slot),
             scorer.right_query.eq(query.query), scorer.right.eq(query.right),
-            operands.query_valid.eq(hub["query_valid"]), operands.query_slot.eq(query.head_slot),
-            operands.query_index.eq(query.query), operands.query_group.eq(query.group),
-            operands.weight_valid.eq(scorer.weight_valid), operands.weight_index.eq(scorer.weight_query),
-            operands.weight_row.eq(scorer.weight_row), operands.weight.eq(scorer.weight),
+            scorer.scale_valid.eq(intake.key_row), scorer.scale_row.eq(row.row), scorer.scale.eq(row.scale),
+            operands.query_valid.eq(hub["query_valid"]), operands.query.eq(query),
+            operands.factor_valid.eq(factors.factor_valid), operands.factor_query.eq(factors.factor_query),
+            operands.factor_row.eq(factors.factor_row), operands.factor.eq(factors.factor),
+            operands.byte_factor.eq(factors.byte_factor),
             softmax.score_valid.eq(scorer.score_valid), softmax.score_query.eq(scorer.score_query),
             softmax.score_row.eq(scorer.score_row), softmax.whole.eq(scorer.whole),
             softmax.weight_valid.eq(scorer.weight_valid), softmax.weight_query.eq(scorer.weight_query),
             softmax.weight_row.eq(scorer.weight_row), softmax.weight.eq(scorer.weight),
+            softmax.taken.eq(intake.value_taken), softmax.parity.eq(intake.parity),
+            softmax.feed.eq(intake.value_row), softmax.feed_row.eq(row.row),
+            softmax.feed_context.eq(row.context),
+            factors.int8.eq(row.int8), factors.scale.eq(row.scale),
+            factors.valid.eq(softmax.fed_valid), factors.query.eq(softmax.fed_query),
+            factors.row.eq(softmax.fed_row), factors.weight.eq(softmax.fed_weight),
+            factors.exponent.eq(softmax.fed_exponent),
             softmax.open_valid.eq(hub["open_valid"]), softmax.open_slot.eq(hub["open_slot"]),
             softmax.step_valid.eq(hub["step_valid"]), softmax.step.eq(hub["step"]),
         ]

@@ -1,40 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One lane of one query: multiplier, aligner, adder and its part of the accumulator memory."""
+"""One lane of one query: multiplier, aligner, adder and its part of the accumulators."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
-from amaranth.lib import wiring
+from amaranth.hdl import C, Cat, Module, Signal, signed
+from amaranth.lib import enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.arith import QUERY_BITS, SUM_BITS
+from instinfer.abi.arith import SUM_BITS
 from instinfer.abi.errors import require
 
-from ..numeric.fp16 import MANTISSA_BITS
-from ..numeric.product import POSITION_SHAPE, AlignedProduct
+from ..numeric.pipeline import stages
+from ..numeric.product import (
+    BYTE_DOT_BITS,
+    BYTE_ELEMENT_BITS,
+    BYTE_FACTOR_BITS,
+    BYTE_SUM_BITS,
+    ELEMENT_BITS,
+    FACTOR_BITS,
+    AlignedProduct,
+    ByteProduct,
+)
 from ..numeric.shift import AMOUNT_BITS, FloorShift
+
+
+class Source(enum.Enum, shape=2):
+    """What the adder of a lane adds to."""
+
+    NOTHING = 0
+    WORD = 1
+    TOTAL = 2
+    PARTIAL = 3
 
 
 class AccumulatorLane(wiring.Component):
     """Multiplies one element of a beat by one query's factor and adds it where it belongs.
 
-    Three uses, chosen by control signals that the core delays to the right cycle (cycle 0 = ``mantissa``
-    and ``position``):
+    Four uses, chosen by control signals that the core delays to the right cycle (cycle 0 = ``element``):
 
-    - dot product: ``loop`` adds the product to the running sum, or starts it; ``capture`` keeps a row's sum;
-    - accumulation: the word at ``read_address`` is shifted (``amount``, ``drop``), the product is added,
-      ``write`` stores it;
-    - merge: ``addend`` feeds the shifted word into the running sum instead of a product.
+    - dot product: the product is added to the running sum (TOTAL), or starts it; ``capture`` keeps it;
+    - accumulation: the word at ``read_address`` is shifted (``amount``, ``drop``), the product is added to it
+      (WORD), ``write`` stores it;
+    - merge: ``addend`` feeds the shifted word into the running sum instead of a product;
+    - fold: ``addend`` as in a merge, added to ``partial`` (PARTIAL), ``write`` stores it.
 
     ========================== =====================================
     cycle                      signals
     ========================== =====================================
-    0                          mantissa, position
-    1                          factor
+    0                          element, coarse, factor, offset
     ``read_cycle``             read_address of an accumulation
-    ``read_cycle`` - 1         read_address of a merge
+    ``read_cycle`` - 1         read_address of a merge or fold
     two after read_address     amount, drop
     ``adder_cycle`` - 1        addend
-    ``adder_cycle``            enable, shifted, loop
+    ``adder_cycle``            enable, source, partial
     ``adder_cycle`` + 1        write, write_address, capture
     ``adder_cycle`` + 2        captured; a read sees the written word
     ========================== =====================================
@@ -54,10 +71,11 @@ class AccumulatorLane(wiring.Component):
                 "One word per group of dims and context.")
         self._depth = depth
         super().__init__({
-            "mantissa": In(signed(MANTISSA_BITS)), "position": In(POSITION_SHAPE),
-            "factor": In(signed(QUERY_BITS)),
+            "element": In(signed(ELEMENT_BITS)), "coarse": In(3),
+            "factor": In(signed(FACTOR_BITS)), "offset": In(signed(5)),
             "read_address": In(range(depth)), "amount": In(AMOUNT_BITS), "drop": In(1),
-            "addend": In(1), "enable": In(1), "shifted": In(1), "loop": In(1),
+            "addend": In(1), "enable": In(1), "source": In(Source),
+            "partial": In(signed(BYTE_SUM_BITS)),
             "write": In(1), "write_address": In(range(depth)), "capture": In(1),
             "captured": Out(signed(SUM_BITS)),
         })
@@ -75,16 +93,80 @@ class AccumulatorLane(wiring.Component):
         m.d.comb += [
             read.addr.eq(self.read_address),
             shift.value.eq(word), shift.amount.eq(self.amount), shift.drop.eq(self.drop),
-            product.mantissa.eq(self.mantissa), product.position.eq(self.position),
-            product.factor.eq(self.factor),
+            product.element.eq(self.element), product.coarse.eq(self.coarse),
+            product.factor.eq(self.factor), product.offset.eq(self.offset),
             product.bypass.eq(self.addend), product.addend.eq(shift.result),
-            other.eq(Mux(self.shifted, shift.result, Mux(self.loop, total, 0))),
             write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
         ]
+        with m.Switch(self.source):
+            with m.Case(Source.WORD):
+                m.d.comb += other.eq(shift.result)
+            with m.Case(Source.TOTAL):
+                m.d.comb += other.eq(total)
+            with m.Case(Source.PARTIAL):
+                m.d.comb += other.eq(self.partial)
         m.d.sync += word.eq(read.data)
         with m.If(self.enable):
             # value + other + carry, written as a difference: the multiplexer then shares the adder's LUTs.
             m.d.sync += total.eq((Cat(product.carry, product.value) - Cat(C(1, 1), ~other))[1:])
         with m.If(self.capture):
             m.d.sync += self.captured.eq(total)
+        return m
+
+
+class ByteLane(wiring.Component):
+    """As AccumulatorLane, of the elements that int8 beats have beyond four; it keeps one slot's sums.
+
+    Key rows: products are summed (``loop``), ``capture`` keeps the sum. Value slots: ``first`` starts the sum
+    of a column, later rows add to it. Afterwards the sums are read out, for an AccumulatorLane to add them to
+    its words: ``partial``.
+
+    ========================== =====================================
+    cycle                      signals
+    ========================== =====================================
+    0                          element, factor
+    1                          enable, loop, first, read_address
+    2                          place, capture
+    3                          captured; write, write_address
+    ``partial_cycle``          partial of the word at read_address
+    ========================== =====================================
+
+    One operation per cycle; a word may be read again three cycles after its last read.
+    """
+
+    partial_cycle = AccumulatorLane.adder_cycle
+
+    def __init__(self, *, depth: int) -> None:
+        require(isinstance(depth, int) and depth >= 2, "depth", depth, "at least 2 words",
+                "One word per group of dims.")
+        self._depth = depth
+        super().__init__({
+            "element": In(signed(BYTE_ELEMENT_BITS)), "factor": In(signed(BYTE_FACTOR_BITS)),
+            "enable": In(1), "loop": In(1), "first": In(1), "read_address": In(range(depth)),
+            "place": In(2), "capture": In(1), "captured": Out(signed(BYTE_DOT_BITS)),
+            "write": In(1), "write_address": In(range(depth)),
+            "partial": Out(signed(BYTE_SUM_BITS)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        memory: Memory = Memory(shape=signed(BYTE_SUM_BITS), depth=self._depth, init=[])
+        m.submodules.memory = memory
+        m.submodules.product = product = ByteProduct()
+        read, write = memory.read_port(domain="comb"), memory.write_port()
+        word = Signal(signed(BYTE_SUM_BITS), reset_less=True)
+        total = Signal(signed(BYTE_SUM_BITS), reset_less=True)
+        m.d.comb += [
+            read.addr.eq(self.read_address),
+            product.element.eq(self.element), product.factor.eq(self.factor),
+            product.enable.eq(self.enable), product.loop.eq(self.loop), product.place.eq(self.place),
+            write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
+            self.partial.eq(stages(m, word, self.partial_cycle - 2, name="partial")[-1]),
+        ]
+        m.d.sync += word.eq(read.data)
+        with m.If(self.first):
+            m.d.sync += word.eq(0)
+        m.d.sync += total.eq((Cat(product.carry, product.value) + Cat(C(1, 1), word))[1:])
+        with m.If(self.capture):
+            m.d.sync += self.captured.eq(product.product)
         return m

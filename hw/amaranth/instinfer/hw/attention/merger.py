@@ -72,7 +72,8 @@ class Merger(wiring.Component):
             m.submodules[f"reciprocal_{index}"] = reciprocal = Reciprocal()
             m.d.comb += [reciprocal.total.eq(totals[index]), reciprocal.start.eq(divide)]
             inverses.append(reciprocal)
-        m.d.comb += dividing.eq(Cat(inverse.busy for inverse in inverses).any())
+        # The first words come later than what is left of the divisions then.
+        m.d.comb += dividing.eq(~Cat(inverse.ending for inverse in inverses).all())
 
         step = self.step
         last_die = die == dies - 1

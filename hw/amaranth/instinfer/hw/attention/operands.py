@@ -1,75 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
 """The second factor of every multiplier: query integers for key slots, weights for value slots."""
 
-from amaranth.hdl import C, Cat, Module, Mux, signed
+from typing import Any
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.arith import QUERY_BITS, WEIGHT_BITS
+from instinfer.abi.arith import QUERY_BITS
 from instinfer.abi.config import EngineConfig
 
+from ..numeric.product import BYTE_FACTOR_BITS, FACTOR_BITS
 from ..signatures import LANES
-from .ports import GROUP_BITS, PAIR_BITS, ROW_BITS, query_shape
+from .ports import GROUP_BITS, PAIR_BITS, ROW_BITS, query_shape, query_write
 
 
 class OperandMemory(wiring.Component):
-    """A memory per query that holds the query rows of all head slots and the weights of one pair.
+    """Two memories per query: query rows of all head slots and factors of the rows of one value slot.
 
-    A read (``key``, ``head_slot``, ``group`` or ``row``) has latency 1: for key slots the four query
-    integers of the group, for value slots the row's weight in all lanes. Query writes (at most every second
-    cycle) go first; weights wait in a queue, and ``waiting`` says so.
+    A read (``key``, ``head_slot``, ``group`` or ``row``) has latency 1. For key slots ``factors`` are the
+    query integers of dims 4 * group and on, ``byte_factors`` those of the next four (``group`` must then be
+    even); for value slots the row's factor in all lanes, as ``factor`` and ``byte_factor`` were written.
+
+    Query writes (at most every second cycle) are done within 3 cycles; a factor is written at once and goes
+    first. Even and odd queries do not wait for each other: factors of one parity are at least 2 cycles apart.
     """
 
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
         query = query_shape(config)
         super().__init__({
-            "query_valid": In(1), "query_slot": In(range(config.head_slots)), "query_index": In(query),
-            "query_group": In(GROUP_BITS), "query_pairs": In(PAIR_BITS).array(LANES // 2),
-            "weight_valid": In(1), "weight_index": In(query), "weight_row": In(ROW_BITS),
-            "weight": In(WEIGHT_BITS), "waiting": Out(1),
+            "query_valid": In(1), "query": In(query_write(config)),
+            "query_pairs": In(PAIR_BITS).array(LANES // 2),
+            "factor_valid": In(1), "factor_query": In(query), "factor_row": In(ROW_BITS),
+            "factor": In(FACTOR_BITS - 1), "byte_factor": In(BYTE_FACTOR_BITS - 1),
             "key": In(1), "head_slot": In(range(config.head_slots)), "group": In(GROUP_BITS),
             "row": In(ROW_BITS),
-            "factors": Out(signed(QUERY_BITS)).array(config.queries, LANES),
+            "factors": Out(signed(FACTOR_BITS)).array(config.queries, LANES),
+            "byte_factors": Out(signed(BYTE_FACTOR_BITS)).array(config.queries, LANES),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        queries = self._config.queries
-        index_bits = len(self.query_index)
-        width = WEIGHT_BITS + ROW_BITS + index_bits
-        m.submodules.weights = queue = SyncFIFO(width=width, depth=max(2, queries))
-        weight, row, index = (queue.r_data[:WEIGHT_BITS], queue.r_data[WEIGHT_BITS:WEIGHT_BITS + ROW_BITS],
-                              queue.r_data[WEIGHT_BITS + ROW_BITS:])
-        m.d.comb += [
-            queue.w_data.eq(Cat(self.weight, self.weight_row, self.weight_index)),
-            queue.w_en.eq(self.weight_valid),
-            queue.r_en.eq(~self.query_valid),
-            self.waiting.eq(queue.r_rdy),
-        ]
-        lane = Cat(weight, C(0, QUERY_BITS - WEIGHT_BITS))
-        slot_bits = len(self.head_slot)
-        row_pad = C(0, GROUP_BITS + slot_bits - ROW_BITS)
-        read_address = Mux(self.key, Cat(self.group, self.head_slot, C(0, 1)),
-                           Cat(self.row, row_pad, C(1, 1)))
-        write_address = Mux(self.query_valid, Cat(self.query_group, self.query_slot, C(0, 1)),
-                            Cat(row, row_pad, C(1, 1)))
-        target = Mux(self.query_valid, self.query_index, index)
-        written = self.query_valid | queue.r_rdy
-        depth = 1 << (GROUP_BITS + slot_bits + 1)
-        for query in range(queries):
-            for pair in range(LANES // 2):
-                memory: Memory = Memory(shape=PAIR_BITS, depth=depth, init=[])
-                m.submodules[f"memory_{query}_{pair}"] = memory
-                read, write = memory.read_port(), memory.write_port()
-                m.d.comb += [
-                    write.addr.eq(write_address),
-                    write.data.eq(Mux(self.query_valid, self.query_pairs[pair], Cat(lane, lane))),
-                    write.en.eq(written & (target == query)),
-                    read.addr.eq(read_address),
-                    self.factors[query][2 * pair].eq(read.data[:QUERY_BITS]),
-                    self.factors[query][2 * pair + 1].eq(read.data[QUERY_BITS:]),
-                ]
+        # A query write waits one cycle, and one more if a factor of its parity comes.
+        held = Signal(query_write(self._config), reset_less=True)
+        pairs = [Signal(PAIR_BITS, name=f"pair_{i}", reset_less=True) for i in range(LANES // 2)]
+        holding = Signal()
+        blocked = self.factor_valid & (self.factor_query[0] == held.query[0])
+        with m.If(self.query_valid):
+            m.d.sync += [holding.eq(1), held.eq(self.query)]
+            m.d.sync += [pair.eq(new) for pair, new in zip(pairs, self.query_pairs, strict=True)]
+        with m.Elif(~blocked):
+            m.d.sync += holding.eq(0)
+        integers = [Cat(*pairs).word_select(lane, QUERY_BITS) for lane in range(LANES)]
+        to_factor = [self.factor_valid & (self.factor_query[0] == parity) for parity in range(2)]
+        self._memories(m, "memory", 0, self.factor, self.factors, held, holding, integers, to_factor)
+        self._memories(m, "byte_memory", 1, self.byte_factor, self.byte_factors, held,
+                       holding & held.group[0], integers, to_factor)
         return m
+
+    def _memories(self, m: Module, name: str, drop: int, factor: Value, outputs: Any, held: Any,
+                  holding: Value, integers: list[Value], to_factor: list[Value]) -> None:
+        """One kind of memory for all queries; ``drop`` group bits are not part of its address."""
+        bits = GROUP_BITS - drop
+        pad = C(0, bits + len(self.head_slot) - ROW_BITS)
+        depth = 1 << (bits + len(self.head_slot) + 1)
+        width = len(factor) + 1
+        query_word = Cat(Cat(integer, integer[-1].replicate(width - QUERY_BITS)) for integer in integers)
+        words = [Mux(chosen, Cat(factor, C(0, 1)).replicate(LANES), query_word) for chosen in to_factor]
+        for query in range(self._config.queries):
+            memory: Memory = Memory(shape=LANES * width, depth=depth, init=[])
+            m.submodules[f"{name}_{query}"] = memory
+            read, write = memory.read_port(), memory.write_port()
+            chosen = to_factor[query & 1]
+            m.d.comb += [
+                write.addr.eq(Mux(chosen, Cat(self.factor_row, pad, C(1, 1)),
+                                  Cat(held.group[drop:], held.head_slot, C(0, 1)))),
+                write.data.eq(words[query & 1]),
+                write.en.eq(Mux(chosen, self.factor_query == query, holding & (held.query == query))),
+                read.addr.eq(Mux(self.key, Cat(self.group[drop:], self.head_slot, C(0, 1)),
+                                 Cat(self.row, pad, C(1, 1)))),
+                *(outputs[query][lane].eq(read.data.word_select(lane, width)) for lane in range(LANES)),
+            ]

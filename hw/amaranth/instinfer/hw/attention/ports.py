@@ -18,7 +18,7 @@ from ..signatures import LANES
 PAIR_BITS = 2 * QUERY_BITS
 """Query integers travel and are stored in pairs (half a block RAM's width)."""
 GROUP_BITS = 5
-ROW_BITS = 3
+ROW_BITS = 4
 DIE_BITS = 3
 
 

@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the lanes' sums at a row's end to scores and weights, one query after the other."""
 
-from amaranth.hdl import Array, Cat, Module, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.arith import DOT_BITS, MAX_BITS, SCORE_FRACTION, SUM_BITS, WEIGHT_BITS
+from instinfer.abi.arith import (
+    DOT_BITS,
+    MAX_BITS,
+    SCALE_MANTISSA_BITS,
+    SCALE_SHIFT_MAX,
+    SCORE_FRACTION,
+    SUM_BITS,
+    WEIGHT_BITS,
+)
 from instinfer.abi.config import EngineConfig
 
 from ..numeric.exp2 import Exp2
+from ..numeric.fp16 import fp16
 from ..numeric.pipeline import stages
+from ..numeric.product import BYTE_DOT_BITS, BYTE_SHIFT
 from ..numeric.score import RIGHT_BITS, ScoreShift
 from ..signatures import LANES
 from .ports import ROW_BITS, context_layout, query_shape
@@ -18,24 +28,31 @@ from .ports import ROW_BITS, context_layout, query_shape
 
 def row_layout(config: EngineConfig) -> data.StructLayout:
     """A key row: where it belongs; ``first`` and ``final`` row of its slot."""
-    return data.StructLayout({"context": context_layout(config), "row": ROW_BITS, "first": 1, "final": 1})
+    return data.StructLayout({
+        "context": context_layout(config), "row": ROW_BITS, "first": 1, "final": 1, "int8": 1,
+    })
 
 
 class Scorer(wiring.Component):
-    """Takes the captured sums of all queries and lanes, ``start`` with ``row`` in the cycle they are valid.
+    """Takes the captured sums of all queries and lanes: ``start`` and ``row`` come with ``byte_captured``.
 
-    They must stay for ``queries`` cycles. From then on one query per cycle:
+    ``captured`` is valid from ``lanes_cycle`` - 1 on. Both must stay for ``queries`` cycles. One query per
+    cycle:
 
-    - after 1 cycle ``lanes`` with ``lanes_valid`` and ``lanes_query``;
+    - after ``lanes_cycle`` cycles ``lanes`` with ``lanes_valid`` and ``lanes_query`` (not for key rows);
     - after ``score_cycle`` cycles, for key rows only (``key`` at the start), ``score_valid``,
       ``score_query``, ``score_row`` and ``whole``, the integer part of the score;
     - after ``score_cycle + Exp2.latency`` cycles ``weight_valid``, ``weight_query``, ``weight_row`` and
       ``weight``, 2 to the fraction of the score.
 
+    An int8 row's sum is multiplied by the mantissa of its scale, which ``scale_*`` write before the start.
     ``right_*`` write the score shift of a head slot's query. No back-pressure.
     """
 
-    score_cycle = 3 + ScoreShift.latency
+    lanes_cycle = 4
+    _dot_cycle = lanes_cycle + 2
+    _scaled_cycle = _dot_cycle + 2
+    score_cycle = _scaled_cycle + ScoreShift.latency
     weight_cycle = score_cycle + Exp2.latency
 
     def __init__(self, *, config: EngineConfig) -> None:
@@ -43,7 +60,9 @@ class Scorer(wiring.Component):
         query, row = query_shape(config), row_layout(config)
         super().__init__({
             "captured": In(signed(SUM_BITS)).array(config.queries, LANES),
+            "byte_captured": In(signed(BYTE_DOT_BITS)).array(config.queries, LANES),
             "start": In(1), "key": In(1), "row": In(row),
+            "scale_valid": In(1), "scale_row": In(ROW_BITS), "scale": In(16),
             "right_valid": In(1), "right_slot": In(range(config.head_slots)), "right_query": In(query),
             "right": In(RIGHT_BITS),
             "lanes_valid": Out(1), "lanes_query": Out(query), "lanes": Out(signed(SUM_BITS)).array(LANES),
@@ -78,35 +97,69 @@ class Scorer(wiring.Component):
                 m.d.sync += query.eq(0)
 
         scoring = stages(m, active & key_0, self.weight_cycle, name="scoring", reset=True)
-        queries = stages(m, query, self.weight_cycle, name="query")
-        rows = stages(m, row_0, self.score_cycle, name="row")
-        slots = stages(m, rows[-1].row, self.weight_cycle - self.score_cycle, name="weight_row")
+        merging = stages(m, active & ~key_0, self.lanes_cycle, name="merging", reset=True)
+        # Resets keep these lines out of shift-register LUTs, which are scarcer than flip-flops.
+        queries = stages(m, query, self.weight_cycle, name="query", reset=True)
+        rows = stages(m, row_0, self.score_cycle, name="row", reset=True)
+        slots = stages(m, rows[-1].row, self.weight_cycle - self.score_cycle, name="weight_row", reset=True)
 
-        # Cycles 1 to 3: choose, add pairs, add all.
+        # Cycles 1 to 3: the sums of the byte lanes, chosen and added; nothing unless the row is int8.
+        chosen = [Signal(signed(BYTE_DOT_BITS), name=f"chosen_{i}", reset_less=True) for i in range(LANES)]
+        halves = [Signal(signed(BYTE_DOT_BITS), name=f"half_{i}", reset_less=True) for i in range(2)]
+        byte_sum = Signal(signed(BYTE_DOT_BITS), reset_less=True)
+        for lane in range(LANES):
+            choices = Array(self.byte_captured[q][lane] for q in range(config.queries))
+            m.d.sync += chosen[lane].eq(choices[query])
+        m.d.sync += [halves[0].eq(chosen[0] + chosen[1]), halves[1].eq(chosen[2] + chosen[3]),
+                     byte_sum.eq(halves[0] + halves[1])]
+        with m.If(~scoring[2] | ~rows[2].int8):
+            m.d.sync += byte_sum.eq(0)
+
+        # Cycles 4 to 6: choose, add pairs, add all. int8 elements count BYTE_SHIFT bits further left.
         for lane in range(LANES):
             choices = Array(self.captured[q][lane] for q in range(config.queries))
-            m.d.sync += self.lanes[lane].eq(choices[query])
+            more = byte_sum << BYTE_SHIFT if lane == LANES - 1 else 0
+            m.d.sync += self.lanes[lane].eq(choices[queries[self.lanes_cycle - 1]] + more)
         pairs = [Signal(signed(SUM_BITS + 1), name=f"pair_{i}", reset_less=True) for i in range(2)]
         dot = Signal(signed(DOT_BITS), reset_less=True)
         m.d.sync += [
-            self.lanes_valid.eq(active & ~key_0), self.lanes_query.eq(query),
             pairs[0].eq(self.lanes[0] + self.lanes[1]), pairs[1].eq(self.lanes[2] + self.lanes[3]),
             dot.eq(pairs[0] + pairs[1]),
         ]
+        m.d.comb += [self.lanes_valid.eq(merging[-1]), self.lanes_query.eq(queries[self.lanes_cycle])]
 
-        # Cycles 3 to 5: the score.
+        # Cycles 6 to 8: times the scale's mantissa, its shift brought to zero or more.
+        scales: Memory = Memory(shape=16, depth=1 << ROW_BITS, init=[])
+        m.submodules.scales = scales
+        scale_write, scale_read = scales.write_port(), scales.read_port(domain="comb")
+        scale = Signal(16, reset_less=True)
+        m.d.comb += [
+            scale_write.addr.eq(self.scale_row), scale_write.data.eq(self.scale),
+            scale_write.en.eq(self.scale_valid), scale_read.addr.eq(rows[self._dot_cycle - 1].row),
+        ]
+        m.d.sync += scale.eq(scale_read.data)
+        scaled = [Signal(signed(BYTE_DOT_BITS + SCALE_MANTISSA_BITS), name=f"scaled_{i}", reset_less=True)
+                  for i in range(2)]
+        integers = dot[BYTE_SHIFT:BYTE_SHIFT + BYTE_DOT_BITS].as_signed()
+        m.d.sync += [scaled[0].eq(integers * fp16(scale).magnitude), scaled[1].eq(scaled[0])]
+        shift_more = stages(m, SCALE_SHIFT_MAX - fp16(scale).shift, 1, name="shift_more")[1]
+
+        # Cycles 8 to 10: the score.
+        int8 = rows[self._scaled_cycle].int8
         depth = config.head_slots << query_bits
         rights: Memory = Memory(shape=RIGHT_BITS, depth=depth, init=[])
         m.submodules.rights = rights
         write, read = rights.write_port(), rights.read_port(domain="comb")
+        before = self._scaled_cycle - 1
         m.submodules.shift = shift = ScoreShift()
         m.d.comb += [
             write.addr.eq(Cat(self.right_query, self.right_slot)), write.data.eq(self.right),
             write.en.eq(self.right_valid),
-            read.addr.eq(Cat(queries[2], rows[2].context.head_slot)),
-            shift.dot.eq(dot),
+            read.addr.eq(Cat(queries[before], rows[before].context.head_slot)),
+            shift.dot.eq(Mux(int8, scaled[1] << SCALE_SHIFT_MAX,
+                             stages(m, dot, self._scaled_cycle - self._dot_cycle, name="dot")[-1])),
         ]
-        m.d.sync += shift.right.eq(read.data)
+        m.d.sync += shift.right.eq(read.data + Mux(rows[before].int8, shift_more, 0))
         m.submodules.exp2 = exp2 = Exp2()
         m.d.comb += [
             self.score_valid.eq(scoring[self.score_cycle]), self.score_query.eq(queries[self.score_cycle]),
@@ -116,6 +169,6 @@ class Scorer(wiring.Component):
             self.weight_valid.eq(scoring[self.weight_cycle]),
             self.weight_query.eq(queries[self.weight_cycle]),
             self.weight_row.eq(slots[-1]), self.weight.eq(exp2.mantissa),
-            self.busy.eq(Cat(scoring).any() | self.lanes_valid),
+            self.busy.eq(Cat(*scoring, *merging).any()),
         ]
         return m

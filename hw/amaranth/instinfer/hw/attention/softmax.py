@@ -14,22 +14,20 @@ from ..numeric.shift import AMOUNT_BITS, FloorShift
 from .ports import DIE_BITS, ROW_BITS, MergeOp, context_layout, merge_step, query_shape
 from .scorer import row_layout
 
-_PERIOD_BITS = 3
-"""Rows are fed every eight cycles: more than a sum's way back into its memory, less than a row's beats."""
-
 
 class Softmax(wiring.Component):
-    """State {valid, M, L} of every context and query, and the tables that value slots read.
+    """State {valid, M, L} of every context and query.
 
     Scores come one per cycle and row by row; with those of the slot's final row the maxima are settled, query
-    by query. Then rows are fed, one every eight cycles: each yields the exponents of its weights
-    (``exponents``, latency 1 from ``exponent_row``) and adds its weights to L. ``ready`` rises one cycle
-    before row 0 can be read, and falls with ``taken``; ``busy`` is 1 while rows are fed, and no key row may
-    end in that time.
+    by query. ``ready`` then says that the first value row may be fed from the next cycle on, and falls with
+    ``taken``. A row is fed with ``feed``, its number and context, which stay for ``queries`` cycles: the
+    weight of each query is added to L, and comes out one cycle later, with its exponent, as ``fed_*``. Rows
+    are fed at least eight cycles apart, more than a sum's way back into its memory.
 
-    ``amounts`` (latency 1 from ``amount_merge``, ``amount_die``, ``amount_first``) says how far each query's
-    accumulators shift: by the maximum's growth in the first row of a value slot, to the common maximum in a
-    merge (set by TOTAL steps), else not at all. Its top bit drops the word: the partial was empty.
+    ``amounts`` (latency 1 from ``amount_*``) says how far each query's accumulators shift: by the growth of
+    the maximum in this pair (``amount_first``), to the common maximum in a merge (``amount_merge``; set by
+    TOTAL steps), else not at all. Its top bit drops the word: the partial was empty. The growth of a pair
+    stays while that of the next one is found: they have different ``parity``; ``amount_parity`` chooses.
 
     Merge steps MAXIMUM and TOTAL are answered after ``maximum_cycle`` and ``total_cycle`` cycles.
     """
@@ -46,9 +44,11 @@ class Softmax(wiring.Component):
             "whole": In(signed(MAX_BITS)),
             "weight_valid": In(1), "weight_query": In(query), "weight_row": In(ROW_BITS),
             "weight": In(WEIGHT_BITS),
-            "ready": Out(1), "taken": In(1), "busy": Out(1),
-            "exponent_row": In(ROW_BITS), "exponents": Out(AMOUNT_BITS).array(config.queries),
-            "amount_merge": In(1), "amount_first": In(1), "amount_die": In(DIE_BITS),
+            "ready": Out(1), "taken": In(1), "busy": Out(1), "parity": In(1),
+            "feed": In(1), "feed_row": In(ROW_BITS), "feed_context": In(context_layout(config)),
+            "fed_valid": Out(1), "fed_query": Out(query), "fed_row": Out(ROW_BITS),
+            "fed_weight": Out(WEIGHT_BITS), "fed_exponent": Out(AMOUNT_BITS),
+            "amount_merge": In(1), "amount_first": In(1), "amount_parity": In(1), "amount_die": In(DIE_BITS),
             "amounts": Out(AMOUNT_BITS + 1).array(config.queries),
             "step_valid": In(1), "step": In(merge_step(config)),
             "present": Out(1), "maximum": Out(signed(MAX_BITS)), "total": Out(signed(SUM_BITS)),
@@ -121,58 +121,56 @@ class Softmax(wiring.Component):
             new_write.addr.eq(query[2]), new_write.data.eq(settled), new_write.en.eq(final[2]),
             growth_write.addr.eq(query[2]), growth_write.data.eq(growth), growth_write.en.eq(final[2]),
         ]
-        fed_context = Signal(context_layout(config), reset_less=True)
-        last_row = Signal(ROW_BITS, reset_less=True)
-        feeding = Signal()
-        fed_row = Signal(ROW_BITS)
-        fed_slot = Signal(_PERIOD_BITS)
         with m.If(final[2] & (query[2] == 0)):
-            m.d.sync += [feeding.eq(1), fed_context.eq(row[2].context), last_row.eq(row[2].row)]
+            m.d.sync += self.ready.eq(1)
+        with m.If(self.taken):
+            m.d.sync += self.ready.eq(0)
         with m.If(final[2] & (query[2] == queries - 1)):
             m.d.sync += valid.bit_select(row[2].context.as_value(), 1).eq(1)
         with m.If(self.open_valid):
             dies = 1 << context_layout(config)["die"].width
             m.d.sync += valid.word_select(self.open_slot, dies).eq(0)
 
-        # Feed cycle 0: exponent of the weight (or the distance to the common maximum).
-        with m.If(feeding):
-            m.d.sync += fed_slot.eq(fed_slot + 1)
-            with m.If(fed_slot.all()):
-                m.d.sync += fed_row.eq(fed_row + 1)
-                with m.If(fed_row == last_row):
-                    m.d.sync += [feeding.eq(0), fed_row.eq(0)]
-        fed_query = fed_slot[:query_bits]
-        feed_0 = feeding & (fed_slot < queries)
+        # Feed cycle 0: weight and its exponent (or the distance to the common maximum).
+        feed_query_0 = Signal(query_bits)
+        following = Signal()
+        feed_0 = self.feed | following
+        with m.If(feed_0):
+            last = feed_query_0 == queries - 1
+            m.d.sync += [following.eq(~last), feed_query_0.eq(Mux(last, 0, feed_query_0 + 1))]
         step_total = self.step_valid & (self.step.op == MergeOp.TOTAL)
         distance = Signal(signed(MAX_BITS + 1))
         exponent = Signal(AMOUNT_BITS, reset_less=True)
+        weight = Signal(WEIGHT_BITS, reset_less=True)
         m.d.comb += [
-            whole_read.addr.eq(Cat(fed_query, fed_row)),
-            new_read.addr.eq(fed_query),
+            whole_read.addr.eq(Cat(feed_query_0, self.feed_row)),
+            weight_read.addr.eq(Cat(feed_query_0, self.feed_row)),
+            new_read.addr.eq(feed_query_0),
             distance.eq(Mux(self.step_valid, self.step.maximum, new_read.data)
                         - Mux(self.step_valid, maxima_read.data, whole_read.data)),
         ]
         m.d.sync += [
-            exponent.eq(_saturated(distance)),
+            exponent.eq(_saturated(distance)), weight.eq(weight_read.data),
             self.present.eq(context_seen), self.maximum.eq(maxima_read.data),
         ]
         sum_latency = FloorShift.latency
         feed = stages(m, feed_0, 1 + sum_latency, name="feed", reset=True)
-        feed_query = stages(m, Mux(self.step_valid, self.step.query, fed_query), 1, name="feed_query")[1]
-        feed_row = stages(m, fed_row, 1, name="feed_row")[1]
-        source = Mux(self.step_valid, self.step.context.as_value(), fed_context.as_value())
+        feed_query = stages(m, Mux(self.step_valid, self.step.query, feed_query_0), 1, name="feed_query")[1]
+        feed_row = stages(m, self.feed_row, 1, name="feed_row")[1]
+        source = Mux(self.step_valid, self.step.context.as_value(), self.feed_context.as_value())
         feed_context = stages(m, source, 1, name="feed_context")[1]
         totalling = stages(m, step_total, 1, name="totalling", reset=True)[1]
 
-        # Feed cycle 1: tables of the value slot; the weight and the sum start to shift.
+        # Feed cycle 1: the weight and the sum start to shift.
         totals_write, totals_read = table("totals", signed(SUM_BITS), states)
         m.submodules.weight_shift = weight_shift = FloorShift(width=SUM_FRACTION + 2)
         m.submodules.total_shift = total_shift = FloorShift(width=SUM_BITS)
         amount = Signal(AMOUNT_BITS + 1)
         m.d.comb += [
             growth_read.addr.eq(feed_query),
-            weight_read.addr.eq(Cat(feed_query, feed_row)),
-            weight_shift.value.eq(weight_read.data << (SUM_FRACTION - WEIGHT_FRACTION)),
+            self.fed_valid.eq(feed[1]), self.fed_query.eq(feed_query), self.fed_row.eq(feed_row),
+            self.fed_weight.eq(weight), self.fed_exponent.eq(exponent),
+            weight_shift.value.eq(weight << (SUM_FRACTION - WEIGHT_FRACTION)),
             weight_shift.amount.eq(exponent),
             totals_read.addr.eq(Cat(feed_query, feed_context)),
             total_shift.value.eq(totals_read.data),
@@ -192,32 +190,26 @@ class Softmax(wiring.Component):
         ]
         m.d.sync += self.total.eq(total_shift.result)
 
-        # Tables that the value slot and the merge read, one memory per query.
+        # Tables that the accumulators' readers use, one memory per query.
         amount_bits = DIE_BITS + 1
-        growth_entry, still_entry = C(1 << DIE_BITS, amount_bits), C((1 << DIE_BITS) + 1, amount_bits)
+        still_entry = C((1 << DIE_BITS) + 1, amount_bits)
+
+        def growth_entry(parity: Value) -> Value:
+            return Cat(C(0, 1), parity, C(0, amount_bits - 3), C(1, 1))
+
         amount_read = Mux(self.amount_merge, Cat(self.amount_die, C(0, 1)),
-                          Mux(self.amount_first, growth_entry, still_entry))
+                          Mux(self.amount_first, growth_entry(self.amount_parity), still_entry))
         feed_die = Cat(feed_context[:len(context.die)], C(0, amount_bits - len(context.die)))
         for index in range(queries):
-            exponents_write, exponents_read = table(f"exponents_{index}", AMOUNT_BITS, 1 << ROW_BITS)
             amounts_write, amounts_read = table(f"amounts_{index}", AMOUNT_BITS + 1, 1 << amount_bits)
             m.d.comb += [
-                exponents_write.addr.eq(feed_row), exponents_write.data.eq(exponent),
-                exponents_write.en.eq(feed[1] & (feed_query == index)),
-                exponents_read.addr.eq(self.exponent_row),
-                amounts_write.addr.eq(Mux(totalling, feed_die, growth_entry)),
+                amounts_write.addr.eq(Mux(totalling, feed_die, growth_entry(self.parity))),
                 amounts_write.data.eq(Mux(totalling, amount, growth)),
                 amounts_write.en.eq(Mux(totalling, feed_query == index, final[2] & (query[2] == index))),
                 amounts_read.addr.eq(amount_read),
             ]
-            m.d.sync += [self.exponents[index].eq(exponents_read.data),
-                         self.amounts[index].eq(amounts_read.data)]
-
-        with m.If(feed_0 & (fed_row == 0) & (fed_slot == queries - 1)):
-            m.d.sync += self.ready.eq(1)
-        with m.If(self.taken):
-            m.d.sync += self.ready.eq(0)
-        m.d.comb += self.busy.eq(feeding | Cat(final).any() | Cat(feed).any())
+            m.d.sync += self.amounts[index].eq(amounts_read.data)
+        m.d.comb += self.busy.eq(Cat(final).any() | Cat(feed).any())
         return m
 
 

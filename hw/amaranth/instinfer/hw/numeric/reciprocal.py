@@ -15,16 +15,18 @@ class Reciprocal(wiring.Component):
     """``inverse`` * 2**-(24 + exponent) ~ 1 / total, ``exponent`` the index of the leading one.
 
     ``start`` takes ``total``; ``busy`` is 1 from the next cycle on until the outputs are valid, which they
-    stay until the next ``start``. It lasts ``SUM_BITS - bit length + 26`` cycles at most: leading zeros are
-    shifted out one per cycle, then one quotient bit per cycle. Negative totals are not allowed; 0 ends after
-    the same steps with outputs that have no meaning.
+    stay until the next ``start``; ``ending`` is 1 when at most ``ending_cycles`` are left. It lasts
+    ``SUM_BITS - bit length + 26`` cycles at most: leading zeros are shifted out one per cycle, then one
+    quotient bit per cycle. Negative totals are not allowed; 0 ends after the same steps with outputs that
+    have no meaning.
     """
 
     cycles_max = SUM_BITS + INVERSE_BITS + 1
+    ending_cycles = 12
 
     def __init__(self) -> None:
         super().__init__({
-            "start": In(1), "total": In(SUM_BITS), "busy": Out(1),
+            "start": In(1), "total": In(SUM_BITS), "busy": Out(1), "ending": Out(1),
             "inverse": Out(INVERSE_BITS), "exponent": Out(EXPONENT_BITS),
         })
 
@@ -39,6 +41,7 @@ class Reciprocal(wiring.Component):
         m.d.comb += difference.eq(remainder - divisor)
         with m.FSM():
             with m.State("wait for a total"):
+                m.d.comb += self.ending.eq(1)
                 m.d.sync += total.eq(self.total)
                 with m.If(self.start):
                     m.d.sync += [self.exponent.eq(SUM_BITS - 1), self.busy.eq(1)]
@@ -50,6 +53,7 @@ class Reciprocal(wiring.Component):
                 with m.Else():
                     m.d.sync += [total.eq(total << 1), self.exponent.eq(self.exponent - 1)]
             with m.State("divide"):
+                m.d.comb += self.ending.eq(steps <= self.ending_cycles)
                 rest = Signal(RECIPROCAL_BITS + 1)
                 m.d.comb += rest.eq(remainder)
                 with m.If(fits):
