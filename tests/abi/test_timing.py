@@ -3,10 +3,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from instinfer.abi.config import EngineConfig, NandTiming
-from instinfer.abi.timing import dense_bound
+from instinfer.abi.commands import Dtype
+from instinfer.abi.config import EngineConfig, NandTiming, load
+from instinfer.abi.layout import RowShape, SketchShape, placement
+from instinfer.abi.timing import StripeRead, bound_of, chosen_reads, dense_bound, sketch_reads
 
 
 @pytest.mark.parametrize("width", [1, 2])
@@ -18,3 +21,54 @@ def test_narrow_superblocks_may_lie_on_all_dies(width: int) -> None:
     narrow = dense_bound(dataclasses.replace(config, superblock_dies=width), head_dim=128, contexts=contexts)
     assert whole.bound_cycles > 1.1 * whole.ideal_cycles, "the array decides"
     assert narrow == whole
+
+
+def test_dense_bound_of_the_product() -> None:
+    """One command of 8 heads of 4,096 tokens, by hand: 32 stripes a head less the last one, in DRAM."""
+    config = EngineConfig()
+    bound = dense_bound(config, head_dim=128, contexts=[(4096, 4096, 8)])
+    assert (bound.stripes, bound.slots) == (8 * 31, 8 * 31 * 64)
+    assert bound.ideal_cycles == 31 * 64 * 145, "line_stride spreads the missing stripes over the channels"
+    assert bound.bound_cycles == 8000 + 31 * (64 * 145 + (4 * 14 + 1) * 5)
+
+
+def test_int8_halves_the_slots() -> None:
+    config = EngineConfig()
+    contexts = [(8192 + 128, 8192 + 128, 8)]
+    half, whole = (dense_bound(config, head_dim=128, contexts=contexts, dtype=dtype)
+                   for dtype in (Dtype.INT8, Dtype.FP16))
+    assert 2 * half.slots == whole.slots
+
+
+def test_chosen_reads_count_pairs_runs_and_planes() -> None:
+    """``tiny``, int8 of 128 dims: 8 rows a slot, 2 pairs a page, 2 planes, 32 tokens a stripe."""
+    config = load(preset="tiny")
+    shape = RowShape(128, Dtype.INT8)
+    chosen = np.zeros(160, np.bool_)
+    chosen[[3, 4, 9]] = True          # stripe 0: both pairs of plane 0, one run
+    chosen[[64, 95]] = True           # stripe 2: the first pair of plane 0 and the last of plane 1
+    chosen[[104]] = True              # stripe 3: the second pair of plane 0
+    chosen[[159]] = True              # stripe 4: read from DRAM
+    reads = list(chosen_reads(config, shape, line=0, resident=160, chosen=chosen))
+    assert [(read.slots, read.runs, read.planes) for read in reads] == [(4, 1, 1), (4, 2, 2), (2, 1, 1)]
+    assert [(read.channel, read.die) for read in reads] == [placement(config, 0, n) for n in (0, 2, 3)]
+    everything = chosen_reads(config, shape, line=1, resident=160, chosen=np.ones(144, np.bool_))
+    dense = dense_bound(config, head_dim=128, contexts=[(144, 160, 1)], dtype=Dtype.INT8)
+    assert bound_of(config, everything).slots == dense.slots
+
+
+def test_sketch_reads_end_with_the_context() -> None:
+    """16 x 4 bit: 96 vectors a slot, 768 a stripe of ``tiny``."""
+    config = load(preset="tiny")
+    reads = list(sketch_reads(config, SketchShape(16, 4), line=0, resident=4000, context=1000))
+    assert [(read.slots, read.runs, read.planes) for read in reads] == [(8, 2, 2), (3, 1, 1)]
+
+
+def test_the_busiest_die_or_the_busiest_bus_decides() -> None:
+    config = EngineConfig()
+    die = config.cycles(40_000) + config.cycles(3_000) + 20 + 8 * 5
+    one_die = bound_of(config, [StripeRead(0, 0, 2, 1, 1)] * 5)
+    assert one_die.bound_cycles == 8000 + 5 * die
+    spread = bound_of(config, [StripeRead(0, n % 4, 64, 4, 4) for n in range(8)])
+    assert spread.bound_cycles == 8000 + 8 * (64 * 145 + 57 * 5)
+    assert spread.ideal_cycles == 8 * 64 * 145
