@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``instinfer bench dense | latency | append | write``: cycles of the RTL against bounds and contracts."""
+"""``instinfer bench ...``: cycles of the RTL against bounds and contracts."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -71,12 +71,58 @@ def write(tokens: Tokens = 2048, kv_heads: KvHeads = 8, head_dim: HeadDim = 128,
     _report(lambda: writes.write(engine, shape, layers=layers, seed=seed), json_target)
 
 
+@app.command()
+def sketch(tokens: Tokens = 32768, kv_heads: KvHeads = 8, queries: Queries = 4, head_dim: HeadDim = 128,
+           dtype: Annotated[str, typer.Option("--dtype", help="fp16 or int8.")] = "int8",
+           keep_tokens: Annotated[int, typer.Option("--keep-tokens", help="Tokens chosen.")] = 4096,
+           group: Annotated[int, typer.Option("--group", help="Tokens chosen together.")] = 8,
+           window: Annotated[int, typer.Option("--window", help="Last tokens, always attended.")] = 64,
+           sinks: Annotated[int, typer.Option("--sinks", help="First tokens, always attended.")] = 4,
+           dims: Annotated[int, typer.Option("--dims", help="Of a sketch.")] = 16,
+           bits: Annotated[int, typer.Option("--bits", help="Of a sketch's element: 2, 4 or 8.")] = 4,
+           rows: Annotated[str, typer.Option(
+               "--rows", help="random (groups lie anywhere) or smollm2 (of a prefill).")] = "random",
+           layer: Annotated[int, typer.Option("--layer", help="Of smollm2.")] = 15,
+           commands: Commands = 4, seed: Seed = 1, preset: Preset = "product", config: ConfigFile = None,
+           settings: Settings = None, json_target: JsonTarget = None) -> None:
+    """A sketch policy against dense attention of the same rows, fp16 and int8, in one run."""
+    from instinfer.abi.errors import require
+    from instinfer.cosim.bench import sketch as bench
+    from instinfer.cosim.bench.operands import model_operands, random_operands
+    from instinfer.cosim.bench.workload import Shape
+    from instinfer.host import PCA, Sketch
+
+    require(rows in ("random", "smollm2"), "rows", rows, "random or smollm2", "See --help.")
+    engine = configuration(preset, config, settings)
+    policy = Sketch(keep_tokens=keep_tokens, group=group, window=window, sinks=sinks)
+    sketcher = PCA(dims=dims, bits=bits)
+    shape = Shape(tokens=tokens, kv_heads=kv_heads, queries=queries, head_dim=head_dim)
+
+    def measure(say: Callable[[str], None]) -> dict[str, Any]:
+        if rows == "random":
+            found, operands = shape, random_operands(shape, commands=commands, seed=seed)
+        else:
+            say("prefilling SmolLM2")
+            found, operands = model_operands(tokens=tokens, layer=layer, commands=commands)
+        return bench.sketch(engine, found, operands, policy=policy, sketcher=sketcher, dtype=dtype,
+                            progress=say, rows=rows, seed=seed)
+
+    _report_steps(measure, json_target)
+
+
 def _report(measure: Callable[[], dict[str, Any]], json_target: str | None) -> None:
+    _report_steps(lambda _: measure(), json_target)
+
+
+def _report_steps(measure: Callable[[Callable[[str], None]], dict[str, Any]],
+                  json_target: str | None) -> None:
+    """Show what runs, then the figures."""
     from rich.console import Console
     from rich.table import Table
 
-    with Console(stderr=True).status("simulating the RTL (the first run of a configuration builds it)"):
-        row = measure()
+    simulating = "simulating the RTL (the first run of a configuration builds it)"
+    with Console(stderr=True).status(simulating) as status:
+        row = measure(lambda step: status.update(f"{simulating}: {step}"))
     emit(row, json_target)
     table = Table(title=f"bench {row['bench']} on {row['timing']['preset']}: {row['source']}")
     table.add_column("figure")

@@ -7,7 +7,7 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
 from instinfer.abi.timing import dense_bound
 
-from .workload import Meter, Pair, Shape, open_pair, timing
+from .workload import Meter, Pair, Shape, figures, open_pair, timing
 
 
 def measure(pair: Pair, *, commands: int, layer: int = 0) -> Meter:
@@ -37,27 +37,12 @@ def dense(config: EngineConfig, shape: Shape, *, commands: int, device: str = "s
         meter = measure(pair, commands=commands)
         bound = dense_bound(config, head_dim=shape.head_dim,
                             contexts=[(shape.tokens, shape.tokens, shape.kv_heads)] * commands)
-        counters = meter.counters
-        moved = counters["slots_moved"] * config.slot_bytes
-        limit = meter.cycles * config.channels * 8 * 1000 / config.beat_cycles_x1000
-        if moved > limit:
-            raise AssertionError(f"{moved} B in {meter.cycles} cycles is more than {config.channels} buses "
-                                 f"of {config.mega_transfers} MT/s can carry ({limit:.0f} B)")
         return {
             "bench": "dense", "tokens": shape.tokens, "kv_heads": shape.kv_heads, "queries": shape.queries,
             "head_dim": shape.head_dim, "commands": commands, "seed": seed,
-            "cycles": meter.cycles, "ideal_cycles": bound.ideal_cycles, "bound_cycles": bound.bound_cycles,
-            "efficiency": bound.ideal_cycles / meter.cycles,
-            "bound_efficiency": bound.bound_cycles / meter.cycles, "bytes_moved": moved,
-            "gigabytes_per_second": moved / meter.cycles * config.clock_mhz / 1000,
-            "stripes_sensed": counters["stripes_sensed"], "slots_moved": counters["slots_moved"],
-            "rows_wanted": counters["rows_wanted"], "array_wait_cycles": counters["array_wait_cycles"],
-            "stall_cycles": {name: counters[name] for name in (
-                "bus_command_cycles", "array_wait_cycles", "buffer_wait_cycles", "bus_idle_cycles",
-                "core_stall_cycles", "merge_cycles")},
-            "bus_data_cycles": counters["bus_data_cycles"],
+            **figures(config, meter, bound),
             "bit_exact": pair.comparison.bit_exact, "values_compared": pair.comparison.values,
-            "max_error": pair.comparison.max_error, "sim_cycles_per_second": meter.rate,
+            "max_error": pair.comparison.max_error,
             "timing": timing(config), "source": "measured in RTL",
         }
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
+from instinfer.abi.timing import AttentionBound
 from instinfer.host import Csd, Sequence, open_csd
 
 Half = NDArray[np.float16]
@@ -143,6 +144,42 @@ class Meter:
         after = self._csd.counters()
         self.counters = {name: after[name] - self._before[name] for name in after}
         return self
+
+
+def bytes_moved(config: EngineConfig, meter: Meter) -> int:
+    """Bytes of all slots that the flash buses carried.
+
+    Raises:
+        AssertionError: more than the buses can carry in that time.
+    """
+    slots = meter.counters["slots_moved"] + meter.counters["sketch_slots_moved"]
+    moved = slots * config.slot_bytes
+    limit = meter.cycles * config.channels * 8 * 1000 / config.beat_cycles_x1000
+    if moved > limit:
+        raise AssertionError(f"{moved} B in {meter.cycles} cycles is more than {config.channels} buses "
+                             f"of {config.mega_transfers} MT/s can carry ({limit:.0f} B)")
+    return moved
+
+
+STALLS = ("bus_command_cycles", "array_wait_cycles", "buffer_wait_cycles", "bus_idle_cycles",
+          "core_stall_cycles", "merge_cycles")
+"""Counters that say where cycles went."""
+
+
+def figures(config: EngineConfig, meter: Meter, bound: AttentionBound) -> dict[str, Any]:
+    """What every bench of attentions prints of a measurement."""
+    counters = meter.counters
+    moved = bytes_moved(config, meter)
+    return {
+        "cycles": meter.cycles, "ideal_cycles": bound.ideal_cycles, "bound_cycles": bound.bound_cycles,
+        "efficiency": bound.ideal_cycles / meter.cycles,
+        "bound_efficiency": bound.bound_cycles / meter.cycles, "bytes_moved": moved,
+        "gigabytes_per_second": moved / meter.cycles * config.clock_mhz / 1000,
+        "stripes_sensed": counters["stripes_sensed"], "slots_moved": counters["slots_moved"],
+        "rows_wanted": counters["rows_wanted"], "array_wait_cycles": counters["array_wait_cycles"],
+        "stall_cycles": {name: counters[name] for name in STALLS},
+        "bus_data_cycles": counters["bus_data_cycles"], "sim_cycles_per_second": meter.rate,
+    }
 
 
 def _clock(csd: Csd) -> int:
