@@ -38,6 +38,9 @@ def decode(
     device: Annotated[
         str, typer.Option("--device", help="model:PRESET, or sim:PRESET for the RTL.")
     ] = "sim:product",
+    policy: Annotated[
+        str, typer.Option("--policy", help="dense, sketch:keep=1/8, ... (docs/accuracy.md).")
+    ] = "dense",
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")
     ] = False,
@@ -46,6 +49,7 @@ def decode(
     json_target: JsonTarget = None,
 ) -> None:
     """Decode text: K, V and attention in the device, the rest of the model in numpy."""
+    from instinfer.cosim.recipes import recipe
     from instinfer.host.integrations.smollm2 import demo_prompt, load
 
     require(model in MODELS, "--model", model, f"one of {', '.join(MODELS)}", "Other models come later.")
@@ -55,7 +59,8 @@ def decode(
     options: dict[str, Any] = {"overrides": overrides(settings)}
     if config is not None:
         options["config_file"] = config
-    result = run(network, tokenizer, prompt, tokens, device=device, device_options=options)
+    result = run(network, tokenizer, prompt, tokens, device=device, device_options=options,
+                 recipe=recipe(policy, context=len(prompt)))
     emit(result.document(), json_target)
     show(result, json_target)
 
@@ -101,7 +106,8 @@ def show(result: "DecodeResult", json_target: str | None) -> None:
     out = console(json_target)
     out.print(f"device text:    {result.text!r}", soft_wrap=True, markup=False)
     out.print(f"reference text: {result.reference_text!r}", soft_wrap=True, markup=False)
-    table = Table(title=f"{result.device}: {result.prompt_tokens} prompt tokens, attention of all layers")
+    table = Table(title=f"{result.device}, {result.recipe.label}: {result.prompt_tokens} prompt tokens, "
+                        "attention of all layers")
     for name in ("step", "token", "cycles", "channel utilisation", "stripes", "bytes from flash"):
         table.add_column(name, justify="right")
     for number, step in enumerate(result.steps):
@@ -109,11 +115,11 @@ def show(result: "DecodeResult", json_target: str | None) -> None:
         token = str(result.tokens[number]) if number < len(result.tokens) else "end"
         table.add_row(
             str(number), token, f"{step.cycles:,}" if step.cycles else "no clock",
-            "-" if share is None else f"{100 * share:.1f} %", f"{step.counters['stripes_sensed']:,}",
-            f"{step.counters['slots_moved'] * result.config.slot_bytes:,}",
+            "-" if share is None else f"{100 * share:.1f} %", f"{step.stripes:,}",
+            f"{step.slots * result.config.slot_bytes:,}",
         )
     out.print(table)
-    out.print(f"largest error against float64: {result.max_error:.3g} "
+    out.print(f"largest distance to dense float64 attention: {result.max_error:.3g} "
               f"({result.max_relative_error * 2**10:.3f} x 2^-10 of max|V|), "
               f"{result.values_compared:,} values")
     if result.bit_exact is not None:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
-from instinfer.host import Dense, open_csd
+from instinfer.host import open_csd
 from instinfer.host.device import Csd
 from instinfer.host.integrations.attention import CheckedAttention, DeviceAttention, FloatAttention
 from instinfer.host.integrations.smollm2 import SmolLM2, Tokenizer, generate
+
+from .recipes import DENSE, Recipe
 
 Half = NDArray[np.float16]
 
@@ -33,6 +35,16 @@ class StepRecord:
     def utilisation(self, channels: int) -> float | None:
         """Share of the channel cycles in which a bus moved data, None without a clock."""
         return self.counters["bus_data_cycles"] / (channels * self.cycles) if self.cycles else None
+
+    @property
+    def stripes(self) -> int:
+        """Stripes of all kinds that were sensed."""
+        return sum(count for name, count in self.counters.items() if name.endswith("stripes_sensed"))
+
+    @property
+    def slots(self) -> int:
+        """Slots of all kinds that the buses moved."""
+        return sum(count for name, count in self.counters.items() if name.endswith("slots_moved"))
 
 
 class MeteredAttention:
@@ -52,9 +64,9 @@ class MeteredAttention:
         self.prefill_cycles = 0
         self._before: dict[str, int] = {}
 
-    def write(self, layer: int, k: Half, v: Half) -> None:
+    def write(self, layer: int, k: Half, v: Half, queries: Half | None = None) -> None:
         before = self._csd.cycles()
-        self._device.write(layer, k, v)
+        self._device.write(layer, k, v, queries)
         if before is not None:
             self.prefill_cycles += (self._csd.cycles() or 0) - before
 
@@ -80,6 +92,7 @@ class DecodeResult:
     """A decoded text, what it cost, and how far it is from the references (all errors absolute)."""
 
     device: str
+    recipe: Recipe
     prompt_tokens: int
     tokens: tuple[int, ...]
     text: str
@@ -96,11 +109,13 @@ class DecodeResult:
     def document(self) -> dict[str, Any]:
         """The JSON form: cycles are measured in RTL (zero for a device without a clock)."""
         return {
-            "device": self.device, "model": "smollm2", "prompt_tokens": self.prompt_tokens,
+            "device": self.device, "model": "smollm2", "policy": self.recipe.label,
+            "prompt_tokens": self.prompt_tokens,
             "tokens": list(self.tokens), "text": self.text, "reference_text": self.reference_text,
             "step_cycles": [step.cycles for step in self.steps],
             "utilisation": [step.utilisation(self.config.channels) for step in self.steps],
-            "stripes_sensed": [step.counters["stripes_sensed"] for step in self.steps],
+            "stripes_sensed": [step.stripes for step in self.steps],
+            "bytes_moved": [step.slots * self.config.slot_bytes for step in self.steps],
             "prefill_cycles": self.prefill_cycles, "max_error": self.max_error,
             "max_relative_error": self.max_relative_error, "bit_exact": self.bit_exact,
             "values_compared": self.values_compared, "counters": dict(self.counters),
@@ -109,7 +124,7 @@ class DecodeResult:
 
 
 def decode(model: SmolLM2, tokenizer: Tokenizer, prompt: list[int], tokens: int, *, device: str,
-           device_options: Mapping[str, Any] | None = None, check_model: bool = True,
+           recipe: Recipe = DENSE, device_options: Mapping[str, Any] | None = None, check_model: bool = True,
            reference_text: bool = True, corrupt: Callable[[Half], Half] | None = None,
            on_layer: Callable[[int], None] | None = None,
            on_open: Callable[[Csd], None] | None = None) -> DecodeResult:
@@ -117,6 +132,8 @@ def decode(model: SmolLM2, tokenizer: Tokenizer, prompt: list[int], tokens: int,
 
     Args:
         device: ``"model:product"``, ``"sim:product"``, ...; device_options: passed to its transport.
+        recipe: number format, sketches and policy; ``max_error`` is the distance to dense float64 attention
+            whatever it is.
         check_model: run the functional model beside the device and compare every bit.
         reference_text: also generate the text with the float reference alone.
         corrupt: see :class:`MeteredAttention`.
@@ -134,16 +151,17 @@ def decode(model: SmolLM2, tokenizer: Tokenizer, prompt: list[int], tokens: int,
         def sequence_of(where: Csd) -> Any:
             cache = where.kv_cache(layers=shape.layers, kv_heads=shape.kv_heads,
                                    query_heads=shape.query_heads, head_dim=shape.head_dim,
-                                   max_tokens=shape.context, dtype="fp16")
+                                   max_tokens=shape.context, **recipe.cache)
             return cache.new_sequence()
 
-        metered = MeteredAttention(DeviceAttention(sequence_of(csd), Dense()), csd, shape.layers, corrupt)
+        measured = DeviceAttention(sequence_of(csd), recipe.policy)
+        metered = MeteredAttention(measured, csd, shape.layers, corrupt)
         shadow = None
         beside = {}
         if check_model and kind != "model":
             same = {name: options[name] for name in ("overrides", "config", "config_file") if name in options}
             shadow = open_csd(f"model:{argument}", erased=True, **same)
-            beside["model"] = DeviceAttention(sequence_of(shadow), Dense())
+            beside["model"] = DeviceAttention(sequence_of(shadow), recipe.policy)
         checked = CheckedAttention(metered, beside=beside)
         try:
             generation = generate(model, _Observed(checked, on_layer), prompt, tokens,
@@ -156,7 +174,7 @@ def decode(model: SmolLM2, tokenizer: Tokenizer, prompt: list[int], tokens: int,
             floats = generate(model, FloatAttention(), prompt, tokens, end_tokens=tokenizer.end_tokens)
             reference = tokenizer.decode(floats.tokens)
         return DecodeResult(
-            device=device, prompt_tokens=len(prompt), tokens=generation.tokens,
+            device=device, recipe=recipe, prompt_tokens=len(prompt), tokens=generation.tokens,
             text=tokenizer.decode(generation.tokens), reference_text=reference, steps=tuple(metered.steps),
             prefill_cycles=metered.prefill_cycles, max_error=checked.max_error,
             max_relative_error=checked.max_relative_error,
@@ -172,8 +190,8 @@ class _Observed:
         self._backend = backend
         self._on_layer = on_layer
 
-    def write(self, layer: int, k: Half, v: Half) -> None:
-        self._backend.write(layer, k, v)
+    def write(self, layer: int, k: Half, v: Half, queries: Half | None = None) -> None:
+        self._backend.write(layer, k, v, queries)
         if self._on_layer:
             self._on_layer(layer)
 

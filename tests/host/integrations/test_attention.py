@@ -45,8 +45,8 @@ class FakeSequence:
         self._fault = fault
         self._attention = FloatAttention()
 
-    def write(self, layer, k, v):
-        self.calls.append(("write", layer, k.shape, v.shape))
+    def write(self, layer, k, v, queries=None):
+        self.calls.append(("write", layer, k.shape, v.shape, queries))
         self._attention.write(layer, k, v)
 
     def attend(self, layer, q, *, append, policy):
@@ -123,7 +123,7 @@ def test_device_attention_hands_everything_to_the_sequence():
     for each in (backend, reference):
         each.write(2, k, v)
     np.testing.assert_array_equal(backend.attend(2, q, k1, v1), reference.attend(2, q, k1, v1))
-    assert sequence.calls == [("write", 2, k.shape, v.shape), ("attend", 2, q.shape, policy)]
+    assert sequence.calls == [("write", 2, k.shape, v.shape, None), ("attend", 2, q.shape, policy)]
 
 
 def test_checked_attention_returns_the_device_bytes_and_records_their_error():

@@ -138,7 +138,8 @@ def test_tokens_together_agree_with_one_by_one(model, tokenizer):
     assert [layer for layer, *_ in seen] == list(range(30))
     assert seen[0][1].shape == (4, 9, 64)
     first = np.stack([k1 for layer, _, k1, _ in single.given if layer == 0])
-    np.testing.assert_array_equal(seen[0][2], first)
+    # Matrix products of one and of several rows take other kernels: a step of fp16 at most.
+    np.testing.assert_allclose(seen[0][2].astype(float), first.astype(float), rtol=2**-10, atol=1e-4)
     np.testing.assert_allclose(model.logits(hidden), np.stack(logits), atol=0.1)
 
 

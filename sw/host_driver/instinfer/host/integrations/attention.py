@@ -3,7 +3,8 @@
 
 A model hands every backend the same fp16 operands and consumes exactly the fp16 values that it returns:
 
-* prefill: ``write(layer, k, v)``, arrays of shape (tokens, kv_heads, head_dim);
+* prefill: ``write(layer, k, v, queries)``, k and v of shape (tokens, kv_heads, head_dim), and the prompt's
+  queries, (tokens, query_heads, head_dim) or None, which a device may fit its sketches to and must not keep;
 * decode: ``attend(layer, q, k1, v1)`` appends one token, ``k1`` and ``v1`` of shape (kv_heads, head_dim), and
   attends with ``q`` of shape (query_heads, head_dim) over all tokens stored so far, the appended one
   included.
@@ -28,7 +29,7 @@ Half = NDArray[np.float16]
 class AttentionBackend(Protocol):
     """Where a model's decode attention is computed; the module's docstring states shapes and numbers."""
 
-    def write(self, layer: int, k: Half, v: Half) -> None:
+    def write(self, layer: int, k: Half, v: Half, queries: Half | None = None) -> None:
         """Store the prefill's K and V of one layer."""
 
     def attend(self, layer: int, q: Half, k1: Half, v1: Half) -> Half:
@@ -38,7 +39,7 @@ class AttentionBackend(Protocol):
 class KvSequence(Protocol):
     """The part of the host driver's sequence that a model needs."""
 
-    def write(self, layer: int, k: Half, v: Half) -> Any: ...
+    def write(self, layer: int, k: Half, v: Half, queries: Half | None = None) -> Any: ...
 
     def attend(self, layer: int, q: Half, *, append: tuple[Half, Half], policy: Any) -> Half: ...
 
@@ -107,7 +108,7 @@ class FloatAttention:
         rows = self._layers[layer]
         return float(np.abs(rows.v[:, : rows.tokens]).max())
 
-    def write(self, layer: int, k: Half, v: Half) -> None:
+    def write(self, layer: int, k: Half, v: Half, queries: Half | None = None) -> None:
         _require_half("k", k, 3)
         _require_half("v", v, 3)
         if layer not in self._layers:
@@ -154,8 +155,8 @@ class DeviceAttention:
         self._sequence = sequence
         self._policy = policy
 
-    def write(self, layer: int, k: Half, v: Half) -> None:
-        self._sequence.write(layer, k, v)
+    def write(self, layer: int, k: Half, v: Half, queries: Half | None = None) -> None:
+        self._sequence.write(layer, k, v, queries)
 
     def attend(self, layer: int, q: Half, k1: Half, v1: Half) -> Half:
         return self._sequence.attend(layer, q, append=(k1, v1), policy=self._policy)
@@ -199,11 +200,11 @@ class CheckedAttention:
         self._steps: dict[int, int] = {}
         self.checks: list[AttentionCheck] = []
 
-    def write(self, layer: int, k: Half, v: Half) -> None:
-        self._device.write(layer, k, v)
+    def write(self, layer: int, k: Half, v: Half, queries: Half | None = None) -> None:
+        self._device.write(layer, k, v, queries)
         self._reference.write(layer, k, v)
         for backend in self._beside.values():
-            backend.write(layer, k, v)
+            backend.write(layer, k, v, queries)
 
     def attend(self, layer: int, q: Half, k1: Half, v1: Half) -> Half:
         out = self._device.attend(layer, q, k1, v1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..attention import AttentionBackend
+from ..attention import AttentionBackend, Half
 from .gguf_file import Floats
 from .model import SmolLM2
 
@@ -112,7 +112,7 @@ def generate(
     choice = sampler or Sampler()
     begun = time.perf_counter()
     if len(prompt) > 1:
-        model.prefill(prompt[:-1], backend.write)
+        _prefill(model, backend, prompt[:-1])
     prefilled = time.perf_counter()
     made: list[int] = []
     ended_by = None
@@ -130,3 +130,13 @@ def generate(
         else:
             made.append(token)
     return Generation(tuple(made), ended_by, prefilled - begun, time.perf_counter() - prefilled, index)
+
+
+def _prefill(model: SmolLM2, backend: AttentionBackend, prompt: Sequence[int]) -> None:
+    """Each layer's K and V go to the backend, with the queries that the model made beside them."""
+    queries: list[Half] = []
+
+    def observe(_: int, q: Half) -> None:
+        queries[:] = [q]
+
+    model.prefill(prompt, lambda layer, k, v: backend.write(layer, k, v, queries[0]), observe=observe)
