@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.config import presets
+from instinfer.abi.dims import DimShape
+from instinfer.abi.layout import map_bytes
 from instinfer.abi.selection import SketchPolicy
+from instinfer.abi.sparf import SparfPolicy
 from instinfer.abi.tables import VALID, CacheWord, PolicyWord, SequenceWord, read_count_index
 
 
@@ -41,6 +44,34 @@ def test_policies(groups: int, group_log2: int, window: int, sinks: int) -> None
     assert packed & 0xFF == word.kind == PolicyKind.SKETCH
     assert (packed >> 8 & 0x3FFFF, packed >> 26 & 7) == (groups, group_log2)
     assert (packed >> 29 & 0xFFFF, packed >> 45 & 0xFFFF) == (window, sinks)
+
+
+@given(st.integers(1, 128), st.integers(0, (1 << 18) - 1), st.integers(0, 0xFFFF), st.integers(1, 0x3FF),
+       st.booleans())
+def test_sparf_policies(dims: int, tokens: int, window: int, sinks: int, mean_v: bool) -> None:
+    word = PolicyWord(sparf=SparfPolicy(dims=dims, tokens=tokens, window=window, sinks=sinks, mean_v=mean_v))
+    packed = word.pack()
+    assert VALID <= packed < 2 * VALID
+    assert PolicyWord.unpack(packed) == word
+    assert packed & 0xFF == word.kind == PolicyKind.SPARF
+    assert (packed >> 8 & 0x3FFFF, packed >> 29 & 0xFFFF) == (tokens, window)
+    assert (packed >> 45 & 0x3FF, packed >> 55 & 0x7F, packed >> 62 & 1) == (sinks, dims - 1, mean_v)
+
+
+@given(st.sampled_from(Dtype), st.booleans(), st.booleans(), st.sampled_from([0, 16]))
+def test_caches_with_dims(dtype: Dtype, dims: bool, mean_v: bool, sketch_dims: int) -> None:
+    word = CacheWord(layers=3, kv_heads=2, queries=3, head_dim=80, max_tokens=9000, dtype=dtype, dims=dims,
+                     mean_v=mean_v, sketch_dims=sketch_dims, sketch_bits=4 if sketch_dims else 0)
+    packed = word.pack()
+    assert CacheWord.unpack(packed) == word
+    assert (packed >> 58 & 1, packed >> 59 & 1) == (dims, mean_v)
+    assert word.dim_shape == (DimShape(word.shape) if dims else None)
+    config = presets()["product"]
+    rows, sketches, dim_stripes = word.stripes_max(config)
+    assert (sketches > 0, dim_stripes > 0) == (sketch_dims > 0, dims)
+    entries = map_bytes(3, 2, rows, sketches, dim_stripes)
+    assert entries == 6 * 8 * (rows + sketches + dim_stripes)
+    assert word.map_bytes(config) == (-(-entries // 32) * 32 + 6 * 80 * 8 if mean_v else entries)
 
 
 @given(st.builds(SequenceWord, generation=st.integers(1, 0xFFFF), cache=st.integers(0, 63),

@@ -69,6 +69,7 @@ class PolicyKind(enum.IntEnum):
 
     DENSE = 0
     SKETCH = 1
+    SPARF = 2
 
 
 SQE: Mapping[str, Field] = {
@@ -118,18 +119,18 @@ ADMIN_SQE: Mapping[str, Field] = {
 """Admin fields.
 
 CREATE_SQ / CREATE_CQ: cdw10 = {entries - 1 31:16, queue id 15:0}, prp1 = base; CREATE_SQ: cdw11 31:16 =
-completion queue id, which must equal the queue id. KV_CONFIG: index = cache handle, cdw10 = {kv_heads
-31:16, layers 15:0}, cdw11 = {head_dim 31:16, queries per KV head 15:0}, cdw12 = max tokens, cdw13 =
-{sketch bits 23:16, sketch dims 15:8 (0: no sketches), dtype 7:0}. SEQ_CREATE: index = sequence, generation,
-cdw10 = cache handle, prp1 = map base (byte offset in device DRAM, 32 B aligned).
-POLICY_SET: index = descriptor number, cdw10 = kind, cdw11 = kept groups, cdw12 = {sinks 31:16, window
-15:0}, cdw13 = log2 of the group size; all zero but the kind with DENSE. WINDOW_SET: index, prp1 = bus
-address, prp2 = bytes (0 removes it; both multiples of 4096), cdw10 bit 0 = device may read, bit 1 = device
-may write. FORMAT: drops every sequence and frees all flash; cdw10 bit 0 = all blocks are known to be erased.
-TABLE_READ / TABLE_WRITE: cdw10 = Table, cdw11 = index, cdw12 (low) and cdw13 (high) = value; a read returns
-it in DW0 and DW1. PAGE_PEEK: senses page cdw10 31:16 of block index of die cdw10 15:8 of channel cdw10 7:0 in
-all planes, checks nothing, and returns two bytes of each plane, plane 0 in DW0 15:0: those at byte cdw11
-31:16 (even) of the data area of slot cdw11 15:0.
+completion queue id, which must equal the queue id. KV_CONFIG: index = cache handle, cdw10 = {kv_heads 31:16,
+layers 15:0}, cdw11 = {head_dim 31:16, queries per KV head 15:0}, cdw12 = max tokens, cdw13 = {sums of V 25,
+dim pages 24, sketch bits 23:16, sketch dims 15:8 (0: no sketches), dtype 7:0}. SEQ_CREATE: index = sequence,
+generation, cdw10 = cache handle, prp1 = map base (byte offset in device DRAM, 32 B aligned). POLICY_SET:
+index = descriptor number, cdw10 = kind, cdw11 = kept groups, cdw12 = {sinks 31:16, window 15:0}, cdw13 = log2
+of the group size; with SPARF cdw11 = kept tokens, cdw13 = {mean-V 16, dims 15:8}; all zero but the kind with
+DENSE. WINDOW_SET: index, prp1 = bus address, prp2 = bytes (0 removes it; both multiples of 4096), cdw10 bit 0
+= device may read, bit 1 = device may write. FORMAT: drops every sequence and frees all flash; cdw10 bit 0 =
+all blocks are known to be erased. TABLE_READ / TABLE_WRITE: cdw10 = Table, cdw11 = index, cdw12 (low) and
+cdw13 (high) = value; a read returns it in DW0 and DW1. PAGE_PEEK: senses page cdw10 31:16 of block index of
+die cdw10 15:8 of channel cdw10 7:0 in all planes, checks nothing, and returns two bytes of each plane, plane
+0 in DW0 15:0: those at byte cdw11 31:16 (even) of the data area of slot cdw11 15:0.
 """
 
 
@@ -206,8 +207,9 @@ CURES: Mapping[Status, str] = {
     Status.BUSY: "the object is in use; retry",
     Status.SCALE: "a scale must lie above 0 and below 512 (rows of zeros take any), the exponent of a "
                   "query's sketch in -64 to 63",
-    Status.POLICY: "the cache was not made for this policy; make it with sketches, and choose groups no "
-                   "larger than a page of its rows",
+    Status.POLICY: "the cache was not made for this policy; make it with sketches or dims, choose groups no "
+                   "larger than a page of its rows and no more dims than its heads have, and attend all "
+                   "resident tokens with mean-V",
     Status.STALE_GENERATION: "the sequence was freed and made anew; use its new handle",
     Status.WINDOW: "register the buffer as a DMA window before using it",
     Status.WRITE_FAULT: "flash could not be programmed; its data stay in DRAM, free the sequence soon",

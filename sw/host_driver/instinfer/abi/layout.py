@@ -37,6 +37,7 @@ CRC_POLYNOMIAL = 0x8BB7
 KIND_KEY = 0
 KIND_VALUE = 1
 KIND_SKETCH = 2
+KIND_DIM = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,15 +291,27 @@ def sketch_map_index(line: int, stripe: int, *, lines: int, stripes_max: int, sk
     return lines * stripes_max + line * sketch_stripes_max + stripe
 
 
-def map_bytes(layers: int, kv_heads: int, stripes_max: int, sketch_stripes_max: int = 0) -> int:
-    return layers * kv_heads * (stripes_max + sketch_stripes_max) * MAP_ENTRY_BYTES
+MAP_ALIGN = 32
+SUM_BYTES = 8
+
+
+def entries_bytes(layers: int, kv_heads: int, *stripes_max: int) -> int:
+    """Map entries of a sequence, of all regions."""
+    return layers * kv_heads * sum(stripes_max) * MAP_ENTRY_BYTES
+
+
+def map_bytes(layers: int, kv_heads: int, stripes_max: int, sketch_stripes_max: int = 0,
+              dim_stripes_max: int = 0, *, sum_bytes: int = 0) -> int:
+    """Map of a sequence: entries, then, from a multiple of MAP_ALIGN on, ``sum_bytes`` of V's sums a line."""
+    entries = entries_bytes(layers, kv_heads, stripes_max, sketch_stripes_max, dim_stripes_max)
+    return whole(entries, MAP_ALIGN) + layers * kv_heads * sum_bytes if sum_bytes else entries
 
 
 # -- protection tuple --------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlotTuple:
     """Who a slot belongs to. ``kind`` 0 key, 1 value: ``group`` = stripe * pairs_per_stripe + pair;
-    ``kind`` 2 sketch: ``group`` = stripe * slots_per_stripe + slot.
+    ``kind`` 2 sketch, 3 dim: ``group`` = stripe * slots_per_stripe + slot.
 
     12 bytes, little endian: CRC-16, generation 16, layer 16, head 8, kind 8, group 32. The CRC
     (8BB7h, initial 0, most significant bit first, bytes in address order) covers the beats 0 to
@@ -340,16 +353,17 @@ def slot_crc(slots: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return np.bitwise_xor.reduce(table.take(entries), axis=-1)
 
 
-def slot_place(config: EngineConfig, index: int, stripe: int, *, sketch: bool) -> tuple[int, int]:
-    """(kind, group) of slot ``index`` of a stripe of rows or of sketches."""
-    if sketch:
-        return KIND_SKETCH, stripe * config.slots_per_stripe + index
+def slot_place(config: EngineConfig, index: int, stripe: int, *, sketch: bool,
+               dims: bool = False) -> tuple[int, int]:
+    """(kind, group) of slot ``index`` of a stripe of rows, of sketches or of dims."""
+    if sketch or dims:
+        return KIND_DIM if dims else KIND_SKETCH, stripe * config.slots_per_stripe + index
     return index & 1, stripe * (config.slots_per_stripe // 2) + index // 2
 
 
 def encode_stripe(config: EngineConfig, data: NDArray[np.uint8], *, generation: int, layer: int, head: int,
                   stripe: int, scales: NDArray[np.uint8] | None = None,
-                  sketch: bool = False) -> NDArray[np.uint8]:
+                  sketch: bool = False, dims: bool = False) -> NDArray[np.uint8]:
     """Bus bytes of a stripe: (planes, slots_per_page, slot_bytes) from ``stripe_data_bytes`` of data.
 
     ``scales``: ``stripe_scale_bytes`` of the buffer's scale area, of int8 rows; zeros otherwise. Parity is
@@ -361,7 +375,7 @@ def encode_stripe(config: EngineConfig, data: NDArray[np.uint8], *, generation: 
         slots[..., SLOT_DATA_BYTES:TUPLE_OFFSET] = scales.reshape(
             config.planes, config.slots_per_page, SLOT_SCALE_BYTES)
     for index in range(config.slots_per_stripe):
-        kind, group = slot_place(config, index, stripe, sketch=sketch)
+        kind, group = slot_place(config, index, stripe, sketch=sketch, dims=dims)
         fields = SlotTuple(generation=generation, layer=layer, head=head, kind=kind, group=group)
         slots[divmod(index, config.slots_per_page)][TUPLE_OFFSET:TUPLE_OFFSET + SLOT_TUPLE_BYTES] = (
             np.frombuffer(fields.pack(), np.uint8))

@@ -99,6 +99,10 @@ class Counter(enum.IntEnum):
     """Stripes of sketches; STRIPES_SENSED, PAGES_SENSED and SLOTS_MOVED count those of rows alone."""
     SKETCH_PAGES_SENSED = 25
     SKETCH_SLOTS_MOVED = 26
+    DIM_STRIPES_SENSED = 27
+    """Stripes of dims. K slots that are read because no dim page holds their tokens yet count as rows."""
+    DIM_PAGES_SENSED = 28
+    DIM_SLOTS_MOVED = 29
 
 
 IDENTITY_WORDS = (

@@ -116,15 +116,20 @@ def group_maxima(scores: I64, group_log2: int) -> I64:
     return padded.reshape(*scores.shape[:-1], -1, size).max(axis=-1)
 
 
-def _log2_of_sum(values: I64, axis: int) -> I64:
-    """log2 of the sum of 2**value along an axis, in 1/64."""
+def exp2_terms(values: I64, axis: int) -> I64:
+    """2**(value - top) of each value, top the largest whole part along the axis [2**-15, floor]."""
     whole = values >> SCORE_FRACTION
     top = whole.max(axis=axis, keepdims=True)
-    terms = EXP2_TABLE[values & (_STEPS - 1)] >> np.minimum(top - whole, 63)
-    total = terms.sum(axis=axis)
+    return EXP2_TABLE[values & (_STEPS - 1)] >> np.minimum(top - whole, 63)
+
+
+def _log2_of_sum(values: I64, axis: int) -> I64:
+    """log2 of the sum of 2**value along an axis, in 1/64."""
+    top = (values >> SCORE_FRACTION).max(axis=axis)
+    total = exp2_terms(values, axis).sum(axis=axis)
     leading = arith.bit_length(total) - 1
     index = (total >> (leading - SCORE_FRACTION)) & (_STEPS - 1)
-    return ((top.squeeze(axis) + leading - MANTISSA_FRACTION) << SCORE_FRACTION) + LOG2_TABLE[index]
+    return ((top + leading - MANTISSA_FRACTION) << SCORE_FRACTION) + LOG2_TABLE[index]
 
 
 def log_sums(maxima: I64) -> I64:

@@ -6,8 +6,10 @@ from typing import Self
 
 from .commands import Dtype, PolicyKind
 from .config import EngineConfig
-from .layout import SKETCH_BITS, RowShape, SketchShape
+from .dims import DimShape
+from .layout import SKETCH_BITS, SUM_BYTES, RowShape, SketchShape, map_bytes
 from .selection import SketchPolicy
+from .sparf import SINKS_MAX, SparfPolicy
 
 VALID = 1 << 63
 """Bit of a valid CACHE, SEQUENCE, POLICY or REPLACEMENT word."""
@@ -25,7 +27,7 @@ def read_count_index(config: EngineConfig, *, channel: int, die: int, block: int
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheWord:
     """Shape of a cache's sequences; ``queries`` are query heads per KV head, ``sketch_dims`` 0 without
-    sketches."""
+    sketches; ``dims``: K is stored as dim pages too; ``mean_v``: sums of V are kept."""
 
     layers: int
     kv_heads: int
@@ -35,10 +37,32 @@ class CacheWord:
     dtype: Dtype = Dtype.FP16
     sketch_dims: int = 0
     sketch_bits: int = 0
+    dims: bool = False
+    mean_v: bool = False
 
     @property
     def shape(self) -> RowShape:
         return RowShape(self.head_dim, self.dtype)
+
+    @property
+    def dim_shape(self) -> DimShape | None:
+        return DimShape(self.shape) if self.dims else None
+
+    def stripes_max(self, config: EngineConfig) -> tuple[int, int, int]:
+        """Map entries of a line: stripes of rows, of sketches and of dims."""
+        sketch, dims = self.sketch, self.dim_shape
+        return (self.shape.stripes(config, self.max_tokens),
+                0 if sketch is None else sketch.stripes(config, self.max_tokens),
+                0 if dims is None else dims.stripes(config, self.max_tokens))
+
+    @property
+    def sum_bytes(self) -> int:
+        """Sums of V of a line, behind all map entries: ``head_dim`` integers of 8 bytes [2**-24]."""
+        return self.head_dim * SUM_BYTES if self.mean_v else 0
+
+    def map_bytes(self, config: EngineConfig) -> int:
+        """Device DRAM that a sequence's map takes, sums of V included."""
+        return map_bytes(self.layers, self.kv_heads, *self.stripes_max(config), sum_bytes=self.sum_bytes)
 
     @property
     def sketch(self) -> SketchShape | None:
@@ -47,14 +71,16 @@ class CacheWord:
     def pack(self) -> int:
         width = SKETCH_BITS.index(self.sketch_bits) if self.sketch_dims else 0
         return (self.layers | self.kv_heads << 9 | self.queries << 17 | self.head_dim << 21
-                | self.max_tokens << 29 | self.dtype << 47 | self.sketch_dims << 49 | width << 56 | VALID)
+                | self.max_tokens << 29 | self.dtype << 47 | self.sketch_dims << 49 | width << 56
+                | self.dims << 58 | self.mean_v << 59 | VALID)
 
     @classmethod
     def unpack(cls, word: int) -> Self:
         dims = word >> 49 & 0x7F
         return cls(layers=word & 0x1FF, kv_heads=word >> 9 & 0xFF, queries=word >> 17 & 15,
                    head_dim=word >> 21 & 0xFF, max_tokens=word >> 29 & 0x3FFFF, dtype=Dtype(word >> 47 & 3),
-                   sketch_dims=dims, sketch_bits=SKETCH_BITS[word >> 56 & 3] if dims else 0)
+                   sketch_dims=dims, sketch_bits=SKETCH_BITS[word >> 56 & 3] if dims else 0,
+                   dims=bool(word >> 58 & 1), mean_v=bool(word >> 59 & 1))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,15 +103,22 @@ class SequenceWord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyWord:
-    """A policy descriptor; ``sketch`` of the kind SKETCH alone."""
+    """A policy descriptor; ``sketch`` of the kind SKETCH, ``sparf`` of the kind SPARF alone."""
 
     sketch: SketchPolicy | None = None
+    sparf: SparfPolicy | None = None
 
     @property
     def kind(self) -> PolicyKind:
+        if self.sparf is not None:
+            return PolicyKind.SPARF
         return PolicyKind.DENSE if self.sketch is None else PolicyKind.SKETCH
 
     def pack(self) -> int:
+        if self.sparf is not None:
+            by_dims = self.sparf
+            return (self.kind | by_dims.tokens << 8 | by_dims.window << 29 | by_dims.sinks << 45
+                    | by_dims.dims - 1 << 55 | by_dims.mean_v << 62 | VALID)
         chosen = self.sketch
         if chosen is None:
             return self.kind | VALID
@@ -95,10 +128,14 @@ class PolicyWord:
     @classmethod
     def unpack(cls, word: int) -> Self:
         """Raises ValueError for what no POLICY_SET stores."""
-        if PolicyKind(word & 0xFF) is PolicyKind.DENSE:
+        kind, count, window = PolicyKind(word & 0xFF), word >> 8 & (1 << 18) - 1, word >> 29 & 0xFFFF
+        if kind is PolicyKind.DENSE:
             return cls()
-        return cls(sketch=SketchPolicy(groups=word >> 8 & (1 << 18) - 1, group_log2=word >> 26 & 7,
-                                       window=word >> 29 & 0xFFFF, sinks=word >> 45 & 0xFFFF))
+        if kind is PolicyKind.SPARF:
+            return cls(sparf=SparfPolicy(dims=(word >> 55 & 0x7F) + 1, tokens=count, window=window,
+                                         sinks=word >> 45 & SINKS_MAX, mean_v=bool(word >> 62 & 1)))
+        return cls(sketch=SketchPolicy(groups=count, group_log2=word >> 26 & 7, window=window,
+                                       sinks=word >> 45 & 0xFFFF))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SparF twice more: the integer contract in plain Python, and the published algorithm in float64."""
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi import arith, selection
+from instinfer.abi.arith import F16, I8, I64
+from instinfer.abi.sparf import SparfPolicy
+
+
+class Chosen(NamedTuple):
+    """Indices of the kept dims, scores (queries, tokens), indices of the attended tokens."""
+
+    dims: list[int]
+    scores: list[list[int]]
+    tokens: list[int]
+
+
+def integer_choice(qi: I64, exponent: I64, k: F16 | I8, scale: F16 | None, policy: SparfPolicy) -> Chosen:
+    """What one KV head attends: qi (queries, dims), k (tokens, dims), one number after the other."""
+    queries, head_dim = qi.shape
+    rows = [[int(each) for each in row] for row in qi]
+    exponents = [int(each) for each in exponent]
+    largest = max(exponents)
+    weight = [sum(abs(rows[n][dim]) >> min(largest - exponents[n], 63) for n in range(queries))
+              for dim in range(head_dim)]
+    dims = sorted(sorted(range(head_dim), key=lambda dim: (-weight[dim], dim))[:policy.dims])
+    keys = k.astype(np.float64) if scale is None else k * scale.astype(np.float64)[:, None]
+    scores = []
+    for row, power in zip(rows, exponents, strict=True):
+        part, whole = sum(abs(row[dim]) for dim in dims), sum(map(abs, row))
+        factor = math.isqrt((whole << 30) // part) if part else 1 << 15
+        excess = factor.bit_length() - 16
+        folded = {dim: int(math.copysign((abs(row[dim]) * (factor >> excess) + (1 << 15)) >> 16, row[dim]))
+                  for dim in dims}
+        unit = Fraction(2) ** (min(power + excess + 1, arith.EXPONENT_MAX) - arith.QUERY_FRACTION)
+        line = []
+        for key in keys:
+            # arith.score floors to 16 fractional bits, what it saturates at saturates here too.
+            exact = sum((folded[dim] * Fraction(float(key[dim])) for dim in dims), Fraction(0)) * unit
+            step = math.floor(exact * 2 ** selection.SCORE_FRACTION)
+            line.append(max(selection.SCORE_LOWEST, min(selection.SCORE_HIGHEST, step)))
+        scores.append(line)
+    context = len(keys)
+    forced = {token for token in range(context)
+              if token < policy.sinks or token >= context - policy.window}
+    values = _keys(scores)
+    free = sorted((token for token in range(context) if token not in forced),
+                  key=lambda token: (-values[token], token))
+    return Chosen(dims, scores, sorted(forced | set(free[:policy.tokens])))
+
+
+def _log2_of_sum(values: list[int]) -> int:
+    top = max(value >> 6 for value in values)
+    total = sum(int(selection.EXP2_TABLE[value & 63]) >> min(top - (value >> 6), 63) for value in values)
+    leading = total.bit_length() - 1
+    return ((top + leading - 15) << 6) + int(selection.LOG2_TABLE[(total >> (leading - 6)) & 63])
+
+
+def _keys(scores: list[list[int]]) -> list[int]:
+    sums = [_log2_of_sum(line) for line in scores]
+    return [max(selection.SCORE_LOWEST, min(selection.SCORE_HIGHEST, _log2_of_sum(
+        [line[token] - total for line, total in zip(scores, sums, strict=True)])))
+        for token in range(len(scores[0]))]
+
+
+class Reference(NamedTuple):
+    """Attended tokens (tokens,), alpha (queries,), output (queries, dims)."""
+
+    chosen: NDArray[np.bool_]
+    alpha: NDArray[np.float64]
+    out: NDArray[np.float64]
+
+
+def reference(q: F16, k: NDArray[np.floating], v: NDArray[np.floating], policy: SparfPolicy, *,
+              chosen: NDArray[np.bool_] | None = None) -> Reference:
+    """SparF of one KV head as published: q (queries, dims), k and v (tokens, dims); ``chosen`` instead of its
+    own choice."""
+    queries, keys, values = (each.astype(np.float64) for each in (q, k, v))
+    context, head_dim = keys.shape
+    kept = np.argsort(-np.abs(queries).sum(axis=0), kind="stable")[:policy.dims]
+    part, whole = np.abs(queries[:, kept]).sum(axis=1), np.abs(queries).sum(axis=1)
+    temperature = np.sqrt(head_dim * np.where(part > 0, part, 1) / np.where(part > 0, whole, 1))
+    approximate = _softmax(queries[:, kept] @ keys[:, kept].T / temperature[:, None])
+    if chosen is None:
+        token = np.arange(context)
+        chosen = (token < policy.sinks) | (token >= context - policy.window)
+        rank = np.where(chosen, -1, approximate.sum(axis=0))
+        best = np.argsort(-rank, kind="stable")[:min(policy.tokens, int((~chosen).sum()))]
+        chosen = chosen.copy()
+        chosen[best] = True
+    alpha = approximate[:, chosen].sum(axis=1)
+    weights = _softmax(np.where(chosen, queries @ keys.T / math.sqrt(head_dim), -np.inf))
+    out = weights @ values
+    if policy.mean_v:
+        out = alpha[:, None] * out + (1 - alpha[:, None]) * values.mean(axis=0)
+    return Reference(chosen, alpha, out)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exact: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
+    return exact
