@@ -94,7 +94,7 @@ def test_arrays_and_arguments(csd: Csd) -> None:
 
 
 def test_what_is_absent_is_not_exported() -> None:
-    assert not hasattr(instinfer.host, "SparF")
+    assert not hasattr(instinfer.host, "Quest")
     assert all(hasattr(instinfer.host, name) for name in instinfer.host.__all__)
 
 

@@ -144,7 +144,8 @@ def test_more_policies_than_descriptors(stored: Stored) -> None:
 
 def test_sketch_shapes_that_the_device_has_not(csd: Csd) -> None:
     shape = {"cdw10": 2 << 16 | 2, "cdw11": 64 << 16 | 2, "cdw12": 100}
-    for dims, bits, rest in ((12, 4, 0), (72, 4, 0), (16, 3, 0), (16, 0, 0), (0, 4, 0), (16, 4, 1)):
+    for dims, bits, rest in ((12, 4, 0), (72, 4, 0), (16, 3, 0), (16, 0, 0), (0, 4, 0), (16, 4, 2),
+                             (16, 4, 4)):
         with pytest.raises(DeviceError) as caught:
             csd.admin_command(AdminOpcode.KV_CONFIG, index=0, **shape,
                               cdw13=rest << 24 | bits << 16 | dims << 8)

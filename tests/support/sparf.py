@@ -8,9 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi import arith, selection
+from instinfer.abi import arith, selection, sparf
 from instinfer.abi.arith import F16, I8, I64
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.sparf import SparfPolicy
+from instinfer.host import SparF
+
+from .kv import Quantised, exact_attention
 
 
 class Chosen(NamedTuple):
@@ -106,3 +110,33 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     exact: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
     return exact
+
+
+def choice(q: F16, k: F16 | Quantised, policy: SparF, *,
+           scale: float | None = None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Attended tokens (kv_heads, context) and alpha (kv_heads, queries), head by head from ``abi.sparf``: q
+    (query_heads, head_dim), k (context, kv_heads, head_dim)."""
+    keys, scales = k if isinstance(k, tuple) else (k, None)
+    _, heads, dims = keys.shape
+    scale2 = arith.scale2_of(dims ** -0.5 if scale is None else scale)
+    chosen, shares = [], []
+    for head, queries in enumerate(q.reshape(heads, -1, dims)):
+        qi, exponent = arith.quantise_query(queries, scale2)
+        kept = sparf.choose_dims(qi, exponent, policy.dims)
+        found = sparf.scores(*sparf.fold(qi, exponent, kept), keys[:, head],
+                             None if scales is None else scales[:, head])
+        chosen.append(sparf.choose(found, policy.choice()))
+        shares.append(sparf.alpha(found, chosen[-1]))
+    return np.stack(chosen), np.stack(shares)
+
+
+def sparf_attention(config: EngineConfig, q: F16, k: F16 | Quantised, v: F16 | Quantised, policy: SparF, *,
+                    layer: int = 0, resident: int | None = None, scale: float | None = None) -> F16:
+    """What the device must return, bit by bit."""
+    chosen, share = choice(q, k, policy, scale=scale)
+    out = exact_attention(config, q, k, v, layer=layer, resident=resident, scale=scale, chosen=chosen)
+    if not policy.mean_v:
+        return out
+    rows, scales = v if isinstance(v, tuple) else (v, None)
+    mean = sparf.mean(sparf.value_units(rows, scales).sum(axis=0), len(rows))
+    return sparf.blend(out.reshape(*share.shape, -1), mean, share).reshape(q.shape)

@@ -20,15 +20,19 @@ from numpy.typing import NDArray
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import SLOT_SCALE_BYTES, EngineConfig, NandTiming
+from instinfer.abi.dims import DimShape, dim_map_index
 from instinfer.abi.layout import (
+    MAP_ALIGN,
     MAP_ENTRY_BYTES,
     SCALE_BYTES,
     MapEntry,
     RowShape,
     SketchShape,
+    entries_bytes,
     map_index,
     map_line,
     sketch_map_index,
+    whole,
 )
 from instinfer.abi.tables import CacheWord, SequenceWord
 
@@ -122,13 +126,16 @@ class DriveState:
         return found
 
     def _dram_differences(self, other: "DriveState") -> Iterator[str]:
+        for where, address, size in self._sums():
+            if not np.array_equal(self.dram(address, size), other.dram(address, size)):
+                yield f"sums of V of {where}"
         for where, base, tokens, shape in self._stripes():
             one, two = (MapEntry.unpack(int(state.dram(base, MAP_ENTRY_BYTES).view("<u8")[0]))
                         for state in (self, other))
             placed = [dataclasses.replace(entry, buffer=0) for entry in (one, two)]
             if placed[0] != placed[1]:
                 yield f"map entry of {where}: {one} and {two}"
-            elif one.in_dram:
+            elif one.in_dram and not isinstance(shape, DimShape):
                 contents = [state._buffered(entry.buffer, tokens, shape)
                             for state, entry in ((self, one), (other, two))]
                 if not all(np.array_equal(*pair) for pair in zip(*contents, strict=True)):
@@ -153,15 +160,29 @@ class DriveState:
             found += [used[:, kind].reshape(-1)[:tokens * SCALE_BYTES] for kind in range(2)]
         return found
 
-    def _stripes(self) -> Iterator[tuple[str, int, int, RowShape | SketchShape]]:
-        """(name, address of the map entry, tokens, shape) of every stripe with resident tokens."""
+    def _sums(self) -> Iterator[tuple[str, int, int]]:
+        """(name, address, bytes) of the sums of V of each layer that has tokens."""
+        caches, resident = self.table(Table.CACHE), self.table(Table.RESIDENT)
+        for sequence, word in self.table(Table.SEQUENCE).items():
+            owner = SequenceWord.unpack(word)
+            cache = CacheWord.unpack(caches[owner.cache])
+            size = cache.kv_heads * cache.sum_bytes
+            start = owner.base + whole(entries_bytes(cache.layers, cache.kv_heads,
+                                                     *cache.stripes_max(self.config)), MAP_ALIGN)
+            for layer in range(cache.layers if size else 0):
+                if resident.get(sequence * self.config.max_layers + layer, 0):
+                    yield f"sequence {sequence} layer {layer}", start + layer * size, size
+
+    def _stripes(self) -> Iterator[tuple[str, int, int, RowShape | SketchShape | DimShape]]:
+        """(name, address of the map entry, tokens, shape) of every stripe with resident tokens; of dims, of
+        every stripe that was built or given up."""
         caches, resident = self.table(Table.CACHE), self.table(Table.RESIDENT)
         for sequence, word in self.table(Table.SEQUENCE).items():
             owner = SequenceWord.unpack(word)
             cache = CacheWord.unpack(caches[owner.cache])
             rows, sketch = cache.shape, cache.sketch
-            stripes_max = rows.stripes(self.config, cache.max_tokens)
-            sketches_max = 0 if sketch is None else sketch.stripes(self.config, cache.max_tokens)
+            dims = cache.dim_shape
+            stripes_max, sketches_max, dims_max = cache.stripes_max(self.config)
             for layer in range(cache.layers):
                 total = resident.get(sequence * self.config.max_layers + layer, 0)
                 for head in range(cache.kv_heads):
@@ -179,6 +200,15 @@ class DriveState:
                             sketch_stripes_max=sketches_max)
                         yield (f"{where} sketch stripe {stripe}", owner.base + index * MAP_ENTRY_BYTES,
                                self._tokens_of(sketch, stripe, total), sketch)
+                    if dims is not None:
+                        built = dims.blocks_built(self.config, total) * dims.stripes_per_block(self.config)
+                        for stripe in range(built):
+                            index = dim_map_index(
+                                map_line(layer, head, kv_heads=cache.kv_heads), stripe,
+                                lines=cache.layers * cache.kv_heads, before_max=stripes_max + sketches_max,
+                                dim_stripes_max=dims_max)
+                            yield (f"{where} dim stripe {stripe}", owner.base + index * MAP_ENTRY_BYTES, 0,
+                                   dims)
 
     def _tokens_of(self, shape: RowShape | SketchShape, stripe: int, total: int) -> int:
         per_stripe = shape.tokens_per_stripe(self.config)

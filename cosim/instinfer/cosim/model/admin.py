@@ -9,8 +9,9 @@ import numpy as np
 
 from instinfer.abi.commands import ADMIN_SQE, AdminOpcode, Dtype, PolicyKind, Status
 from instinfer.abi.config import SLOT_DATA_BYTES
-from instinfer.abi.layout import map_bytes
+from instinfer.abi.layout import MAP_ALIGN
 from instinfer.abi.selection import SketchPolicy
+from instinfer.abi.sparf import SparfPolicy
 from instinfer.abi.tables import PolicyWord, SequenceWord
 
 from .executor import WINDOW_READ, WINDOW_WRITE
@@ -18,9 +19,10 @@ from .nand import Row
 from .store import KvStore
 from .tables import Cache, CommandError, check
 
-MAP_ALIGN = 32
 QUEUE_ALIGN = 4096
 UNUSED_BY_QUEUES = ("index", "generation", "prp2", "cdw12", "cdw13")
+SPARF_OPTIONS = 0x1_FF00
+"""Bits of cdw13 that a SPARF descriptor has: mean-V 16, dims 15:8."""
 CONTIGUOUS, INTERRUPT = 1, 2
 """Bits of cdw11 that NVMe knows for queues; accepted and without effect here."""
 _USED_BITS = functools.reduce(int.__or__, (((1 << f.width) - 1) << f.low for f in ADMIN_SQE.values()))
@@ -83,12 +85,12 @@ class Admin:
     def _kv_config(self, f: dict[str, int]) -> int:
         handle = f["index"]
         check(handle < self._config.max_caches, Status.BAD_FIELD)
-        dtype, dims, bits, rest = f["cdw13"].to_bytes(4, "little")
+        dtype, dims, bits, copies = f["cdw13"].to_bytes(4, "little")
         check(dtype in set(Dtype), Status.DTYPE)
         cache = Cache(layers=f["cdw10"] & 0xFFFF, kv_heads=f["cdw10"] >> 16, queries=f["cdw11"] & 0xFFFF,
                       head_dim=f["cdw11"] >> 16, max_tokens=f["cdw12"], dtype=Dtype(dtype), sketch_dims=dims,
-                      sketch_bits=bits)
-        check(cache.valid(self._config) and rest == 0, Status.BAD_FIELD)
+                      sketch_bits=bits, dims=bool(copies & 1), mean_v=bool(copies & 2))
+        check(cache.valid(self._config) and copies < 4, Status.BAD_FIELD)
         used = {sequence.cache for sequence in self._store.tables.sequences.values()}
         check(handle not in used, Status.BUSY)
         self._store.tables.caches[handle] = cache
@@ -99,10 +101,8 @@ class Admin:
         tables = self._store.tables
         check(number < self._config.max_sequences and handle in tables.caches, Status.BAD_FIELD)
         cache = tables.caches[handle]
-        sketch_stripes = 0 if cache.sketch is None else cache.sketch.stripes(self._config, cache.max_tokens)
-        size = map_bytes(cache.layers, cache.kv_heads, cache.shape.stripes(self._config, cache.max_tokens),
-                         sketch_stripes)
-        check(base % MAP_ALIGN == 0 and base + size <= self._config.dram_bytes, Status.BAD_FIELD)
+        check(base % MAP_ALIGN == 0 and base + cache.map_bytes(self._config) <= self._config.dram_bytes,
+              Status.BAD_FIELD)
         check(number not in tables.sequences, Status.BUSY)
         self._store.clear(number)
         tables.sequences[number] = SequenceWord(generation=f["generation"], cache=handle, base=base)
@@ -114,9 +114,16 @@ class Admin:
             check(f["cdw11"] == f["cdw12"] == f["cdw13"] == 0, Status.BAD_FIELD)
             word = PolicyWord()
         else:
+            window, sinks, options = f["cdw12"] & 0xFFFF, f["cdw12"] >> 16, f["cdw13"]
             try:
-                word = PolicyWord(sketch=SketchPolicy(groups=f["cdw11"], group_log2=f["cdw13"],
-                                                      window=f["cdw12"] & 0xFFFF, sinks=f["cdw12"] >> 16))
+                if f["cdw10"] == PolicyKind.SKETCH:
+                    word = PolicyWord(sketch=SketchPolicy(groups=f["cdw11"], group_log2=options,
+                                                          window=window, sinks=sinks))
+                else:
+                    check(options & ~SPARF_OPTIONS == 0, Status.BAD_FIELD)
+                    word = PolicyWord(sparf=SparfPolicy(dims=options >> 8 & 0xFF, tokens=f["cdw11"],
+                                                        window=window, sinks=sinks,
+                                                        mean_v=bool(options >> 16)))
             except ValueError as error:
                 raise CommandError(Status.BAD_FIELD) from error
         self._store.tables.policies[f["index"]] = word

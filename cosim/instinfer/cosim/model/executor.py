@@ -12,15 +12,17 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi import arith, selection
+from instinfer.abi import arith, selection, sparf
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, SQE, Opcode, Status
 from instinfer.abi.layout import FP16_BYTES, KIND_KEY, KIND_VALUE, record_bytes, whole
 from instinfer.abi.records import Records
 from instinfer.abi.registers import Counter
 from instinfer.abi.selection import SketchPolicy
+from instinfer.abi.sparf import SparfPolicy
 
 from .attention import attend
+from .dims import DimBuilder, DimScorer
 from .layer import Layer, Region
 from .memory import HostMemory
 from .operands import Operands
@@ -40,7 +42,7 @@ class _Request:
     head: int
     heads: int
     context: int
-    policy: SketchPolicy | None
+    policy: SketchPolicy | SparfPolicy | None
     scale2: np.float32
     sketches: int
     regions: Regions
@@ -58,6 +60,8 @@ class Executor:
         self._store = store
         self._operands = Operands(memory, store.count)
         self._reader = Reader(store)
+        self._builder = DimBuilder(store, self._reader)
+        self._scorer = DimScorer(store, self._reader)
         self._config = store.config
         self._handlers: dict[int, Callable[[dict[str, int]], Result]] = {
             Opcode.KV_WRITE: self._write, Opcode.KV_APPEND: self._write, Opcode.ATTEND: self._attend,
@@ -100,17 +104,21 @@ class Executor:
         check(f["token"] == self._resident(at), Status.POSITION)
         check(f["token"] + tokens <= at.cache.max_tokens, Status.CAPACITY)
 
-    def _check_policy(self, at: Layer, f: dict[str, int]) -> tuple[SketchPolicy | None, np.float32]:
-        """(the policy, None when it is dense; scale2)."""
+    def _check_policy(self, at: Layer, f: dict[str, int], *,
+                      whole: bool) -> tuple[SketchPolicy | SparfPolicy | None, np.float32]:
+        """(the policy, None when it is dense; scale2); ``whole``: all resident tokens are attended."""
         word = self._store.tables.policies.get(f["policy"])
         if word is None:
             raise CommandError(Status.BAD_FIELD)
         if word.sketch is not None:
             page = at.shape.tokens_per_page(self._config)
             check(at.cache.sketch is not None and 1 << word.sketch.group_log2 <= page, Status.POLICY)
+        if word.sparf is not None:
+            check(at.cache.dims and word.sparf.dims <= at.cache.head_dim, Status.POLICY)
+            check(not word.sparf.mean_v or (at.cache.mean_v and whole), Status.POLICY)
         scale2 = np.array([f["scale2"]], np.uint32).view(np.float32)[0]
         check(bool(arith.SCALE2_MIN <= scale2 < arith.SCALE2_MAX), Status.BAD_FIELD)
-        return word.sketch, scale2
+        return word.sketch or word.sparf, scale2
 
     def _check_regions(self, *regions: tuple[int, int, int]) -> None:
         """Regions (address, bytes, right), alignment of all before windows of any."""
@@ -146,6 +154,8 @@ class Executor:
                                            resident)
                     for kind, base in ((KIND_KEY, keys), (KIND_VALUE, values)))
             self._store.append(at, k, v)
+            if at.cache.dims:
+                self._builder.build(at, resident, resident + part)
             done += part
 
     def _take_fault(self, at: Layer) -> None:
@@ -159,7 +169,7 @@ class Executor:
         resident = self._resident(at)
         context = f["token"] or resident
         check(0 < context <= resident, Status.CONTEXT)
-        request = self._request(at, f, context)
+        request = self._request(at, f, context, whole_context=context == resident)
         self._check_regions(*request.regions)
         return self._run(at, request)
 
@@ -167,7 +177,7 @@ class Executor:
         at = self._layer(f, all_heads=True)
         self._check_position(at, f, 1)
         check(f["tokens"] == 1, Status.BAD_FIELD)
-        request = self._request(at, f, f["token"] + 1)
+        request = self._request(at, f, f["token"] + 1, whole_context=True)
         keys, values = (self._token_bytes(at, kind) for kind in (KIND_KEY, KIND_VALUE))
         query, out = request.regions
         self._check_regions(query, (f["prp2"], keys + values, WINDOW_READ), out)
@@ -175,11 +185,11 @@ class Executor:
         self._append(at, f["prp2"], f["prp2"] + keys, 1)
         return self._run(at, request)
 
-    def _request(self, at: Layer, f: dict[str, int], context: int) -> "_Request":
-        policy, scale2 = self._check_policy(at, f)
+    def _request(self, at: Layer, f: dict[str, int], context: int, *, whole_context: bool) -> "_Request":
+        policy, scale2 = self._check_policy(at, f, whole=whole_context)
         size = f["heads"] * at.cache.queries * at.cache.head_dim * FP16_BYTES
         sketches, source = 0, size
-        if policy is not None and at.cache.sketch is not None:
+        if isinstance(policy, SketchPolicy) and at.cache.sketch is not None:
             sketches = f["prp1"] + whole(size, ADDRESS_ALIGN)
             source = sketches - f["prp1"] + f["heads"] * at.cache.queries * at.cache.sketch.query_bytes
         out = f["prp1"] + ADDRESS_ALIGN * f["out_offset"]
@@ -193,20 +203,32 @@ class Executor:
         q_shape = (heads, at.cache.queries, at.cache.head_dim)
         places = reader.places(at, Region.ROWS, head, heads, context)
         passes = -(-at.cache.queries // self._config.queries)
+        by_dims, found, sensed = None, None, 0
         if request.policy is None:
             chosen = None
             moved = self._count_reads(at, head, places, reader.slots_of(at, Region.ROWS, 0, context),
                                       np.ones((heads, context), np.bool_), passes)
             q = self._operands.load(query, q_shape)
         else:
-            q, chosen = self._choose(at, request, request.policy, q_shape)
+            if isinstance(request.policy, SketchPolicy):
+                q, chosen = self._choose(at, request, request.policy, q_shape)
+            else:
+                q = self._operands.load(query, q_shape)
+                by_dims = request.policy
+                buffered = ~np.repeat(places.flash, at.shape.tokens_per_stripe(self._config), axis=1)
+                found, sensed = self._scorer.scores(at, head, by_dims, q, request.scale2, context,
+                                                    buffered[:, :context], passes=passes)
+                chosen = sparf.choose(found, by_dims)
             moved = self._count_reads(at, head, places, reader.slots_of_rows(at, chosen), chosen, passes)
         reader.refresh(at, Region.ROWS, head, places, moved)
         rows = self._store.rows(at)
         result = attend(at.shape, rows.stripe_tokens, q, request.scale2, rows.operands(head, heads),
                         reader.partials(at, head, places), context, chosen)
+        if by_dims is not None and found is not None and chosen is not None and by_dims.mean_v:
+            mean = sparf.mean(self._store.sums(at, head, heads), context)
+            result = sparf.blend(result, mean, sparf.alpha(found, chosen))
         self._operands.save(out, result)
-        return int(moved.any(axis=-1).sum()) | context << 32
+        return sensed + int(moved.any(axis=-1).sum()) | context << 32
 
     def _choose(self, at: Layer, request: "_Request", policy: SketchPolicy,
                 q_shape: tuple[int, ...]) -> tuple[F16, NDArray[np.bool_]]:

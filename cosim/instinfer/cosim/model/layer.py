@@ -4,6 +4,7 @@
 import dataclasses
 import enum
 
+from instinfer.abi.dims import DimShape
 from instinfer.abi.layout import RowShape, SketchShape, map_line
 from instinfer.abi.tables import SequenceWord
 
@@ -15,6 +16,7 @@ class Region(enum.Enum):
 
     ROWS = 0
     SKETCHES = 1
+    DIMS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,10 +39,19 @@ class Layer:
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """In the order in which buffers are taken, stripes programmed and buffers given back."""
+        """Those that stripe buffers collect, in the order in which buffers are taken, stripes programmed and
+        buffers given back."""
         return (Region.ROWS,) if self.cache.sketch is None else (Region.ROWS, Region.SKETCHES)
 
+    @property
+    def dim_shape(self) -> DimShape:
+        """Of a cache with dims."""
+        dims = self.cache.dim_shape
+        assert dims is not None
+        return dims
+
     def shape_of(self, region: Region) -> RowShape | SketchShape:
+        """Of a region that stripe buffers collect."""
         if region is Region.ROWS:
             return self.cache.shape
         sketch = self.cache.sketch

@@ -10,6 +10,7 @@ from instinfer.abi.commands import Status
 from instinfer.abi.layout import MapEntry, RowShape, flash_stripes, line_stride
 from instinfer.abi.registers import Counter
 
+from .dims import bad_dim_slots
 from .layer import Layer, Region
 from .rows import bad_slots, check_slots, stripe_bytes
 from .store import KvStore
@@ -19,6 +20,7 @@ COUNTERS = {
     Region.ROWS: (Counter.STRIPES_SENSED, Counter.PAGES_SENSED, Counter.SLOTS_MOVED),
     Region.SKETCHES: (Counter.SKETCH_STRIPES_SENSED, Counter.SKETCH_PAGES_SENSED,
                       Counter.SKETCH_SLOTS_MOVED),
+    Region.DIMS: (Counter.DIM_STRIPES_SENSED, Counter.DIM_PAGES_SENSED, Counter.DIM_SLOTS_MOVED),
 }
 """What counts the stripes, pages and slots of a region that flash gave."""
 
@@ -66,6 +68,40 @@ class Reader:
         pairs = padded.reshape(heads, -1, self._config.slots_per_stripe // 2, at.shape.rows_per_slot)
         return np.repeat(pairs.any(axis=-1), 2, axis=-1)
 
+    def dim_places(self, at: Layer, head: int, heads: int, context: int) -> Places:
+        """Where an attention of ``context`` tokens finds their dim stripes: ``flash`` is False of blocks that
+        were not built wholly."""
+        shape, config = at.dim_shape, self._config
+        resident = int(self._store.tables.resident[at.number, at.layer])
+        blocks, each = shape.blocks_read(config, resident, context), shape.stripes_per_block(config)
+        words = self._store.words(at, Region.DIMS, head, heads, blocks * each)
+        built = (words[..., 0] >> 31 == 1).reshape(heads, blocks, each).all(axis=-1)
+        return Places(np.repeat(built, each, axis=1), words)
+
+    def slots_of_dims(self, at: Layer, kept: NDArray[np.bool_], stripes: int,
+                      context: int) -> NDArray[np.bool_]:
+        """(heads, stripes, slots_per_stripe): slots of the kept dims (heads, head_dim), and of scales, that
+        hold tokens of the context."""
+        shape, config = at.dim_shape, self._config
+        each, per_stripe = shape.stripes_per_block(config), shape.places_per_stripe(config)
+        heads = len(kept)
+        places = np.zeros((heads, each * per_stripe), np.bool_)
+        places[:, :kept.shape[1]] = kept
+        places[:, kept.shape[1]:shape.places] = True
+        parts = np.arange(stripes // each * shape.slots_per_place(config)) * shape.tokens_per_slot < context
+        slots = (places.reshape(heads, 1, each, per_stripe, 1)
+                 & parts.reshape(1, -1, 1, 1, shape.slots_per_place(config)))
+        return slots.reshape(heads, stripes, config.slots_per_stripe)
+
+    def read_keys(self, at: Layer, head: int, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """`count`, then `refresh` the K slots that hold tokens ``wanted`` (heads, tokens)."""
+        heads, tokens = wanted.shape
+        places = self.places(at, Region.ROWS, head, heads, tokens)
+        keys = self.slots_of_rows(at, wanted) & (np.arange(self._config.slots_per_stripe) % 2 == 0)
+        moved = self.count(at, Region.ROWS, head, places, keys)
+        self.refresh(at, Region.ROWS, head, places, moved)
+        return moved
+
     def count(self, at: Layer, region: Region, head: int, places: Places,
               slots: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Count what reading ``slots`` (heads or 1, stripes, slots_per_stripe) senses and moves.
@@ -81,7 +117,7 @@ class Reader:
             store.count(counter, int(np.count_nonzero(amount)))
         place = places.words[..., 0].astype(np.int64)
         read = sensed & (place >> 31 == 1)
-        store.tables.count_reads(self._channels(at, head, places)[read], (place >> 25 & 7)[read],
+        store.tables.count_reads(self._channels(at, region, head, places)[read], (place >> 25 & 7)[read],
                                  (place >> 12 & 0x1FFF)[read])
         return moved
 
@@ -92,8 +128,8 @@ class Reader:
         Raises:
             CommandError: a slot cannot be read or fails its check.
         """
-        store, shape = self._store, at.shape_of(region)
-        arrays = store.arrays(at, region)
+        store = self._store
+        arrays = store.dims(at) if region is Region.DIMS else store.arrays(at, region)
         words = places.words[..., 0]
         sensed = np.logical_or.reduce(moved, axis=-1)
         heads, stripes = sensed.shape
@@ -104,7 +140,7 @@ class Reader:
         guard = tag = 0
         for each, stripe in np.argwhere(stale).tolist():
             entry = MapEntry.unpack(int(words[each, stripe]))
-            row = store.row(at, head + each, stripe, entry)
+            row = store.row(at, region, head + each, stripe, entry)
             if not entry.in_flash:
                 raise CommandError(Status.INTERNAL)
             if not store.alive(row.channel, row.die):
@@ -117,10 +153,11 @@ class Reader:
             if self._config.check_tuples:
                 wrong = np.stack(check_slots(
                     self._config, slots, generation=at.sequence.generation, layer=at.layer, head=head + each,
-                    stripe=stripe, sketch=region is Region.SKETCHES))
-            bad = bad_slots(shape, data, scales)
+                    stripe=stripe, sketch=region is Region.SKETCHES, dims=region is Region.DIMS))
+            bad = (bad_dim_slots(self._config, at.dim_shape, stripe, data) if region is Region.DIMS
+                   else bad_slots(at.shape_of(region), data, scales))
             if not wrong[:, wanted].any() and bad[wanted].any():
-                halves = isinstance(shape, RowShape) and not shape.scaled
+                halves = region is not Region.SKETCHES and not at.shape.scaled
                 raise CommandError(Status.NOT_FINITE if halves else Status.SCALE)
             guard, tag = (count + int(np.count_nonzero(each_wrong & wanted))
                           for count, each_wrong in zip((guard, tag), wrong, strict=True))
@@ -134,11 +171,14 @@ class Reader:
         """The softmax partial of each stripe: channel by placement, die by the map; last the tail core."""
         config = self._config
         die = (places.words[..., 0] >> 25 & 7).astype(np.int64)
-        return np.where(places.flash, self._channels(at, head, places) * config.dies + die, config.dies_total)
+        channel = self._channels(at, Region.ROWS, head, places)
+        return np.where(places.flash, channel * config.dies + die, config.dies_total)
 
-    def _channels(self, at: Layer, head: int, places: Places) -> NDArray[np.int64]:
+    def _channels(self, at: Layer, region: Region, head: int, places: Places) -> NDArray[np.int64]:
         """The channel of each stripe of the heads from ``head`` on, by placement."""
         channels = self._config.channels
         heads, stripes = places.flash.shape
         start = (at.line + head + np.arange(heads)) * line_stride(channels)
-        return (start[:, None] + np.arange(stripes)) % channels
+        # The stripes of a block of dims share a channel.
+        per_turn = at.dim_shape.stripes_per_block(self._config) if region is Region.DIMS else 1
+        return (start[:, None] + np.arange(stripes) // per_turn) % channels

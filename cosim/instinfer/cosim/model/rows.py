@@ -194,13 +194,13 @@ def bad_slots(shape: RowShape | SketchShape, data: Bytes, scales: Bytes) -> NDAr
 
 
 def check_slots(config: EngineConfig, slots: Bytes, *, generation: int, layer: int, head: int, stripe: int,
-                sketch: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+                sketch: bool, dims: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(wrong checksum, wrong tuple) of each slot of a stripe."""
     flat = slots.reshape(-1, slots.shape[-1])
     fields = flat[:, TUPLE_OFFSET:TUPLE_OFFSET + SLOT_TUPLE_BYTES]
     expected = []
     for index in range(len(flat)):
-        kind, group = slot_place(config, index, stripe, sketch=sketch)
+        kind, group = slot_place(config, index, stripe, sketch=sketch, dims=dims)
         expected.append(SlotTuple(generation=generation, layer=layer, head=head, kind=kind,
                                   group=group).pack())
     wanted = np.frombuffer(b"".join(expected), np.uint8).reshape(len(flat), SLOT_TUPLE_BYTES)

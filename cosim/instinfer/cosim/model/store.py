@@ -11,20 +11,27 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from instinfer.abi.arith import I64
 from instinfer.abi.commands import Status
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.dims import dim_map_index, dim_placement
 from instinfer.abi.layout import (
+    MAP_ALIGN,
     MAP_ENTRY_BYTES,
     MapEntry,
     SketchShape,
     encode_stripe,
+    entries_bytes,
     placement,
     sketch_map_index,
     superblock_place,
+    whole,
 )
 from instinfer.abi.records import Records
 from instinfer.abi.registers import Counter
+from instinfer.abi.sparf import value_units
 
+from .dims import LayerDims
 from .layer import Layer, Region
 from .memory import Dram
 from .nand import Nand, Row
@@ -48,6 +55,7 @@ class KvStore:
         self.tables = Tables(config, nand)
         self._counters = counters
         self._arrays: dict[tuple[int, int, Region], LayerRows | LayerSketches] = {}
+        self._dims: dict[tuple[int, int], LayerDims] = {}
         self._dead: set[tuple[int, int]] = set()
         """(channel, die) that timed out once: given up until the next reset."""
 
@@ -57,21 +65,40 @@ class KvStore:
     # -- map ---------------------------------------------------------------------------------
     def _entry_address(self, at: Layer, region: Region, head: int, stripe: int) -> int:
         cache = at.cache
-        stripes_max = at.shape.stripes(self.config, cache.max_tokens)
-        line = at.line + head
+        rows, sketches, dims = cache.stripes_max(self.config)
+        line, lines = at.line + head, cache.layers * cache.kv_heads
         if region is Region.ROWS:
-            index = line * stripes_max + stripe
+            index = line * rows + stripe
+        elif region is Region.SKETCHES:
+            index = sketch_map_index(line, stripe, lines=lines, stripes_max=rows,
+                                     sketch_stripes_max=sketches)
         else:
-            index = sketch_map_index(
-                line, stripe, lines=cache.layers * cache.kv_heads, stripes_max=stripes_max,
-                sketch_stripes_max=at.shape_of(region).stripes(self.config, cache.max_tokens))
+            index = dim_map_index(line, stripe, lines=lines, before_max=rows + sketches, dim_stripes_max=dims)
         return at.sequence.base + index * MAP_ENTRY_BYTES
+
+    def _sum_address(self, at: Layer, head: int) -> int:
+        cache = at.cache
+        entries = entries_bytes(cache.layers, cache.kv_heads, *cache.stripes_max(self.config))
+        return at.sequence.base + whole(entries, MAP_ALIGN) + (at.line + head) * cache.sum_bytes
+
+    def sums(self, at: Layer, head: int, heads: int) -> I64:
+        """Sums of all resident rows of V (heads, head_dim) [2**-24]."""
+        data = self.dram.read(self._sum_address(at, head), heads * at.cache.sum_bytes)
+        return data.view("<i8").astype(np.int64).reshape(heads, -1)
+
+    def _add_to_sums(self, at: Layer, first: int, v: Records) -> None:
+        """Rows (tokens, heads) from token ``first`` on; token 0 begins the sums."""
+        heads = at.cache.kv_heads
+        total = value_units(v.rows, v.scale).sum(axis=0)
+        if first:
+            total += self.sums(at, 0, heads)
+        self.dram.write(self._sum_address(at, 0), total.astype("<i8").view(np.uint8).reshape(-1))
 
     def _entry(self, at: Layer, region: Region, head: int, stripe: int) -> MapEntry:
         word = self.dram.read(self._entry_address(at, region, head, stripe), MAP_ENTRY_BYTES)
         return MapEntry.unpack(int.from_bytes(word.tobytes(), "little"))
 
-    def _set_entry(self, at: Layer, region: Region, head: int, stripe: int, entry: MapEntry) -> None:
+    def set_entry(self, at: Layer, region: Region, head: int, stripe: int, entry: MapEntry) -> None:
         word = entry.pack().to_bytes(MAP_ENTRY_BYTES, "little")
         self.dram.write(self._entry_address(at, region, head, stripe), np.frombuffer(word, np.uint8))
 
@@ -85,10 +112,13 @@ class KvStore:
     def drop_arrays(self, number: int) -> None:
         for key in [key for key in self._arrays if key[0] == number]:
             del self._arrays[key]
+        for place in [place for place in self._dims if place[0] == number]:
+            del self._dims[place]
 
     def forget_arrays(self) -> None:
         """The tables were changed by hand: decode everything anew."""
         self._arrays.clear()
+        self._dims.clear()
 
     def rows(self, at: Layer) -> LayerRows:
         """The layer's K and V; see :meth:`arrays`."""
@@ -101,6 +131,13 @@ class KvStore:
         found = self.arrays(at, Region.SKETCHES)
         assert isinstance(found, LayerSketches)
         return found
+
+    def dims(self, at: Layer) -> LayerDims:
+        """What the layer's dim pages hold, once a read refreshed it."""
+        key = (at.number, at.layer)
+        if key not in self._dims:
+            self._dims[key] = LayerDims(self.config, at.dim_shape, at.cache.kv_heads, at.cache.max_tokens)
+        return self._dims[key]
 
     def arrays(self, at: Layer, region: Region) -> LayerRows | LayerSketches:
         """The layer's arrays; what is in DRAM is up to date, what is in flash once a read refreshed it."""
@@ -149,9 +186,14 @@ class KvStore:
         """Flash is not as it was programmed: what was checked once has to be looked at again."""
         return bool(self.nand.changed or self.nand.stuck or self._dead)
 
-    def row(self, at: Layer, head: int, stripe: int, entry: MapEntry) -> Row:
+    def row(self, at: Layer, region: Region, head: int, stripe: int, entry: MapEntry) -> Row:
         """The flash place that a map entry names."""
-        channel, _ = placement(self.config, at.line + head, stripe)
+        line = at.line + head
+        if region is Region.DIMS:
+            block, part = divmod(stripe, at.dim_shape.stripes_per_block(self.config))
+            channel, _ = dim_placement(self.config, line, block, part)
+        else:
+            channel, _ = placement(self.config, line, stripe)
         return Row(channel, entry.die, entry.block, entry.page)
 
     # -- writing -------------------------------------------------------------------------------
@@ -184,6 +226,8 @@ class KvStore:
                     place_sketches(self._data(buffer), at.cache.sketch, first, k, head)
                 else:
                     place_rows(self._data(buffer), self._scales(buffer), at.shape, first, k, v, head)
+        if at.cache.mean_v:
+            self._add_to_sums(at, resident, v)
         self.tables.resident[key] = resident + tokens
         for region, (arrays, stripe, first) in places.items():
             if first + tokens == arrays.stripe_tokens:
@@ -198,32 +242,37 @@ class KvStore:
             self._data(buffer)[:] = 0
         elif at.shape.scaled:
             self._scales(buffer)[:] = 0
-        self._set_entry(at, region, head, stripe, MapEntry(buffer=buffer, in_dram=True))
+        self.set_entry(at, region, head, stripe, MapEntry(buffer=buffer, in_dram=True))
 
     def _flush(self, at: Layer, region: Region, head: int, stripe: int) -> None:
         """Program a full stripe; pin it in DRAM when that fails or flash is exhausted."""
         entry = self._entry(at, region, head, stripe)
-        channel, virtual_die = placement(self.config, at.line + head, stripe)
         sketch = region is Region.SKETCHES
         scaled = at.shape.scaled and not sketch
+        slots = encode_stripe(self.config, self._data(entry.buffer), generation=at.sequence.generation,
+                              layer=at.layer, head=head, stripe=stripe, sketch=sketch,
+                              scales=self._scales(entry.buffer) if scaled else None)
+        row, failed = self.program(at.number, placement(self.config, at.line + head, stripe), slots)
+        if row is None:
+            at.sequence.fault |= failed
+            self.set_entry(at, region, head, stripe, dataclasses.replace(entry, pinned=True))
+            return
+        entry = dataclasses.replace(entry, in_flash=True, die=row.die, block=row.block, page=row.page)
+        self.set_entry(at, region, head, stripe, entry)
+        self.arrays(at, region).source[head, stripe] = entry.pack() & 0xFFFF_FFFF
+
+    def program(self, number: int, place: tuple[int, int], slots: Bytes) -> tuple[Row | None, bool]:
+        """(row, False): where the slots of a stripe went on this (channel, virtual die); (None, whether
+        programs failed) when it stays in DRAM: otherwise flash is exhausted."""
         for _ in range(PROGRAM_ATTEMPTS):
-            row = self._allocate_row(at.number, channel, virtual_die)
+            row = self._allocate_row(number, *place)
             if row is None:
-                break
-            slots = encode_stripe(self.config, self._data(entry.buffer), generation=at.sequence.generation,
-                                  layer=at.layer, head=head, stripe=stripe, sketch=sketch,
-                                  scales=self._scales(entry.buffer) if scaled else None)
+                return None, False
             if self.alive(row.channel, row.die) and self.nand.program(row, slots):
                 self.count(Counter.STRIPES_PROGRAMMED)
-                entry = dataclasses.replace(entry, in_flash=True, die=row.die, block=row.block,
-                                            page=row.page)
-                self._set_entry(at, region, head, stripe, entry)
-                self.arrays(at, region).source[head, stripe] = entry.pack() & 0xFFFF_FFFF
-                return
+                return row, False
             self.count(Counter.PROGRAM_FAILURES)
-        else:
-            at.sequence.fault = True
-        self._set_entry(at, region, head, stripe, dataclasses.replace(entry, pinned=True))
+        return None, True
 
     def _allocate_row(self, number: int, channel: int, virtual_die: int) -> Row | None:
         index = (number, channel * self.config.group_dies + virtual_die)
@@ -267,7 +316,7 @@ class KvStore:
                 entry = self._entry(at, region, head, stripe)
                 if entry.in_flash:
                     self.tables.buffer_free.append(entry.buffer)
-                    self._set_entry(at, region, head, stripe,
+                    self.set_entry(at, region, head, stripe,
                                     dataclasses.replace(entry, buffer=0, in_dram=False))
 
     # -- freeing -------------------------------------------------------------------------------

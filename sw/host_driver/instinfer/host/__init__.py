@@ -24,7 +24,7 @@ from .errors import (
 )
 from .kv_cache import CacheShape, KvCache
 from .pending import Pending
-from .policy import Dense, Sketch
+from .policy import Dense, Sketch, SparF
 from .sequence import Sequence
 from .sketchers import PCA, ChosenDims, Sketcher, TruncatedKey
 from .transport.base import TransportError
@@ -58,6 +58,7 @@ __all__ = [
     "SequenceError",
     "Sketch",
     "Sketcher",
+    "SparF",
     "TransportError",
     "TruncatedKey",
     "open_csd",

@@ -189,13 +189,16 @@ class Csd:
 
     # -- caches ----------------------------------------------------------------------------------
     def kv_cache(self, *, layers: int, kv_heads: int, query_heads: int, head_dim: int, max_tokens: int,
-                 dtype: str = "fp16", sketch: Sketcher | None = None) -> KvCache:
+                 dtype: str = "fp16", sketch: Sketcher | None = None, dims: bool = False,
+                 mean_v: bool = False) -> KvCache:
         """A cache of this shape.
 
         Args:
             dtype: "fp16", or "int8" with an fp16 scale for each row of K and of V: half the flash traffic.
             sketch: how sketches of K are made, for example ``PCA(dims=16, bits=4)``; without them there is no
                 sketch policy.
+            dims: K is stored a second time, transposed, for SparF; costs half as much flash again.
+            mean_v: sums of V are kept, for SparF(mean_v=True).
 
         Raises:
             ConfigError: the device cannot hold it.
@@ -204,7 +207,7 @@ class Csd:
         """
         shape = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
                             head_dim=head_dim, max_tokens=max_tokens, dtype=dtype,
-                            sketch=sketch)
+                            sketch=sketch, dims=dims, mean_v=mean_v)
         free = [handle for handle in range(self.config.max_caches) if handle not in self._caches]
         if not free:
             raise ResourceError(f"all {self.config.max_caches} cache handles are in use: free a cache")
@@ -212,13 +215,15 @@ class Csd:
             self.admin_command(AdminOpcode.KV_CONFIG, index=free[0],
                                cdw10=shape.kv_heads << 16 | shape.layers,
                                cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
-                               cdw13=shape.sketch_bits << 16 | shape.sketch_dims << 8 | shape.dtype)
+                               cdw13=(shape.mean_v << 25 | shape.dims << 24 | shape.sketch_bits << 16
+                                      | shape.sketch_dims << 8 | shape.dtype))
         except MalformedCommandError as error:  # what was asked for is right, so the engine lacks it
-            if shape.dtype is Dtype.FP16 and sketch is None:
+            if shape.dtype is Dtype.FP16 and sketch is None and not dims:
                 raise
-            raise AbsentError(f"dtype = {dtype!r}, sketch = {sketch!r}: this engine does not have them yet "
-                              f"(KV_CONFIG ended with {error.status.name}); make the cache with "
-                              "dtype='fp16' and without sketches") from error
+            asked = f"dtype = {dtype!r}, sketch = {sketch!r}" + (", dims = True" if dims else "")
+            raise AbsentError(f"{asked}: this engine does not have them yet (KV_CONFIG ended with "
+                              f"{error.status.name}); make the cache with dtype='fp16' and without "
+                              + ("sketches or dims" if dims else "sketches")) from error
         self._caches[free[0]] = cache = KvCache(self, free[0], shape, sketch)
         return cache
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from instinfer.abi.commands import AdminOpcode, Dtype
 from instinfer.abi.errors import require
-from instinfer.abi.layout import HEAD_DIMS, map_bytes
+from instinfer.abi.layout import HEAD_DIMS
 from instinfer.abi.tables import CacheWord
 
 from .errors import ResourceError
@@ -45,11 +45,7 @@ class KvCache:
         self.handle = handle
         self.shape = shape
         self._sequences: dict[int, Sequence] = {}
-        config = csd.config
-        stripes_max = shape.shape.stripes(config, shape.max_tokens)
-        sketch = shape.sketch
-        self._map_bytes = map_bytes(shape.layers, shape.kv_heads, stripes_max,
-                                    0 if sketch is None else sketch.stripes(config, shape.max_tokens))
+        self._map_bytes = shape.map_bytes(csd.config)
 
     @property
     def sequences(self) -> tuple[Sequence, ...]:
@@ -102,7 +98,7 @@ class KvCache:
 
 
 def check_shape(csd: "Csd", *, layers: int, kv_heads: int, query_heads: int, head_dim: int, max_tokens: int,
-                dtype: str, sketch: Sketcher | None) -> CacheShape:
+                dtype: str, sketch: Sketcher | None, dims: bool = False, mean_v: bool = False) -> CacheShape:
     """Refuse what this device cannot hold, with the limit and the cure (ConfigError)."""
     config = csd.config
 
@@ -117,14 +113,18 @@ def check_shape(csd: "Csd", *, layers: int, kv_heads: int, query_heads: int, hea
     queries, rest = divmod(query_heads, kv_heads)
     require(rest == 0 and 1 <= queries <= queries_max, "query_heads", query_heads,
             f"{kv_heads} KV heads times 1 to {queries_max}", "Repeat KV heads in the model if it needs more.")
-    dims = tuple(dim for dim in HEAD_DIMS if dim <= config.head_dim_max)
-    require(head_dim in dims, "head_dim", head_dim, f"one of {dims} on this device",
+    possible = tuple(dim for dim in HEAD_DIMS if dim <= config.head_dim_max)
+    require(head_dim in possible, "head_dim", head_dim, f"one of {possible} on this device",
             "Pad the heads to the next supported size.")
     require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(repr, DTYPES))}",
             "Convert K and V to float16; the driver quantises them for an int8 cache.")
     require(sketch is None or isinstance(sketch, Sketcher), "sketch", sketch, "a Sketcher or None",
             "Give an instance, PCA(dims=16, bits=4).")
+    for name, value in (("dims", dims), ("mean_v", mean_v)):
+        require(isinstance(value, bool), name, value, "True or False", "SparF(dims=) says how many are read.")
+    require(dims or not mean_v, "mean_v", mean_v, "False in a cache without dims",
+            "Make it with dims=True: mean-V is a part of SparF.")
     sketch_dims, sketch_bits = (0, 0) if sketch is None else (sketch.dims, sketch.bits)
     return CacheShape(layers=layers, kv_heads=kv_heads, queries=queries, head_dim=head_dim,
                       max_tokens=max_tokens, dtype=DTYPES[dtype], sketch_dims=sketch_dims,
-                      sketch_bits=sketch_bits)
+                      sketch_bits=sketch_bits, dims=dims, mean_v=mean_v)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from instinfer.abi.commands import PolicyKind
 from instinfer.abi.errors import require
 from instinfer.abi.selection import GROUP_LOG2_MAX, SketchPolicy
+from instinfer.abi.sparf import SparfPolicy
 
 GROUPS = tuple(1 << log2 for log2 in range(GROUP_LOG2_MAX + 1))
 
@@ -67,13 +68,51 @@ class Sketch:
                 "cdw13": choice.group_log2}
 
 
-Policy = Dense | Sketch
+@dataclasses.dataclass(frozen=True)
+class SparF:
+    """The tokens that score highest by a few dims of q and K, chosen one by one by the device per KV head.
+
+    The ``dims`` dims with the largest sum of magnitudes over the queries of a KV head are read from the
+    transposed copy of K; ``tokens`` tokens are kept beside the first ``sinks`` and the last ``window`` tokens
+    of the context. Needs a cache with ``dims=True``. With ``mean_v`` the mean of V stands for what is left
+    out, by its share of the approximate softmax; needs a cache with ``mean_v=True``.
+
+    Raises:
+        ConfigError: a value outside the device's range.
+    """
+
+    dims: int = 16
+    tokens: int = 512
+    window: int = 64
+    sinks: int = 4
+    mean_v: bool = False
+
+    def __post_init__(self) -> None:
+        self.choice()
+
+    @property
+    def kind(self) -> PolicyKind:
+        return PolicyKind.SPARF
+
+    def choice(self) -> SparfPolicy:
+        """What the device chooses by."""
+        return SparfPolicy(dims=self.dims, tokens=self.tokens, window=self.window, sinks=self.sinks,
+                           mean_v=self.mean_v)
+
+    @property
+    def descriptor(self) -> Mapping[str, int]:
+        """Fields of POLICY_SET."""
+        return {"cdw10": self.kind, "cdw11": self.tokens, "cdw12": self.sinks << 16 | self.window,
+                "cdw13": self.mean_v << 16 | self.dims << 8}
+
+
+Policy = Dense | Sketch | SparF
 """The policies of this version."""
 
 
 def require_policy(policy: object) -> Policy:
     """Raises ValueError for what is not a policy of this version."""
-    if isinstance(policy, Dense | Sketch):
+    if isinstance(policy, Dense | Sketch | SparF):
         return policy
-    raise ValueError(f"policy {policy!r} is not available: give Dense() or Sketch(keep_tokens=512) "
-                     "(an instance; SparF comes later)")
+    raise ValueError(f"policy {policy!r} is not available: give Dense(), Sketch(keep_tokens=512) or "
+                     "SparF(dims=16, tokens=512) (an instance)")

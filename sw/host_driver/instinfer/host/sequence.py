@@ -26,7 +26,7 @@ from .operands import (
     token_axis,
 )
 from .pending import Pending
-from .policy import Dense, Policy, Sketch, require_policy
+from .policy import Dense, Policy, Sketch, SparF, require_policy
 from .queue_pair import Command
 from .sketches import LayerSketches
 from .transport.base import Buffer
@@ -157,6 +157,9 @@ class Sequence:
             records_of(name, rows, shape, (), "(kv_heads, head_dim)")
             for name, rows in zip(("k1", "v1"), append, strict=True)]
         position = self._position(layer)
+        if isinstance(policy, SparF) and policy.mean_v and context not in (None, position):
+            raise ValueError(f"context = {context} with mean_v: the mean is that of all {position} resident "
+                             "tokens; attend all of them, or without mean_v")
         if new is not None:
             keys = Records(*(None if each is None else each[None] for each in new[KIND_KEY]))  # type: ignore[arg-type]
             new[KIND_KEY] = self.sketches.of_keys(layer, position, keys)
@@ -188,13 +191,22 @@ class Sequence:
             page = shape.shape.tokens_per_page(self._csd.config)
             require(policy.group <= page, "group", policy.group,
                     f"at most {page}, the tokens of a page of this cache", "Choose smaller groups.")
+        if isinstance(policy, SparF):
+            shape = self._shape
+            require(shape.dims, "policy", policy, "a policy that needs no dim pages",
+                    "Make the cache with kv_cache(..., dims=True).")
+            require(policy.dims <= shape.head_dim, "dims", policy.dims,
+                    f"at most {shape.head_dim}, the dims of a head of this cache", "Choose fewer.")
+            require(shape.mean_v or not policy.mean_v, "mean_v", policy.mean_v,
+                    "False in a cache that keeps no sums of V",
+                    "Make the cache with kv_cache(..., dims=True, mean_v=True).")
 
     def _query(self, layer: int, q: Half, scale2: np.float32, policy: Policy, *,
                empty: bool) -> NDArray[np.uint8]:
         """The bytes at prp1: q, and the sketches of the queries where the policy needs them."""
         data = np.ascontiguousarray(q).view(np.uint8).reshape(-1)
         sketch = self._shape.sketch
-        if sketch is None or policy.kind is PolicyKind.DENSE:
+        if sketch is None or policy.kind is not PolicyKind.SKETCH:
             return data
         vectors, exponent = self.sketches.of_queries(layer, q, scale2, empty=empty)
         records = np.zeros((*exponent.shape, sketch.query_bytes), np.int8)
