@@ -26,8 +26,9 @@ app = typer.Typer()
 def accuracy(
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", metavar="P", help="dense:dtype=int8, sketch:keep=1/8,bits=4, ...; may be "
-                                                   "repeated; a table of them if absent."),
+        typer.Option("--policy", metavar="P", help="dense:dtype=int8, sketch:keep=1/8,bits=4, "
+                                                   "sparf:keep=1/8,dims=16, ...; may be repeated; a table "
+                                                   "of them if absent."),
     ] = None,
     text: Annotated[
         list[str] | None,

@@ -15,7 +15,7 @@ from instinfer.abi.layout import RowShape
 from instinfer.cosim.accuracy import policies
 from instinfer.cosim.accuracy.attention import Rows, attend
 from instinfer.cosim.accuracy.sketch import SKETCHERS
-from instinfer.host import Dense, Sketch, open_csd
+from instinfer.host import Dense, Sketch, SparF, open_csd
 from support import rng
 from support.kv import assert_same_bits, random_half
 
@@ -111,6 +111,27 @@ def test_bits_of_the_device_model_with_sketches(sketcher: str) -> None:
     options = {"dtype": "int8", "sketch": kind(dims=16, bits=4)}
     assert_device_agrees(found, q, k, v, first, options, Sketch(keep_tokens=40, group=8, window=16, sinks=4),
                          queries if with_queries else None)
+
+
+@pytest.mark.parametrize("mean_v", [False, True])
+@pytest.mark.parametrize("dtype", Dtype)
+def test_bits_of_the_device_model_with_dims(dtype: Dtype, mean_v: bool,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same dims, tokens and mean of V, position by position, whatever the blocks of positions are."""
+    monkeypatch.setattr("instinfer.cosim.accuracy.sparf._BLOCK_SCORES", 20_000)
+    first, positions = 540, 24
+    q, k, v = operands("device with dims", first + positions, positions)
+    policy = policies.SparF(dims=8, keep=Fraction(40), window=16, sinks=4, mean_v=mean_v,
+                            dtype=dtype.name.lower())
+    rows = Rows.store(dtype, k, v)
+    layer = policies.Layer(rows=rows, queries=np.zeros((first, HEADS * QUERIES, DIMS), np.float16),
+                           context=first)
+    masks = policy.choose(layer, q)
+    assert masks is not None
+    assert (masks.sum(axis=-1) == 60).all()
+    found = policy.finish(layer, q, masks, attend(PRODUCT, rows, q, SCALE2, first, masks))
+    assert_device_agrees(found, q, k, v, first, {"dtype": policy.dtype, "dims": True, "mean_v": mean_v},
+                         SparF(dims=8, tokens=40, window=16, sinks=4, mean_v=mean_v))
 
 
 def assert_device_agrees(found, q, k, v, first: int, options: dict[str, Any], policy: Any,

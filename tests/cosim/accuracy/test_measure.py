@@ -21,7 +21,8 @@ from instinfer.host.integrations.smollm2 import demo_prompt, load
 from support import rng
 
 PRODUCT = presets()["product"]
-POLICIES = [parse(each) for each in ("dense", "dense:dtype=int8", "sketch:keep=64", "sketch:keep=0,window=4")]
+POLICIES = [parse(each) for each in ("dense", "dense:dtype=int8", "sketch:keep=64", "sketch:keep=0,window=4",
+                                     "sparf:keep=64")]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,7 @@ def test_numbers(results) -> None:
     assert abs(delta[1]) < 2
     assert delta[2] < 20
     assert delta[3] > 20, "the control must fail"
+    assert delta[4] < 10
 
 
 def test_results_are_kept_and_used(network, sample, results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +89,7 @@ def test_results_are_kept_and_used(network, sample, results, monkeypatch: pytest
     assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == files
     other = parse("sketch:keep=72")
     assert measurement.missing(sample, [*POLICIES, other]) == [spec(other)]
-    assert len(Measurement(network[0], PRODUCT, context=319, cache=cache).missing(sample, POLICIES)) == 5
+    assert len(Measurement(network[0], PRODUCT, context=319, cache=cache).missing(sample, POLICIES)) == 6
     assert len(Measurement(network[0], presets()["tiny"], context=320, cache=cache).missing(sample, [])) == 1
 
 

@@ -6,11 +6,12 @@ import pytest
 
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import presets
+from instinfer.abi.dims import DimShape
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.layout import RowShape, SketchShape
 from instinfer.cosim.accuracy import cost
 from instinfer.cosim.accuracy.attention import Rows
-from instinfer.cosim.accuracy.policies import TABLE, Layer, Sketch, parse, spec
+from instinfer.cosim.accuracy.policies import TABLE, Layer, Sketch, SparF, parse, spec
 from support import rng
 from support.kv import random_half
 
@@ -23,11 +24,15 @@ def test_names_are_complete_and_read_back() -> None:
     assert spec(parse("sketch")) == text
     assert parse(text) == Sketch()
     assert parse("sketch").label == "sketch pca 16 x int4, n=8, T/8, int8"
+    text = "sparf:dims=16,dtype=fp16,keep=1/8,mean_v=False,sinks=4,window=64"
+    assert spec(parse("sparf")) == text
+    assert parse(text) == SparF()
+    assert parse("sparf:mean_v=true,keep=256").label == "SparF r=16, 256 tokens, fp16, mean-V"
     assert len({spec(parse(each)) for each in TABLE}) == len(TABLE)
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("quest", "policy = 'quest' is not possible: one of dense, sketch"),
+    ("quest", "policy = 'quest' is not possible: one of dense, sketch, sparf"),
     ("sketch:page=8", "sketch's option = 'page'"),
     ("sketch:group=7", "group = 7 is not possible: 1, 2, 4, 8, 16 or 32"),
     ("sketch:keep=9/8", "keep = '9/8'"),
@@ -40,6 +45,10 @@ def test_names_are_complete_and_read_back() -> None:
     ("sketch:sketcher=random", "sketcher = 'random'"),
     ("dense:dtype=int4", "dtype = 'int4'"),
     ("sketch:window=65536", "window = 65536"),
+    ("sparf:dims=0", "dims = 0 is not possible: a whole number from 1 to 128"),
+    ("sparf:keep=3/2", "keep = '3/2'"), ("sparf:mean_v=maybe", "sparf's mean_v = 'maybe'"),
+    ("sparf:group=8", "sparf's option = 'group'"), ("sparf:dtype=int4", "dtype = 'int4'"),
+    ("sparf:sinks=1024", "sinks = 1024"),
 ])
 def test_a_bad_name_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as fault:
@@ -67,6 +76,13 @@ def test_what_is_kept() -> None:
     assert (control.sum(axis=-1) == 64).all()
 
 
+def test_more_dims_than_the_model_has() -> None:
+    layer = Layer(rows=Rows.store(Dtype.FP16, *2 * [np.ones((1, 9, 64), np.float16)]),
+                  queries=np.ones((8, 1, 64), np.float16), context=8)
+    with pytest.raises(ConfigError, match="dims = 65 is not possible: at most 64, the dims of a head"):
+        parse("sparf:dims=65").choose(layer, np.ones((1, 1, 1, 64), np.float16))
+
+
 def test_what_is_read() -> None:
     """By hand: product, head_dim 64; 8 fp16 or 16 int8 rows per slot, 64 or 128 tokens per page."""
     fp16, int8 = RowShape(64), RowShape(64, Dtype.INT8)
@@ -79,5 +95,13 @@ def test_what_is_read() -> None:
     whole = np.ones((1, 300), np.bool_)
     assert cost.chosen_rows(PRODUCT, fp16, whole) == cost.dense_rows(PRODUCT, fp16, np.array([300]))
     assert cost.sketches(PRODUCT, SketchShape(16, 4), np.array([97, 1537])) == (1634 * 10, 2 + 17, 1 + 2)
+    kept = np.zeros((2, 64), np.bool_)
+    kept[0, [0, 1, 5, 63]] = kept[1, [8, 9]] = True
+    contexts = np.array([513, 4097])
+    # 512 tokens of a dim per slot, 2,048 per page; of int8 twice as many, and two dims' worth of scales.
+    assert cost.dims(PRODUCT, DimShape(fp16), kept, contexts) == (
+        2 * (4 * 513 + 2 * 4097), 4 * 2 + 2 * 9, 3 * 1 + 1 * 3)
+    assert cost.dims(PRODUCT, DimShape(int8), kept, contexts) == (
+        6 * 513 + 4 * 4097, 6 * 1 + 4 * 5, 4 * 1 + 2 * 2)
     assert cost.Cost(1, 2, 3).plus(cost.Cost(10, 20, 30)) == (11, 22, 33)
     assert cost.Cost(1, 1, 1).percent_of(cost.Cost(2, 4, 5)) == (50, 25, 20)

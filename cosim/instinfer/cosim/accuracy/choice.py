@@ -9,7 +9,7 @@ from instinfer.abi.arith import F16, I8, I64
 from instinfer.abi.selection import SketchPolicy
 
 Mask = NDArray[np.bool_]
-_ABSENT = selection.SCORE_LOWEST - (64 << selection.SCORE_FRACTION)
+ABSENT = selection.SCORE_LOWEST - (64 << selection.SCORE_FRACTION)
 """Score of a token beyond the context: 64 octaves below the lowest, so that it adds nothing to a sum."""
 _BLOCK_SCORES = 1 << 18
 
@@ -53,6 +53,6 @@ def choose_among(scores: I64, contexts: I64, policy: SketchPolicy) -> Mask:
     ending = np.take_along_axis(scores, np.minimum(tail, tokens - 1)[:, None], axis=-1)
     ending = np.where((tail < limit)[:, None], ending, selection.SCORE_LOWEST).max(axis=-1)
     maxima[row, :, last] = ending
-    maxima = np.where(np.arange(groups) > last[:, None, None], _ABSENT, maxima)
+    maxima = np.where(np.arange(groups) > last[:, None, None], ABSENT, maxima)
     chosen = selection.top(selection.group_keys(maxima), policy.groups, free)
     return (np.repeat(chosen, size, axis=-1)[:, :tokens] & inside) | forced

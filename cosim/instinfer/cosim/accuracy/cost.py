@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an attention reads, counted from its masks as if every token lay in flash.
 
-*bytes*: rows that are wanted, with their scales, and sketch vectors with theirs. *slots*: codewords that
-cross the bus. *pages*: pages with a wanted row, and sketch pages.
+*bytes*: rows that are wanted, with their scales, sketch vectors with theirs, and kept dims with the rows'.
+*slots*: codewords that cross the bus. *pages*: pages with a wanted row, sketch pages, pages with a kept dim.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.dims import DIMS_PER_PAGE, DimShape
 from instinfer.abi.layout import SCALE_BYTES, RowShape, SketchShape
 
 
@@ -46,6 +47,18 @@ def chosen_rows(config: EngineConfig, shape: RowShape, masks: NDArray[np.bool_])
 
     return Cost(int(masks.sum()) * _row_bytes(shape), 2 * touched(shape.rows_per_slot),
                 touched(shape.tokens_per_page(config)))
+
+
+def dims(config: EngineConfig, shape: DimShape, kept: NDArray[np.bool_],
+         contexts: NDArray[np.int64]) -> Cost:
+    """The kept dims (positions, head_dim) of one KV head, with scales where there are some."""
+    places = kept.sum(axis=-1) + shape.scale_places
+    # The scales, where there are some, share a page.
+    pages = np.logical_or.reduce(kept.reshape(len(kept), -1, DIMS_PER_PAGE), axis=-1).sum(axis=-1)
+    pages += shape.scale_places > 0
+    return Cost(int((places * contexts).sum()) * shape.element_bytes,
+                int((places * -(-contexts // shape.tokens_per_slot)).sum()),
+                int((pages * -(-contexts // shape.tokens_per_block(config))).sum()))
 
 
 def sketches(config: EngineConfig, shape: SketchShape, contexts: NDArray[np.int64]) -> Cost:

@@ -109,8 +109,8 @@ class PolicyAttention:
     def __call__(self, layer: int, q: F16, k: F16, v: F16) -> F16:
         dtype = DTYPES[self._policy.dtype]
         rows = Rows.store(dtype, k, v)
-        masks = self._policy.choose(
-            Layer(rows=rows, queries=self._queries[layer], context=self._context), q)
+        stored = Layer(rows=rows, queries=self._queries[layer], context=self._context)
+        masks = self._policy.choose(stored, q)
         contexts = self._first + 1 + np.arange(len(q))
         dims = q.shape[-1]
         for head in range(len(k)):
@@ -118,5 +118,6 @@ class PolicyAttention:
                 cost.dense_rows(self._config, RowShape(dims, Dtype.FP16), contexts))
             read = (cost.dense_rows(self._config, rows.shape, contexts) if masks is None
                     else cost.chosen_rows(self._config, rows.shape, masks[:, head]))
-            self.cost = self.cost.plus(read).plus(self._policy.index_cost(self._config, contexts))
-        return attend(self._config, rows, q, arith.scale2_of(dims ** -0.5), self._first, masks, layer=layer)
+            self.cost = self.cost.plus(read).plus(self._policy.index_cost(self._config, stored, q, head))
+        out = attend(self._config, rows, q, arith.scale2_of(dims ** -0.5), self._first, masks, layer=layer)
+        return self._policy.finish(stored, q, masks, out)

@@ -29,13 +29,14 @@ from .texts import Passage
 
 REFERENCE = "float64 dense"
 _SOURCES = (
-    "instinfer.abi.arith", "instinfer.abi.layout", "instinfer.abi.selection",
+    "instinfer.abi.arith", "instinfer.abi.dims", "instinfer.abi.layout", "instinfer.abi.selection",
+    "instinfer.abi.sparf",
     "instinfer.cosim.model.attention",
     "instinfer.host.sketchers", "instinfer.host.integrations.smollm2.model",
     "instinfer.host.integrations.smollm2.weights",
     "instinfer.cosim.accuracy.attention", "instinfer.cosim.accuracy.choice", "instinfer.cosim.accuracy.cost",
     "instinfer.cosim.accuracy.evaluate", "instinfer.cosim.accuracy.policies",
-    "instinfer.cosim.accuracy.sketch",
+    "instinfer.cosim.accuracy.sketch", "instinfer.cosim.accuracy.sparf",
 )
 
 

@@ -16,15 +16,18 @@ from instinfer.abi import arith
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.dims import DimShape
 from instinfer.abi.errors import require
 from instinfer.abi.layout import SketchShape
 from instinfer.abi.selection import SketchPolicy
+from instinfer.abi.sparf import SparfPolicy
 
 from . import cost
 from .attention import Mask, Rows
 from .choice import choose
 from .cost import Cost
 from .sketch import SKETCHERS, LayerSketches
+from .sparf import HeadScores
 
 DTYPES = {"fp16": Dtype.FP16, "int8": Dtype.INT8}
 
@@ -46,6 +49,10 @@ class Layer:
         """Tokens of the prefill."""
         return len(self.queries)
 
+    def contexts(self, q: F16) -> NDArray[np.int64]:
+        """Tokens that each position of q sees."""
+        return self.first + 1 + np.arange(len(q))
+
 
 class Policy(Protocol):
     """Which tokens each position of a layer attends."""
@@ -63,16 +70,46 @@ class Policy(Protocol):
             q: (positions, kv_heads, queries, head_dim); position i sees the tokens [0, layer.first + i].
         """
 
-    def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
+    def finish(self, layer: Layer, q: F16, masks: Mask | None, out: F16) -> F16:
+        """What becomes of the attention's output, shaped like q."""
+
+    def index_cost(self, config: EngineConfig, layer: Layer, q: F16, head: int) -> Cost:
         """What one KV head reads beside rows."""
+
+
+class _Plain:
+    """Policies that leave the output as it is."""
+
+    def finish(self, layer: Layer, q: F16, masks: Mask | None, out: F16) -> F16:
+        return out
 
 
 def _check_dtype(dtype: str) -> None:
     require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}", "Choose fp16 or int8.")
 
 
+def _check_keep(keep: Fraction) -> None:
+    require(keep >= 0 and (keep.denominator == 1 or keep < 1), "keep", str(keep),
+            "a number of tokens, or a fraction of the context below 1", "1/8 is a good start.")
+
+
+def _kept(keep: Fraction, context: int) -> int:
+    """Tokens of this nominal context."""
+    return int(keep * (1 if keep.denominator == 1 else context))
+
+
+def _share(keep: Fraction) -> str:
+    return f"T/{1 / keep}" if keep.denominator > 1 else f"{keep} tokens"
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
 @dataclass(frozen=True, kw_only=True)
-class Dense:
+class Dense(_Plain):
     """All tokens."""
 
     name: ClassVar[str] = "dense"
@@ -88,12 +125,12 @@ class Dense:
     def choose(self, layer: Layer, q: F16) -> Mask | None:
         return None
 
-    def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
+    def index_cost(self, config: EngineConfig, layer: Layer, q: F16, head: int) -> Cost:
         return Cost()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sketch:
+class Sketch(_Plain):
     """Groups of tokens chosen by sketches, beside window and sinks.
 
     ``keep``: tokens, or a fraction of the context; 0 leaves window and sinks alone. ``sketcher``: one of
@@ -117,24 +154,21 @@ class Sketch:
                 "Choose one of them.")
         require(self.group in (1, 2, 4, 8, 16, 32), "group", self.group, "1, 2, 4, 8, 16 or 32",
                 "8 is a good start.")
-        whole = self.keep.denominator == 1
-        require(self.keep >= 0 and (whole or self.keep < 1), "keep", str(self.keep),
-                "a number of tokens, or a fraction of the context below 1", "1/8 is a good start.")
+        _check_keep(self.keep)
         self.descriptor(1 << 13)
 
     def descriptor(self, context: int) -> SketchPolicy:
         """What the driver would send for this nominal context."""
-        tokens = int(self.keep * (1 if self.keep.denominator == 1 else context))
-        return SketchPolicy(groups=tokens // self.group, group_log2=self.group.bit_length() - 1,
+        return SketchPolicy(groups=_kept(self.keep, context) // self.group,
+                            group_log2=self.group.bit_length() - 1,
                             window=self.window, sinks=self.sinks)
 
     @property
     def label(self) -> str:
         if not self.keep:
             return f"window {self.window}, {self.sinks} sinks alone, {self.dtype}"
-        kept = f"T/{1 / self.keep}" if self.keep.denominator > 1 else f"{self.keep} tokens"
-        return (f"sketch {self.sketcher} {self.dims} x int{self.bits}, n={self.group}, {kept}, "
-                f"{self.dtype}")
+        return (f"sketch {self.sketcher} {self.dims} x int{self.bits}, n={self.group}, "
+                f"{_share(self.keep)}, {self.dtype}")
 
     def choose(self, layer: Layer, q: F16) -> Mask | None:
         policy = self.descriptor(layer.context)
@@ -145,16 +179,67 @@ class Sketch:
             masks[:, head] = choose(query[:, head], exponent[:, head], keys, scale, layer.first, policy)
         return masks
 
-    def index_cost(self, config: EngineConfig, contexts: NDArray[np.int64]) -> Cost:
+    def index_cost(self, config: EngineConfig, layer: Layer, q: F16, head: int) -> Cost:
         if not self.keep:
             return Cost()
-        return cost.sketches(config, SketchShape(self.dims, self.bits), contexts)
+        return cost.sketches(config, SketchShape(self.dims, self.bits), layer.contexts(q))
 
 
-REGISTRY: dict[str, type[Any]] = {"dense": Dense, "sketch": Sketch}
+@dataclass(frozen=True, kw_only=True)
+class SparF:
+    """Tokens chosen one by one by their scores over a few dims, beside window and sinks, as published.
+
+    ``keep``: tokens, or a fraction of the context. ``mean_v``: the mean of V stands for what is left out.
+    """
+
+    name: ClassVar[str] = "sparf"
+    dims: int = 16
+    keep: Fraction = Fraction(1, 8)
+    dtype: str = "fp16"
+    window: int = 64
+    sinks: int = 4
+    mean_v: bool = False
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+        _check_keep(self.keep)
+        self.descriptor(1 << 13)
+
+    def descriptor(self, context: int) -> SparfPolicy:
+        """What the driver would send for this nominal context."""
+        return SparfPolicy(dims=self.dims, tokens=_kept(self.keep, context), window=self.window,
+                           sinks=self.sinks, mean_v=self.mean_v)
+
+    @property
+    def label(self) -> str:
+        return (f"SparF r={self.dims}, {_share(self.keep)}, {self.dtype}"
+                + (", mean-V" if self.mean_v else ""))
+
+    def _heads(self, layer: Layer, q: F16) -> list[HeadScores]:
+        dims = q.shape[-1]
+        require(self.dims <= dims, "dims", self.dims, f"at most {dims}, the dims of a head of this model",
+                "Choose fewer.")
+        policy = self.descriptor(layer.context)
+        return [HeadScores(layer.rows, head, q[:, head], layer.first, policy) for head in range(q.shape[1])]
+
+    def choose(self, layer: Layer, q: F16) -> Mask | None:
+        return np.stack([head.choose() for head in self._heads(layer, q)], axis=1)
+
+    def finish(self, layer: Layer, q: F16, masks: Mask | None, out: F16) -> F16:
+        if not self.mean_v or masks is None:
+            return out
+        return np.stack([head.blend(masks[:, index], out[:, index])
+                         for index, head in enumerate(self._heads(layer, q))], axis=1)
+
+    def index_cost(self, config: EngineConfig, layer: Layer, q: F16, head: int) -> Cost:
+        kept = self._heads(layer, q)[head].kept
+        return cost.dims(config, DimShape(layer.rows.shape), kept, layer.contexts(q))
+
+
+REGISTRY: dict[str, type[Any]] = {"dense": Dense, "sketch": Sketch, "sparf": SparF}
 """Policies by name: frozen dataclasses with defaults, that keep to `Policy`."""
 _READERS: dict[Any, tuple[Any, str]] = {
-    int: (int, "a whole number"), str: (str, "a word"),
+    int: (int, "a whole number"), str: (str, "a word"), bool: (_boolean, "true or false"),
     Fraction: (Fraction, "a number or a fraction, like 1/8"),
 }
 
@@ -163,7 +248,7 @@ def parse(text: str) -> Policy:
     """A policy from ``name`` or ``name:option=value,option=value``."""
     name, _, rest = text.partition(":")
     require(name in REGISTRY, "policy", name, f"one of {', '.join(REGISTRY)}",
-            "Write dense or sketch:keep=1/8.")
+            "Write dense, sketch:keep=1/8 or sparf:keep=1/8.")
     kinds = {field.name: field.type for field in dataclasses.fields(REGISTRY[name])}
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
@@ -187,6 +272,7 @@ def spec(policy: Any) -> str:
 TABLE = (
     "dense", "dense:dtype=int8", "sketch", "sketch:sketcher=pca-of-keys", "sketch:keep=1/4",
     "sketch:keep=1/16", "sketch:dtype=fp16", "sketch:dims=32", "sketch:bits=8", "sketch:bits=2",
+    "sparf:keep=1/2", "sparf:keep=1/4", "sparf", "sparf:keep=1/16", "sparf:mean_v=true",
     "sketch:keep=0,sinks=0",
 )
 """The default table; the last one is the control that must fail."""

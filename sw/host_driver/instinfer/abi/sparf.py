@@ -152,11 +152,11 @@ def value_units(v: NDArray[Any], scale: F16 | None = None) -> I64:
     return (v.astype(np.int64) * scale_mantissa[..., None]) << scale_shift[..., None]
 
 
-def mean(sums: I64, tokens: int) -> F16:
-    """Mean of V from sums of :func:`value_units` (..., head_dim), through the normaliser."""
+def mean(sums: I64, tokens: int | I64) -> F16:
+    """Mean of V from sums of :func:`value_units` (..., head_dim), through the normaliser; tokens (...)."""
     lead = sums.shape[:-1]
     return arith.normalise(Partial(np.ones(lead, np.bool_), np.zeros(lead, np.int64),
-                                   np.full(lead, tokens << arith.SUM_FRACTION),
+                                   np.full(lead, np.asarray(tokens, np.int64) << arith.SUM_FRACTION),
                                    sums << (arith.ACC_FRACTION - arith.FP16_UNIT)))
 
 

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`abi.sparf` for many positions at once: dims, scores, chosen tokens and mean-V, position by position."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instinfer.abi import arith, sparf
+from instinfer.abi.arith import F16, I64
+from instinfer.abi.sparf import SparfPolicy
+from instinfer.cosim.model import attention as model_attention
+
+from .attention import Mask, Rows
+from .choice import ABSENT, choose_among
+
+_BLOCK_SCORES = 1 << 18
+
+
+class HeadScores:
+    """One KV head of a layer.
+
+    Args:
+        q: (positions, queries, head_dim); position i sees the tokens [0, first + i].
+    """
+
+    def __init__(self, rows: Rows, head: int, q: F16, first: int, policy: SparfPolicy) -> None:
+        self._rows = rows
+        self._head = head
+        self._policy = policy
+        self._contexts = first + 1 + np.arange(len(q))
+        self._qi, self._exponent = arith.quantise_query(q, arith.scale2_of(q.shape[-1] ** -0.5))
+        self.kept = sparf.choose_dims(self._qi, self._exponent, policy.dims)
+        """(positions, head_dim): the dims that are read."""
+
+    def _blocks(self) -> Iterator[tuple[slice, I64]]:
+        """Some positions, and their scores (positions, queries, tokens) up to the last one's context."""
+        positions, queries, dims = self._qi.shape
+        step = max(1, _BLOCK_SCORES // (queries * int(self._contexts[-1])))
+        for start in range(0, positions, step):
+            part = slice(start, min(positions, start + step))
+            tokens = int(self._contexts[part][-1])
+            folded, power = sparf.fold(self._qi[part], self._exponent[part], self.kept[part])
+            folded, power = folded.reshape(1, -1, dims), power.reshape(1, -1)
+            k = self._rows.k[self._head][None]
+            if self._rows.k_scale is None:
+                found = model_attention.scores(folded, power, k, tokens)
+            else:
+                found = model_attention.scores_int8(folded, power, k, self._rows.k_scale[self._head][None],
+                                                    tokens)
+            yield part, sparf.narrowed(found).reshape(-1, queries, tokens)
+
+    def choose(self) -> Mask:
+        """Tokens that each position attends, (positions, tokens)."""
+        chosen = np.zeros((len(self._qi), self._rows.k.shape[1]), np.bool_)
+        for part, scores in self._blocks():
+            chosen[part, :scores.shape[-1]] = choose_among(scores, self._contexts[part],
+                                                           self._policy.choice())
+        return chosen
+
+    def blend(self, masks: Mask, out: F16) -> F16:
+        """Outputs (positions, queries, head_dim) with the mean of V for what masks (positions, tokens) leave
+        out."""
+        scale = None if self._rows.v_scale is None else self._rows.v_scale[self._head]
+        sums = sparf.value_units(self._rows.v[self._head], scale).cumsum(axis=0)
+        found = np.empty_like(out)
+        for part, scores in self._blocks():
+            contexts, tokens = self._contexts[part], scores.shape[-1]
+            inside: NDArray[np.bool_] = np.arange(tokens) < contexts[:, None]
+            share = sparf.alpha(np.where(inside[:, None], scores, ABSENT), masks[part, :tokens])
+            found[part] = sparf.blend(out[part], sparf.mean(sums[contexts - 1], contexts), share)
+        return found
