@@ -73,6 +73,16 @@ def test_blocks_are_built_before_they_are_read(config: EngineConfig, shape: DimS
         assert read == min(whole, -(-context // block))
 
 
+@given(CONFIGS, SHAPES, st.integers(1, 3))
+def test_a_page_makes_a_block_due_and_a_stripe_has_it_read(config: EngineConfig, shape: DimShape,
+                                                          blocks: int) -> None:
+    end = blocks * shape.tokens_per_block(config)
+    due, read = end + shape.rows.tokens_per_page(config), end + shape.rows.tokens_per_stripe(config)
+    assert [shape.blocks_built(config, tokens) for tokens in (due - 1, due)] == [blocks - 1, blocks]
+    assert [shape.blocks_read(config, tokens, tokens) for tokens in (read - 1, read)] == [blocks - 1, blocks]
+    assert shape.blocks_read(config, read, end - shape.tokens_per_block(config)) == blocks - 1
+
+
 @given(CONFIGS, st.integers(0, 200), SHAPES)
 def test_a_block_lies_in_one_channel_over_its_dies(config: EngineConfig, line: int, shape: DimShape) -> None:
     places = [[dim_placement(config, line, block, stripe)

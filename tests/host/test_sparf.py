@@ -13,10 +13,11 @@ import pytest
 from instinfer.abi import arith
 from instinfer.abi.commands import Dtype, Table
 from instinfer.abi.dims import DimShape, dim_placement, pack_block
-from instinfer.abi.layout import KIND_DIM, SLOT_DATA_BYTES, TUPLE_OFFSET, RowShape, flash_stripes
+from instinfer.abi.layout import KIND_DIM, SLOT_DATA_BYTES, TUPLE_OFFSET, MapEntry, RowShape, flash_stripes
 from instinfer.abi.registers import Counter
+from instinfer.cosim.model.layer import Layer, Region
 from instinfer.cosim.state import DriveState
-from instinfer.host import PCA, Csd, Dense, Sequence, Sketch, SparF, open_csd
+from instinfer.host import PCA, Csd, Dense, MediaError, Sequence, Sketch, SparF, open_csd
 from support import rng
 from support.kv import assert_same_bits, exact_attention, float_attention, part_of, random_half
 from support.sparf import choice, integer_choice, reference, sparf_attention
@@ -322,18 +323,36 @@ def test_sequences_keep_sums_of_their_own(csd: Csd) -> None:
         sequence.free()
 
 
-def test_a_program_that_fails_costs_nothing_but_time(csd: Csd, faults: Any) -> None:
-    """A block without all of its dim pages is scored from its K rows: the same bits."""
+def entries(csd: Csd, sequence: Sequence, head: int, stripes: int) -> list[MapEntry]:
+    """Map entries of the first dim stripes of a head of layer 0, from device DRAM."""
+    store = csd.transport.device.store  # type: ignore[attr-defined]
+    word = store.tables.sequences[sequence.number]
+    at = Layer(number=sequence.number, sequence=word, cache=store.tables.caches[word.cache], layer=0)
+    words = store.words(at, Region.DIMS, head, 1, stripes)[0]
+    return [MapEntry.unpack(int(low) | int(high) << 32) for low, high in words]
+
+
+@pytest.mark.parametrize("die", [0, 1])
+def test_a_program_that_fails_costs_nothing_but_time(csd: Csd, faults: Any, die: int) -> None:
+    """A block without all of its dim pages is scored from its K rows: the same bits.
+
+    The stripes of a block take turns on the dies of its channel, so the first or the second one fails.
+    """
     random = rng("dims fail")
     sequence, k, v = filled(csd, random, 520)
-    for die in range(csd.config.dies):
-        faults.fail_program(channel=0, die=die, count=20)
+    faults.fail_program(channel=0, die=die, count=20)
     before = csd.counters()
     sequence.write(0, k[:20], v[:20])
-    grown = csd.counters()["program_failures"] - before["program_failures"]
-    for die in range(csd.config.dies):
-        faults.fail_program(channel=0, die=die, count=0)
-    assert grown > 0
+    after = csd.counters()
+    faults.fail_program(channel=0, die=die, count=0)
+    assert after["program_failures"] - before["program_failures"] == 3, "the block is given up at once"
+    given_up = next(head for head in range(2) if dim_placement(csd.config, head, 0, 0)[0] == 0)
+    found = entries(csd, sequence, given_up, 8)
+    built = [entry.in_flash for entry in found]
+    assert built in ([False] * 8, [True] + [False] * 7)
+    assert [entry.pinned for entry in found] == [not each for each in built]
+    assert all(entry.in_flash for entry in entries(csd, sequence, 1 - given_up, 8))
+    assert after["stripes_programmed"] - before["stripes_programmed"] == 8 + sum(built)
     k, v = (np.concatenate((each, each[:20])) for each in (k, v))
     more = [rows_of("fp16", random, (60, 2, 64)) for _ in range(2)]
     sequence.write(0, *more)
@@ -343,8 +362,27 @@ def test_a_program_that_fails_costs_nothing_but_time(csd: Csd, faults: Any) -> N
     out = sequence.attend(0, q, policy=FEW)
     moved = csd.counters()["dim_slots_moved"] - before["dim_slots_moved"]
     chosen, _ = choice(q, k, FEW)
-    assert moved == 8 * 1, "one head's block lies in channel 0 and was given up; the other one is used"
+    assert moved == 8, "of the other head"
     assert_same_bits(out, exact_attention(csd.config, q, k, v, chosen=chosen))
+
+
+def test_rows_that_stayed_in_dram_are_not_read_where_dims_hold_them(csd: Csd, faults: Any) -> None:
+    """Row stripes whose programs failed are in the block all the same."""
+    random = rng("dims of pinned rows")
+    sequence = csd.kv_cache(**shape_of(kv_heads=1, query_heads=1)).new_sequence()
+    k, v = (rows_of("fp16", random, (600, 1, 64)) for _ in range(2))
+    faults.fail_program(channel=0, die=0, count=3)
+    sequence.write(0, k[:40], v[:40])
+    assert csd.counters()["program_failures"] == 3
+    with pytest.raises(MediaError, match="WRITE_FAULT"):
+        sequence.write(0, k[40:], v[40:])
+    sequence.write(0, k[40:], v[40:])
+    assert all(entry.in_flash for entry in entries(csd, sequence, 0, 8))
+    before = csd.counters()
+    sequence.attend(0, queries(random, 1, 64), policy=SparF(dims=8, tokens=0, window=8, sinks=0))
+    grown = csd.counters()["tail_beats"] - before["tail_beats"]
+    settled = flash_stripes(csd.config, RowShape(64), 600, 600) * 32
+    assert grown == (600 - settled + 2 * 8) * RowShape(64).row_beats
 
 
 def test_counters_have_their_names(csd: Csd) -> None:
