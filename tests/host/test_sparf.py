@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instinfer.abi import arith
+from instinfer.abi import arith, sparf
 from instinfer.abi.commands import Dtype, Table
 from instinfer.abi.dims import DimShape, dim_placement, pack_block
 from instinfer.abi.layout import KIND_DIM, SLOT_DATA_BYTES, TUPLE_OFFSET, MapEntry, RowShape, flash_stripes
@@ -286,6 +286,40 @@ def test_building_counts_its_reads(csd: Csd) -> None:
     assert (grown["stripes_sensed"], grown["slots_moved"]) == (2 * 16, 2 * 16 * 4)
     assert grown["stripes_programmed"] == 2 * (8 + 540 // 32 - 500 // 32)
     assert csd.read_counts().sum() == reads + 2 * 16
+
+
+def test_senses_of_dim_pages_are_counted_where_they_lie(csd: Csd) -> None:
+    """With a stripe of tokens behind the block, in DRAM, and a window, only dim pages are sensed."""
+    sequence, _, _ = filled(csd, rng("dim reads"), 544)
+    before, counts = csd.counters(), csd.read_counts().astype(np.int64)
+    q = queries(rng("dim reads q"), 4, 64)
+    sequence.attend(0, q, policy=SparF(dims=20, tokens=0, window=8, sinks=0))
+    grown = {name: value - before[name] for name, value in csd.counters().items()}
+    assert grown["stripes_sensed"] == 0
+    places = csd.read_counts() - counts
+    expected = np.zeros_like(places)
+    for head in range(2):
+        qi, exponent = arith.quantise_query(q[2 * head:2 * head + 2], arith.scale2_of(1 / 8))
+        kept = sparf.choose_dims(qi, exponent, 20)
+        for stripe in sorted(set((np.flatnonzero(kept) // 8).tolist())):
+            entry = entries(csd, sequence, head, 8)[stripe]
+            expected[dim_placement(csd.config, head, 0, stripe)[0], entry.die, entry.block] += 1
+    np.testing.assert_array_equal(places, expected)
+    assert places.sum() == grown["dim_stripes_sensed"] > 4
+
+
+def test_a_short_context_moves_its_slots_alone() -> None:
+    """A dim of a block of `product` fills four slots of 512 tokens."""
+    with open_csd("model:product", erased=True) as csd:
+        random = rng("short context")
+        sequence, k, v = filled(csd, random, 2048 + 256, max_tokens=3000)
+        q = queries(random, 4, 64)
+        for context, slots in ((512, 1), (513, 2), (2048, 4), (2304, 4)):
+            before = csd.counters()["dim_slots_moved"]
+            out = sequence.attend(0, q, context=context, policy=FEW)
+            assert csd.counters()["dim_slots_moved"] - before == 2 * FEW.dims * slots
+            assert_same_bits(out, sparf_attention(csd.config, q, k[:context], v[:context], FEW,
+                                                  resident=2304))
 
 
 def test_dims_beside_sketches(csd: Csd) -> None:

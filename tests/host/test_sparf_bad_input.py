@@ -84,7 +84,12 @@ def stored(csd: Csd) -> Iterator[Stored]:
 
 
 def test_good_command_as_a_control(stored: Stored) -> None:
-    assert stored.csd.io_command(Opcode.ATTEND, **stored.fields()).result >> 32 == TOKENS
+    """DW1 is the context, DW0 the stripes of rows sensed, for scores and for the attention."""
+    before = stored.csd.counters()["stripes_sensed"]
+    result = stored.csd.io_command(Opcode.ATTEND, **stored.fields()).result
+    sensed = stored.csd.counters()["stripes_sensed"] - before
+    assert sensed > 2 * 4, "K slots of every stripe in flash, then those with a chosen token"
+    assert (result >> 32, result & 0xFFFF_FFFF) == (TOKENS, sensed)
 
 
 def test_policy_of_a_cache_without_dims(stored: Stored) -> None:
