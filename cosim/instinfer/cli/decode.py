@@ -39,7 +39,7 @@ def decode(
         str, typer.Option("--device", help="model:PRESET, or sim:PRESET for the RTL.")
     ] = "sim:product",
     policy: Annotated[
-        str, typer.Option("--policy", help="dense, sketch:keep=1/8, ... (docs/accuracy.md).")
+        str, typer.Option("--policy", help="dense, sketch:keep=1/8, sparf, ... (docs/accuracy.md).")
     ] = "dense",
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from instinfer.host import PCA, Dense, Sketch
+from instinfer.host import PCA, Dense, Sketch, SparF
 from instinfer.host.policy import Policy
 
 from .accuracy import policies
@@ -41,4 +41,9 @@ def recipe(text: str, *, context: int) -> Recipe:
         if isinstance(sketcher, PCA) and not with_queries:  # the driver is given the queries all the same
             sketcher = dataclasses.replace(sketcher, weight=0.0)
         return Recipe(label=found.label, policy=policy, cache={**cache, "sketch": sketcher})
+    if isinstance(found, policies.SparF):
+        by_dims = found.descriptor(context)
+        return Recipe(label=found.label, cache={**cache, "dims": True, "mean_v": found.mean_v},
+                      policy=SparF(dims=by_dims.dims, tokens=by_dims.tokens, window=by_dims.window,
+                                   sinks=by_dims.sinks, mean_v=by_dims.mean_v))
     return Recipe(label=found.label, cache=cache, policy=Dense())
