@@ -15,7 +15,7 @@ from ..signatures import COMMAND, COMPLETION
 from .access import access, read, write
 from .decode import admin_entry
 from .peek import PEEK, PEEK_BITS
-from .ports import DRAM_BITS, STRIPE_BITS, Geometry, TableOp, TablePort
+from .ports import DRAM_BITS, STRIPE_BITS, Geometry, TableOp, TablePort, rows_log2
 
 QUERIES_MAX = 8
 """Query heads per KV head that a cache may have."""
@@ -187,7 +187,7 @@ class AdminCommands(wiring.Component):
         cache = Signal(64)
         lines, stripes = Signal(17), Signal(STRIPE_BITS)
         map_end = Signal(DRAM_BITS + 1)
-        wide = cache[21:29] > 64
+        rows = rows_log2(cache[21:29], 0)
         with m.State("READ_CACHE"), m.If(read(m, self.tables, Table.CACHE, entry["cdw10"])):
             m.d.sync += cache.eq(self.tables.answer)
             m.next = "COUNT_LINES"
@@ -196,7 +196,7 @@ class AdminCommands(wiring.Component):
         with m.State("COUNT_LINES"):
             m.d.sync += [
                 lines.eq(cache[:9] * cache[9:17]),
-                stripes.eq(g.stripe_of(cache[29:47] + g.per_stripe(wide) - 1, wide)),
+                stripes.eq(g.stripes(cache[29:47], rows)),
             ]
             m.next = "PLACE_MAP"
         with m.State("PLACE_MAP"):

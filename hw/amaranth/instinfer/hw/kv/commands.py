@@ -9,11 +9,12 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.arith import SCALE2_MAX, SCALE2_MIN
-from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Dtype, Opcode, Status, Table
+from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Dtype, Opcode, PolicyKind, Status, Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import SKETCH_OFFSET
 
 from ..queue.windows import REGION
-from ..signatures import COMMAND, COMPLETION
+from ..signatures import AXI_BYTES, COMMAND, COMPLETION
 from .access import read, write
 from .decode import io_entry
 from .ports import (
@@ -26,6 +27,7 @@ from .ports import (
     WRITE_RESULT,
     Geometry,
     TablePort,
+    rows_log2,
 )
 
 FP32_BIAS = 127
@@ -83,7 +85,7 @@ class IoCommands(wiring.Component):
         attends = is_[Opcode.ATTEND] | is_[Opcode.APPEND_ATTEND]
         reads = is_[Opcode.KV_READ]
         sequence, cache = Signal(64), Signal(64)
-        policy = Signal()
+        policy = Signal(64)
         resident, room = Signal(TOKEN_BITS), Signal(TOKEN_BITS)
         layer: Any = Signal(LAYER)
         rows = Signal(24)
@@ -106,6 +108,7 @@ class IoCommands(wiring.Component):
             ("RESIDENT", Table.RESIDENT, (f["sequence"] * c.max_layers + f["layer"])[:32], resident),
         )
         self._hand_over(m, f, layer, resident, Mux(reads, end_token, context), tokens, cache, row_beats)
+        self._describe_choice(m, f, policy, cache, query_beats)
         self._check(m, f, is_, appends, attends, status, sequence, cache, policy, resident, room, end_token,
                     tokens)
 
@@ -127,16 +130,17 @@ class IoCommands(wiring.Component):
                     m.d.sync += target.eq(Mux(self.tables.ok, self.tables.answer, 0))
                     m.next = then
             with m.State("READ_POLICY"), m.If(read(m, self.tables, Table.POLICY, f["policy"])):
-                m.d.sync += policy.eq(self.tables.ok & self.tables.answer[63])
+                m.d.sync += policy.eq(Mux(self.tables.ok, self.tables.answer, 0))
                 m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                wide = head_dim > 64
+                wide, per_slot = head_dim > 64, rows_log2(head_dim, 0)
                 m.d.sync += [
                     layer.sequence.eq(f["sequence"]), layer.generation.eq(f["generation"]),
                     layer.layer.eq(f["layer"]), layer.kv_heads.eq(cache[9:17]), layer.beats.eq(head_dim >> 4),
+                    layer.query_beats.eq(head_dim >> 4), layer.rows_log2.eq(per_slot),
                     layer.wide.eq(wide), layer.map.eq(sequence[22:58]),
                     layer.line.eq(f["layer"] * cache[9:17]),
-                    layer.stripes_max.eq(g.stripe_of(cache[29:47] + g.per_stripe(wide) - 1, wide)),
+                    layer.stripes_max.eq(g.stripes(cache[29:47], per_slot)),
                     rows.eq(tokens * Mux(reads, f["heads"], cache[9:17])),
                     query_rows.eq(f["heads"] * cache[17:21]),
                 ]
@@ -222,7 +226,7 @@ class IoCommands(wiring.Component):
             (reads & (end_token > resident), Status.CONTEXT),
             (appends & (tokens > room), Status.CAPACITY),
             (is_[Opcode.APPEND_ATTEND] & (f["tokens"] != 1), Status.BAD_FIELD),
-            (attends & (~policy | bad_scale), Status.BAD_FIELD),
+            (attends & (~policy[63] | bad_scale), Status.BAD_FIELD),
             (of_rows & unaligned, Status.PRP_OFFSET),
         )
         m.d.comb += status.eq(Status.SUCCESS)
@@ -308,6 +312,18 @@ class IoCommands(wiring.Component):
                 waiting.queue.eq(queue),
                 waiting.cid.eq(f["cid"]),
             ]
+
+    def _describe_choice(self, m: Module, f: Any, policy: Value, cache: Value, query_beats: Value) -> None:
+        """What a sketch policy asks for; the sketches of the queries lie behind the queries."""
+        attention: Any = self.attentions.payload
+        dims = cache[49:56]
+        m.d.comb += [
+            attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (policy[:8] == PolicyKind.SKETCH)),
+            *(getattr(attention, name).eq(policy[low:low + len(getattr(attention, name))])
+              for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("sinks", 45))),
+            attention.query_sketches.eq(f["prp1"] + (((query_beats + 1) >> 1) << 6)),
+            attention.query_sketch_beats.eq((SKETCH_OFFSET + dims + AXI_BYTES - 1) >> 5),
+        ]
 
 
 class CommandExecutor(wiring.Component):

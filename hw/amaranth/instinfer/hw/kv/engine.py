@@ -35,7 +35,7 @@ from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
 from .outputs import OutputWriter
 from .peek import PagePeek
-from .ports import REPLACEMENT, TAIL_JOB
+from .ports import REPLACEMENT, tail_job
 from .queries import QueryLoader
 from .readback import ReadBack
 from .readcounts import ReadCounts
@@ -272,7 +272,7 @@ class KvEngine(wiring.Component):
         s.loader = loader = QueryLoader(config=c)
         s.walker = walker = StripeWalker(config=c)
         s.outputs = outputs = OutputWriter(config=c)
-        s.tail_jobs = tail_jobs = StreamFIFO(shape=TAIL_JOB, depth=4)
+        s.tail_jobs = tail_jobs = StreamFIFO(shape=tail_job(c), depth=4)
         s.tail = tail = TailReader(config=c)
         connect(m, s.io.attentions, attends.jobs)
         connect(m, attends.loads, loader.loads)

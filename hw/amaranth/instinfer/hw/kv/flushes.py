@@ -38,6 +38,7 @@ dies in all die groups together, since a program's die is known only when it has
 NUMBER_BITS = 16
 PROGRAM = data.StructLayout({
     "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
+    "rows_log2": 3,
     "entry": DRAM_BITS,
     "buffer": 16, "channel": 4, "die": 3, "block": 13, "page": 12, "tries": 2,
 })
@@ -171,9 +172,8 @@ class FlushEngine(wiring.Component):
             self._take_row(m, program, pinned)
             index = program.sequence * c.max_layers + program.layer
             with m.State("READ_RESIDENT"), m.If(read(m, self.tables, Table.RESIDENT, index)):
-                shift = g.stripe_log2_wide
-                start = Mux(program.wide, (program.stripe + 1) << shift, (program.stripe + 1) << (shift + 1))
-                m.d.sync += release.eq(self.tables.answer >= start + g.per_page(program.wide))
+                end = g.first_token(program.stripe + 1, program.rows_log2)
+                m.d.sync += release.eq(self.tables.answer >= end + g.per_page(program.rows_log2))
                 m.next = "WRITE_ENTRY"
             with m.State("WRITE_ENTRY"):
                 m.d.comb += self.entry_writes.valid.eq(1)

@@ -164,19 +164,20 @@ class HeadStarter(wiring.Component):
         load: Any = self.loads.payload
         walk: Any = self.walks.payload
         head: Any = self.heads.payload
-        per_page, per_stripe = g.per_page(layer.wide), g.per_stripe(layer.wide)
+        per_page, per_stripe = g.per_page(layer.rows_log2), g.per_stripe(layer.rows_log2)
         m.d.sync += [free.eq(free + self.free_slots - taken), sensed.eq(sensed + self.sensed)]
         m.d.comb += [
             self.slot.eq(slot), self.open_loaded.eq(job.read_back), load.scale2.eq(job.scale2),
-            load.address.eq(query), load.queries.eq(job.queries), load.beats.eq(layer.beats),
+            load.address.eq(query), load.queries.eq(job.queries), load.beats.eq(layer.query_beats),
             load.wide.eq(layer.wide), load.head_slot.eq(slot),
             walk.entry.eq(entry), walk.generation.eq(layer.generation), walk.layer.eq(layer.layer),
             walk.head.eq(job.head + done),
-            walk.line.eq(layer.line + job.head + done), walk.wide.eq(layer.wide), walk.head_slot.eq(slot),
+            walk.line.eq(layer.line + job.head + done), walk.wide.eq(layer.wide), walk.int8.eq(layer.int8),
+            walk.rows_log2.eq(layer.rows_log2), walk.head_slot.eq(slot),
             walk.passes.eq(job.passes), walk.context.eq(job.context), walk.stripes.eq(stripes),
             walk.settled.eq(settled), walk.start.eq(start), walk.read_back.eq(job.read_back),
             head.head_slot.eq(slot), head.passes.eq(job.passes), head.queries.eq(job.queries),
-            head.beats.eq(layer.beats), head.output.eq(output), head.last.eq(done == job.heads - 1),
+            head.beats.eq(layer.query_beats), head.output.eq(output), head.last.eq(done == job.heads - 1),
             head.queue.eq(job.queue), head.cid.eq(job.cid), head.read_back.eq(job.read_back),
             head.result.eq(Mux(job.read_back, tokens, Cat(sensed, Const(0, 8), job.context))),
             tokens.eq(job.context - job.first),
@@ -187,11 +188,11 @@ class HeadStarter(wiring.Component):
             with m.State("TAKE_JOB"), m.If(self.jobs.valid):
                 m.d.sync += [
                     done.eq(0), sensed.eq(0), query.eq(job.query), output.eq(job.output),
-                    entry.eq(job.head * layer.stripes_max), start.eq(g.stripe_of(job.first, layer.wide)),
-                    stripes.eq(g.stripe_of(job.context + per_stripe - 1, layer.wide)),
-                    whole.eq(Mux(job.resident > per_page, g.stripe_of((job.resident - per_page)[:TOKEN_BITS],
-                                                                      layer.wide), 0)),
-                    head_bytes.eq((job.queries * layer.beats) << 5),
+                    entry.eq(job.head * layer.stripes_max), start.eq(g.stripe_of(job.first, layer.rows_log2)),
+                    stripes.eq(g.stripe_of(job.context + per_stripe - 1, layer.rows_log2)),
+                    whole.eq(Mux(job.resident > per_page, g.stripe_of(
+                        (job.resident - per_page)[:TOKEN_BITS], layer.rows_log2), 0)),
+                    head_bytes.eq((job.queries * layer.query_beats) << 5),
                 ]
                 m.next = "PLACE"
             with m.State("PLACE"):

@@ -163,12 +163,12 @@ class FreeEngine(wiring.Component):
         line, entry = Signal(DRAM_BITS), Signal(DRAM_BITS)
         stripes, asked, taken = Signal(STRIPE_BITS), Signal(STRIPE_BITS), Signal(STRIPE_BITS)
         buffer = Signal(16)
-        wide, sequence = job.layer.wide, job.layer.sequence
+        rows_log2, sequence = job.layer.rows_log2, job.layer.sequence
         index = sequence * c.max_layers + layer
         m.d.comb += self.entry_reads.payload.eq(entry)
         with m.State("READ_RESIDENT"), m.If(read(m, self.tables, Table.RESIDENT, index)):
             resident = self.tables.answer[:TOKEN_BITS]
-            m.d.sync += [stripes.eq(g.stripe_of(resident + g.per_stripe(wide) - 1, wide)), head.eq(0)]
+            m.d.sync += [stripes.eq(g.stripes(resident, rows_log2)), head.eq(0)]
             with m.If(layer == 0):
                 m.d.sync += line.eq(job.layer.map)
             m.next = "START_HEAD"

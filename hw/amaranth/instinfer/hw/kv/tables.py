@@ -96,7 +96,7 @@ class Tables(wiring.Component):
         fault = _Store(m, "fault", depth=sequences, fields=((62, 1),))
         rows = c.pages * c.max_superblocks_per_sequence
         stores = {
-            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 47), (63, 1))),
+            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 58), (63, 1))),
             Table.SEQUENCE: _Store(m, "sequence", depth=sequences, fields=((0, 58), (63, 1))),
             Table.RESIDENT: _Store(m, "resident", depth=sequences * c.max_layers, fields=((0, 18),)),
             Table.SUPERBLOCK_LIST: _Store(
@@ -108,7 +108,7 @@ class Tables(wiring.Component):
             Table.SUPERBLOCK_ERASED: _Store(m, "superblock_erased", depth=c.superblocks, fields=((0, 1),)),
             Table.BUFFER_FREE: buffers.store,
             Table.COUNTS: _Store(m, "counts", depth=sequences, fields=((0, 9),)),
-            Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 8), (63, 1))),
+            Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 61), (63, 1))),
             Table.REPLACEMENT: _Store(m, "replacement", depth=c.max_replacements, fields=((0, 35), (63, 1))),
             INTERNAL_OUTSTANDING: _Store(m, "outstanding", depth=sequences, fields=((0, 9),)),
             INTERNAL_FAULT: fault,

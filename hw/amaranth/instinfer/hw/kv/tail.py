@@ -9,7 +9,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..signatures import MEMORY_READ_DATA, MemoryReadPort, slot_beat
 from ..stream.fifo import StreamFIFO
-from .ports import TAIL_JOB, Geometry
+from .ports import Geometry, tail_job
 
 SLOT_BEATS = 32
 """32-byte beats of a full slot."""
@@ -43,7 +43,7 @@ class TailReader(wiring.Component):
         self.config = config
         pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})
         super().__init__({
-            "jobs": In(stream.Signature(TAIL_JOB)),
+            "jobs": In(stream.Signature(tail_job(config))),
             "slots": Out(stream.Signature(slot_beat(config))),
             "errors": Out(pulse),
             "memory": Out(MemoryReadPort()),
@@ -65,8 +65,8 @@ class TailReader(wiring.Component):
         """One DRAM request per slot. Returns: a slot was asked for."""
         g = Geometry(self.config)
         job, request, slot = self.jobs.payload, self.memory.request, asked.i.payload
-        first, pair, kind, turn = Signal(9), Signal(6), Signal(), Signal(4)
-        left = Signal(9)
+        first, pair, kind, turn = Signal(10), Signal(6), Signal(), Signal(4)
+        left = Signal(10)
         rows = Signal(4)
         per_slot = Mux(job.wide, 4, 8)
         m.d.comb += [

@@ -12,15 +12,15 @@ from instinfer.abi.config import EngineConfig
 from ..signatures import ChannelOp, channel_request
 from .access import ConstantDivider, first_channel
 from .entries import ENTRY_READ
-from .ports import DRAM_BITS, LINE_BITS, STRIPE_BITS, TAIL_JOB, TOKEN_BITS, Geometry, routed
+from .ports import DRAM_BITS, LINE_BITS, STRIPE_BITS, TOKEN_BITS, Geometry, routed, tail_job
 
 POLL_CYCLES = 64
 """Between two looks at an entry whose program has not ended."""
 
 WALK = data.StructLayout({
-    "entry": DRAM_BITS, "generation": 16, "layer": 16, "head": 8, "line": LINE_BITS, "wide": 1,
-    "head_slot": 3, "passes": 4, "context": TOKEN_BITS, "stripes": STRIPE_BITS, "settled": STRIPE_BITS,
-    "start": STRIPE_BITS, "read_back": 1,
+    "entry": DRAM_BITS, "generation": 16, "layer": 16, "head": 8, "line": LINE_BITS, "wide": 1, "int8": 1,
+    "rows_log2": 3, "head_slot": 3, "passes": 4, "context": TOKEN_BITS, "stripes": STRIPE_BITS,
+    "settled": STRIPE_BITS, "start": STRIPE_BITS, "read_back": 1,
 })
 """``entry``: address of the head's first map entry; ``settled``: stripes that are read from flash; ``start``:
 the first one that is wanted."""
@@ -56,7 +56,7 @@ class StripeWalker(wiring.Component):
             "entry_reads": Out(stream.Signature(DRAM_BITS)),
             "entries": In(stream.Signature(ENTRY_READ)),
             "requests": Out(stream.Signature(routed(channel_request(config)))),
-            "tail": Out(stream.Signature(TAIL_JOB)),
+            "tail": Out(stream.Signature(tail_job(config))),
             "issued": Out(1), "sensed": Out(1), "error": Out(1),
         })
 
@@ -72,7 +72,7 @@ class StripeWalker(wiring.Component):
         pause = Signal(range(POLL_CYCLES + 1))
         asking = Signal()
         found: Any = Signal(ENTRY_READ)
-        tokens = Mux(left < g.per_stripe(walk.wide), left, g.per_stripe(walk.wide))
+        tokens = Mux(left < g.per_stripe(walk.rows_log2), left, g.per_stripe(walk.rows_log2))
         self._describe(m, walk, found, tokens, taken, channel)
         m.d.comb += [
             channels.dividend.eq(walk.line),
@@ -141,7 +141,7 @@ class StripeWalker(wiring.Component):
             request.owner.stripe.eq(taken),
             tail.buffer.eq(found.entry.dram.buffer), tail.tokens.eq(tokens), tail.stripe.eq(taken),
             *(target[name].eq(walk[name]) for target in (request, tail)
-              for name in ("head_slot", "passes", "wide", "read_back")),
+              for name in ("head_slot", "passes", "wide", "int8", "read_back")),
         ]
 
     def _look_again(self, m: Module, asking: Signal, moved: Value, asked: Signal, taken: Value,

@@ -93,7 +93,7 @@ class WriteEngine(wiring.Component):
         address = Signal(64)
         values = Signal(64)
         row_beats = Signal(12)
-        stripe, first, count = Signal(STRIPE_BITS), Signal(8), Signal(9)
+        stripe, first, count = Signal(STRIPE_BITS), Signal(9), Signal(10)
         head = Signal(range(c.max_kv_heads + 1))
         entry, stride = Signal(DRAM_BITS), Signal(DRAM_BITS)
         asked = Signal.like(head)
@@ -102,19 +102,20 @@ class WriteEngine(wiring.Component):
         popped = Signal(16)
         fresh, full, settles, value_turn = Signal(), Signal(), Signal(), Signal()
         was_settled = Signal()
-        end = Signal(10)
+        end = Signal(11)
         first_entry = Signal(DRAM_BITS)
         entered = Signal.like(head)
         m.submodules.channels = channels = ConstantDivider(width=STRIPE_BITS, divisor=c.channels)
         m.submodules.lines = lines = ConstantDivider(width=LINE_BITS, divisor=c.channels)
         m.submodules.dies = dies = ConstantDivider(width=STRIPE_BITS + 2, divisor=c.group_dies)
         last_head = head == layer.kv_heads - 1
+        per_page = g.per_page(layer.rows_log2)
         m.d.comb += [
             stride.eq(layer.stripes_max << 3),
             end.eq(first + count),
             fresh.eq(first == 0),
-            full.eq(end == g.per_stripe(layer.wide)),
-            settles.eq((stripe != 0) & (first < g.per_page(layer.wide)) & (end >= g.per_page(layer.wide))),
+            full.eq(end == g.per_stripe(layer.rows_log2)),
+            settles.eq((stripe != 0) & (first < per_page) & (end >= per_page)),
             first_entry.eq(layer.map + (stripe << 3)),
             channels.dividend.eq(stripe), lines.dividend.eq(layer.line),
             dies.dividend.eq(channels.quotient + lines.quotient + lines.remainder),
@@ -122,7 +123,8 @@ class WriteEngine(wiring.Component):
             self.copies.payload.address.eq(Mux(value_turn, values, address)),
             self.copies.payload.tokens.eq(count), self.copies.payload.first.eq(first),
             self.copies.payload.heads.eq(layer.kv_heads), self.copies.payload.beats.eq(layer.beats),
-            self.copies.payload.wide.eq(layer.wide), self.copies.payload.value.eq(value_turn),
+            self.copies.payload.wide.eq(layer.wide), self.copies.payload.rows_log2.eq(layer.rows_log2),
+             self.copies.payload.value.eq(value_turn),
             self.entry_writes.payload.address.eq(entry),
             self.entry_writes.payload.entry.dram.buffer.eq(popped),
             self.entry_writes.payload.entry.dram.valid.eq(1),
@@ -151,11 +153,12 @@ class WriteEngine(wiring.Component):
                     m.next = "END_JOB"
             with m.State("SPLIT"):
                 m.d.sync += [
-                    stripe.eq(g.stripe_of(resident, layer.wide)), first.eq(g.within(resident, layer.wide)),
+                    stripe.eq(g.stripe_of(resident, layer.rows_log2)),
+                    first.eq(g.within(resident, layer.rows_log2)),
                 ]
                 m.next = "COUNT_TOKENS"
             with m.State("COUNT_TOKENS"):
-                room = g.per_stripe(layer.wide) - first
+                room = g.per_stripe(layer.rows_log2) - first
                 m.d.sync += [count.eq(Mux(left < room, left, room)), head.eq(0), asked.eq(0),
                              entry.eq(first_entry),
                              entered.eq(0)]
@@ -246,7 +249,8 @@ class WriteEngine(wiring.Component):
             flush.stripe.eq(stripe), flush.head.eq(head), flush.entry.eq(entry), flush.channel.eq(channel),
             flush.die.eq(die), flush.buffer.eq(self.lookup_buffer),
             *(getattr(flush, name).eq(getattr(layer, name))
-              for name in ("sequence", "generation", "layer", "wide", "kv_heads", "stripes_max")),
+              for name in ("sequence", "generation", "layer", "wide", "rows_log2", "kv_heads",
+                           "stripes_max")),
         ]
 
     def _take_buffers(self, m: Module, popped: Signal, was_settled: Signal, last_head: Value, next_head: Any,
