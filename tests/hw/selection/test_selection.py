@@ -52,7 +52,7 @@ def test_a_wrong_choice_is_seen():
 
 
 def test_masks():
-    assert len(run("masks", "masks_of|masks_at|policies")) == 6
+    assert len(run("masks", "masks_of|masks_at|policies|masks_that|maxima_come")) == 8
 
 
 def test_wrong_masks_are_seen():
