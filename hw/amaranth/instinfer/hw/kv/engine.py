@@ -234,7 +234,8 @@ class KvEngine(wiring.Component):
         connect(m, s.writes.results, s.io.written)
         connect(m, s.writes.copies, copier.jobs)
         connect(m, copier.results, s.writes.copied)
-        for name in ("buffer_write", "buffer_head", "buffer", "lookup_head"):
+        for name in ("buffer_write", "buffer_sketch", "buffer_head", "buffer", "lookup_sketch",
+                     "lookup_head"):
             m.d.comb += getattr(copier, name).eq(getattr(s.writes, name))
         m.d.comb += [
             s.writes.lookup_buffer.eq(copier.lookup_buffer),

@@ -157,7 +157,7 @@ class HeadStarter(wiring.Component):
         stripes, settled = Signal(STRIPE_BITS), Signal(STRIPE_BITS)
         whole = Signal(STRIPE_BITS)
         start, tokens = Signal(STRIPE_BITS), Signal(TOKEN_BITS)
-        head_bytes = Signal(12)
+        query_bytes, output_bytes = Signal(12), Signal(12)
         sensed = Signal(24)
         ordered, walked = Signal(), Signal()
         taken = Signal(4)
@@ -192,7 +192,10 @@ class HeadStarter(wiring.Component):
                     stripes.eq(g.stripe_of(job.context + per_stripe - 1, layer.rows_log2)),
                     whole.eq(Mux(job.resident > per_page, g.stripe_of(
                         (job.resident - per_page)[:TOKEN_BITS], layer.rows_log2), 0)),
-                    head_bytes.eq((job.queries * layer.query_beats) << 5),
+                    query_bytes.eq(Mux(job.read_back, layer.beats + layer.key_header,
+                                       job.queries * layer.query_beats) << 5),
+                    output_bytes.eq(Mux(job.read_back, layer.beats + layer.value_header,
+                                        job.queries * layer.query_beats) << 5),
                 ]
                 m.next = "PLACE"
             with m.State("PLACE"):
@@ -224,8 +227,8 @@ class HeadStarter(wiring.Component):
                 m.d.comb += self.heads.valid.eq(1)
                 with m.If(self.heads.ready):
                     m.d.sync += [
-                        slot.eq(slot + job.passes), done.eq(done + 1), query.eq(query + head_bytes),
-                        output.eq(output + head_bytes), entry.eq(entry + (layer.stripes_max << 3)),
+                        slot.eq(slot + job.passes), done.eq(done + 1), query.eq(query + query_bytes),
+                        output.eq(output + output_bytes), entry.eq(entry + (layer.stripes_max << 3)),
                     ]
                     m.next = "WAIT_FOR_SLOTS"
                     with m.If(head.last):
@@ -239,8 +242,10 @@ class HeadStarter(wiring.Component):
         m.d.comb += [
             self.places.valid.eq(self.open.valid & job.read_back), self.places.head_slot.eq(self.slot),
             place.keys.eq(query), place.values.eq(output), place.first.eq(job.first),
-            place.end.eq(job.context), place.stride.eq(job.heads * job.layer.beats),
-            place.beats.eq(job.layer.beats),
+            place.end.eq(job.context), place.beats.eq(job.layer.beats),
+            place.key_header.eq(job.layer.key_header), place.value_header.eq(job.layer.value_header),
+            place.key_stride.eq(job.heads * (job.layer.beats + job.layer.key_header)),
+            place.value_stride.eq(job.heads * (job.layer.beats + job.layer.value_header)),
         ]
 
 

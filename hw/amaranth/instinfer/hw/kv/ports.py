@@ -9,7 +9,14 @@ from instinfer.abi.commands import Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.tables import READ_COUNT_BITS
 
-from ..selection.ports import FORCED_BITS, GROUP_LOG2_BITS, KEEP_BITS, ElementBits, pairs_per_stripe
+from ..selection.ports import (
+    FORCED_BITS,
+    GROUP_LOG2_BITS,
+    KEEP_BITS,
+    VECTOR_BITS,
+    ElementBits,
+    pairs_per_stripe,
+)
 from ..signatures import BLOCK_BITS
 
 TOKEN_BITS = 18
@@ -99,18 +106,26 @@ SEQUENCE_JOB = data.StructLayout({
 """KV_SYNC or (``free``) KV_FREE; ``layer`` describes layer 0."""
 
 COPY_JOB = data.StructLayout({
-    "address": 64, "tokens": 10, "first": 9, "heads": 8, "beats": 4, "wide": 1, "value": 1, "rows_log2": 3,
+    "address": 64, "tokens": 10, "first": 9, "heads": 8, "header": 2, "beats": 4, "half": 1, "value": 1,
+    "rows_log2": 3, "int8": 1, "sketch": 1, "sketch_size": 3, "sketch_slot": 6, "sketch_vector": VECTOR_BITS,
 })
-"""``tokens`` tokens from position ``first`` of a stripe, all heads."""
-COPY_RESULT = data.StructLayout({"host_error": 1, "not_finite": 1, "dram_error": 1})
+"""``tokens`` tokens from position ``first`` of a stripe, all heads; records of ``header`` and ``beats``
+32-byte beats, of the last one ``half`` is filling. ``sketch``: they bring sketches, the first one to vector
+``sketch_vector`` of slot ``sketch_slot`` of its stripe."""
+COPY_RESULT = data.StructLayout({
+    "host_error": 1, "not_finite": 1, "bad_scale": 1, "dram_error": 1, "slots_filled": 7,
+})
+"""``slots_filled``: whole slots of the sketch stripe behind the last token of a job with sketches."""
 
 FLUSH_JOB = data.StructLayout({
     "settle": 1, "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
-    "rows_log2": 3, "entry": DRAM_BITS, "buffer": 16, "kv_heads": 8, "stripes_max": STRIPE_BITS,
+    "rows_log2": 3, "int8": 1, "sketch": 1, "sketch_size": 3, "entry": DRAM_BITS, "buffer": 16,
+    "kv_heads": 8, "stripes_max": STRIPE_BITS,
     "channel": 4, "die": 3,
 })
 """A full stripe of one head to be programmed on virtual die ``die``, or (``settle``) a stripe whose buffers
-may go, for all heads, since enough tokens follow it: then ``entry`` is head 0's."""
+may go, for all heads, since enough tokens follow it: then ``entry`` is head 0's. ``sketch``: of sketches in
+vectors of 2**``sketch_size`` bytes; then ``int8`` is 0."""
 
 REPLACEMENT = data.StructLayout({
     "block": BLOCK_BITS, "plane": 2, "die": 3, "channel": 4, "spare": BLOCK_BITS, "unused": 28, "valid": 1,
@@ -135,10 +150,11 @@ def tail_job(config: EngineConfig) -> data.StructLayout:
 
 
 READ_PLACE = data.StructLayout({
-    "keys": 64, "values": 64, "first": TOKEN_BITS, "end": TOKEN_BITS, "stride": 11, "beats": 4,
+    "keys": 64, "values": 64, "first": TOKEN_BITS, "end": TOKEN_BITS,
+    "key_stride": 11, "value_stride": 11, "key_header": 2, "value_header": 1, "beats": 4,
 })
-"""Where rows of tokens [``first``, ``end``) of one head go: host addresses of the first one, 32-byte beats
-from one token to the next, and beats of a row without its padding."""
+"""Where records of tokens [``first``, ``end``) of one head go: host addresses of the first one, 32-byte beats
+from one token to the next, and those of a record: its header's, and of a row without its padding."""
 
 
 def read_place(config: EngineConfig) -> wiring.Signature:

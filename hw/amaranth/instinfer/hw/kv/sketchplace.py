@@ -19,6 +19,12 @@ def vectors_per_slot(size: Value) -> Value:
     return Array(Const(count, VECTOR_BITS) for count in VECTORS_PER_SLOT)[size]
 
 
+def vector_size(dims: Value, width: Value) -> Value:
+    """log2 of the bytes of a vector of ``dims`` dims (8 to 64) of 2, 4, 8 bits (``width`` 0, 1, 2)."""
+    eights = dims >> 3
+    return (1 + (eights > 1) + (eights > 2) + (eights > 4) + width)[:3]
+
+
 def sketches_per_page(config: EngineConfig, size: Value) -> Value:
     return vectors_per_slot(size) * config.slots_per_page
 

@@ -7,8 +7,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.commands import Table
+from instinfer.abi.commands import PolicyKind, Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.selection import GROUP_LOG2_MAX
+from instinfer.abi.tables import VALID
 
 from ..flash.blockmap import map_depth
 from ..stream.arbiter import RoundRobin
@@ -116,6 +118,12 @@ class Tables(wiring.Component):
         self._access(m, stores, {Table.SUPERBLOCK_FREE: superblocks, Table.BUFFER_FREE: buffers}, fault)
         return m
 
+    def _known_policy(self, word: Value) -> Value:
+        """A word of POLICY is one that POLICY_SET could store (`abi.tables.PolicyWord`)."""
+        kind, forced = word[:8], word[29:61]
+        sketch = (word[26:29] <= GROUP_LOG2_MAX) & ((word[8:26] != 0) | (forced != 0))
+        return ~word[63] | (kind == PolicyKind.DENSE) | (kind == PolicyKind.SKETCH) & sketch
+
     def _names_blocks(self, word: Value) -> Value:
         """A word of REPLACEMENT stays within the geometry."""
         c = self.config
@@ -149,10 +157,13 @@ class Tables(wiring.Component):
                 at = queue.head + Mux(op == TableOp.READ, index, Mux(op == TableOp.POP, 0, queue.level))
             initial = walk if queue is not None else value[0] if number == Table.SUPERBLOCK_ERASED else 0
             kept = number in (Table.CACHE, Table.POLICY, Table.REPLACEMENT)
+            kept_part = value
+            if number == Table.POLICY:  # a dense one has nothing beside its kind
+                kept_part = Mux(value[:8] == PolicyKind.DENSE, value & (VALID | 0xFF), value)
             chosen = (table == number) | ((number == INTERNAL_FAULT) & (table == Table.SEQUENCE))
             m.d.comb += [
                 store.read.addr.eq(Mux(walking, walk, at)),
-                store.write.data.eq(Mux(walking, initial, store.pack(value))),
+                store.write.data.eq(Mux(walking, initial, store.pack(kept_part))),
                 store.write.en.eq(Mux(walking, (walk < store.depth) & (after_reset | (not kept)),
                                       writes & chosen)),
             ]
@@ -189,6 +200,11 @@ class Tables(wiring.Component):
                             ok.eq((index < store.depth) & ((op == TableOp.READ) | self._names_blocks(value))),
                             answer.eq(Mux(store.unpack()[63], store.unpack(), 0)),
                         ]
+                    elif number == Table.POLICY:
+                        m.d.comb += [
+                            ok.eq((index < store.depth) & ((op == TableOp.READ) | self._known_policy(value))),
+                            answer.eq(Mux(store.unpack()[63], store.unpack(), 0)),
+                        ]
                     elif number == Table.SUPERBLOCK_LIST:
                         m.d.comb += [
                             ok.eq((index < store.depth) & ((op == TableOp.READ) | (value < c.superblocks))),
@@ -198,7 +214,7 @@ class Tables(wiring.Component):
                         found = store.unpack()
                         if number == Table.SEQUENCE:
                             found = found | fault.unpack()
-                        if number in (Table.CACHE, Table.SEQUENCE, Table.POLICY):
+                        if number in (Table.CACHE, Table.SEQUENCE):
                             found = Mux(found[63], found, 0)
                         m.d.comb += [ok.eq(index < store.depth), answer.eq(found)]
             with m.Case(int(Table.WINDOW)):
