@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sequencer of attentions and the selection hand to each other, head by head.
+"""What the parts of the sequencer of attentions hand to each other and to the selection, head by head.
 
 The policy of a head goes to a `TokenChooser` as a `token_job`; `mask_word`s come back.
 """
@@ -10,7 +10,39 @@ from amaranth.lib.wiring import Out
 from instinfer.abi.config import EngineConfig
 
 from ..selection.ports import GROUP_LOG2_BITS, ElementBits
-from .ports import TOKEN_BITS
+from ..selection.tokens import token_job
+from .ports import DRAM_BITS, LINE_BITS, STRIPE_BITS, TOKEN_BITS
+
+HEAD = data.StructLayout({
+    "head_slot": 3, "passes": 4, "queries": 4, "beats": 4, "output": 64, "last": 1, "queue": 5, "cid": 16,
+    "context": TOKEN_BITS, "tokens": TOKEN_BITS, "read_back": 1,
+})
+"""A head in flight, as its end needs it: ``output`` rows have ``beats`` 32-byte beats; ``last`` of its
+command; ``tokens`` of the context that are wanted, fewer than all of a read-back."""
+
+WALK = data.StructLayout({
+    "entry": DRAM_BITS, "generation": 16, "layer": 16, "head": 8, "line": LINE_BITS, "wide": 1, "int8": 1,
+    "rows_log2": 3, "head_slot": 3, "passes": 4, "amount": TOKEN_BITS, "stripes": STRIPE_BITS,
+    "settled": STRIPE_BITS, "start": STRIPE_BITS, "read_back": 1, "sketch": 1, "masked": 1,
+})
+"""``entry``: address of the head's first map entry; ``amount``: tokens of the context, or, of stripes of
+``sketch``, slots; ``settled``: stripes that are read from flash; ``start``: the first one that is wanted.
+``masked``: `mask_word`s say which stripes and rows are wanted, ``stripes`` and ``start`` have no meaning."""
+
+SKETCH_WALK = data.StructLayout({
+    "entry": DRAM_BITS, "slots": TOKEN_BITS, "stripes": STRIPE_BITS, "settled": STRIPE_BITS,
+})
+"""Where the walk over a head's sketches differs from that over its rows; ``slots`` hold those of the
+context."""
+
+
+def opened_head(config: EngineConfig) -> data.StructLayout:
+    """A head that has its head slots: the walk over its rows (``tokens`` of them are wanted), and, with
+    ``choose``, the walk over its sketches before that and what is chosen from them."""
+    return data.StructLayout({
+        "rows": WALK, "tokens": TOKEN_BITS, "choose": 1, "sketches": SKETCH_WALK, "choice": token_job(config),
+    })
+
 
 SKETCH_LOAD = data.StructLayout({
     "address": 64, "queries": 4, "beats": 2, "dims": 7, "size": 3, "bits": ElementBits, "head_slot": 3,
