@@ -60,6 +60,15 @@ def test_wrong_masks_are_seen():
         run("masks", "wrong_masks")
 
 
+def test_whole():
+    assert len(run("whole", "heads_|query_sketches")) == 4
+
+
+def test_a_wrong_sketch_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("whole", "wrong_sketch")
+
+
 @pytest.mark.parametrize(("block", "name", "value"), [
     (GroupChooser, "lanes", 3), (GroupChooser, "lanes", 16), (MaskBuilder, "lanes", 1),
     (GroupChooser, "score_groups", 1000), (GroupChooser, "score_groups", 32),
