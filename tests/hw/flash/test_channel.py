@@ -538,6 +538,19 @@ async def stuck_die(dut: Any) -> None:
         await ClockCycles(dut.clk, int(moments.integers(50, 2500)))
     await reads.check()
     assert [error for _, error in channel.faults] == [ReadError.TIMEOUT] * 2 * (lost + 16)
+    # Of sketches each slot in each pass, more of them than the ring holds.
+    sketch = stripes("lost sketches", 1, die=0, sketch=True)[0]
+    count = CONFIG.slots_per_stripe - 1
+    for _ in range(2):
+        reads.send(other)
+        channel.requests.send(sketch.request(ChannelOp.READ, tokens=count, passes=2))
+        reads.expected[0] += [
+            {**empty, "kind": 0, "sketch": 1, "head_slot": turn,
+             "stripe_end": int(turn == 1 and slot == count - 1),
+             "group": sketch.beats(tokens=count, wide=0, head_slot=0, passes=1)[128 * slot]["group"]}
+            for slot in range(count) for turn in range(2)]
+    await reads.check()
+    assert len(channel.faults) == 2 * (lost + 16) + 2 * count
     # In the middle of a program: the page encoder is free again for the other die.
     channel.store.call("clear_faults")
     dut.enable.value = 0

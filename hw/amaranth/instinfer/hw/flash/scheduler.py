@@ -235,7 +235,7 @@ class Scheduler(wiring.Component):
         config = self._config
         job, ticket = self.job.payload, self.ticket
         page_bits = (config.slots_per_page - 1).bit_length()
-        second = Signal()
+        forgone = Signal(range(config.slots_per_stripe))
         index, plane = Signal(range(config.slots_per_stripe)), Signal(range(max(2, config.planes)))
         last_pair, accepted = Signal(), Signal()
         rows_whole, rows_last = row_extent(entry)
@@ -312,9 +312,14 @@ class Scheduler(wiring.Component):
                     self.events.payload.tag.eq(entry.tag), self.events.payload.status.eq(die.status),
                 ]
             with m.Case(Work.FORGO):
+                # A pair of rows, or all slots of sketches: each group of a context has its maximum.
+                last = Mux(entry.sketch, forgone == (entry.tokens - 1)[:len(forgone)], forgone[0])
                 m.d.comb += [
-                    self.issue.eq(1), ticket.absent.eq(1), ticket.kind.eq(second),
-                    ticket.stripe_end.eq(second | entry.sketch), finished.eq(ticket.stripe_end),
-                    self.pop.eq(ticket.stripe_end),
+                    self.issue.eq(self.free != 0), ticket.absent.eq(1), ticket.stripe_end.eq(last),
+                    ticket.kind.eq(forgone[0] & ~entry.sketch),
+                    finished.eq(self.issue & last), self.pop.eq(finished),
                 ]
-                m.d.sync += second.eq(~second & ~entry.sketch)
+                with m.If(entry.sketch):
+                    m.d.comb += ticket.group.eq(Cat(forgone, entry.owner.stripe))
+                with m.If(self.issue):
+                    m.d.sync += forgone.eq(Mux(last, 0, forgone + 1))
