@@ -82,7 +82,7 @@ class KvEngine(wiring.Component):
     faults : withheld slots per channel
     finish : finished stripes of rows, channels 0 to C - 1, then the tail core
     sketch_finish : finished stripes of sketches, of the scorers in the same order
-    tail : slots for the tail core, read from stripe buffers (die 0)
+    tail, tail_sketches : slots for the tail core and for its scorer, read from stripe buffers (die 0)
     read_backs : slots of the channels that go to host memory, in front of each channel's core taken aside
     open : one pulse per head slot before its query rows come: its partials start anew
     queries : query rows, head by head, beside the search for the head's stripes
@@ -127,6 +127,7 @@ class KvEngine(wiring.Component):
             "finish": In(stripe_finish(config)).array(config.cores),
             "sketch_finish": In(stripe_finish(config)).array(config.cores),
             "tail": Out(stream.Signature(slot_beat(config))),
+            "tail_sketches": Out(stream.Signature(slot_beat(config))),
             "read_backs": In(stream.Signature(slot_beat(config))).array(config.channels),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
@@ -345,9 +346,11 @@ class KvEngine(wiring.Component):
         connect, flipped = wiring.connect, wiring.flipped
         s.tail_gate = gate = SlotGate(config=c)
         s.read_back = read_back = ReadBack(config=c)
-        m.d.comb += gate.loaded.eq(s.attends.queries_loaded)
+        m.d.comb += [gate.loaded.eq(s.attends.queries_loaded),
+                     gate.sketches_loaded.eq(s.attends.sketches_loaded)]
         connect(m, s.tail.slots, gate.slots)
         connect(m, gate.core, flipped(self.tail))
+        connect(m, gate.scorer, flipped(self.tail_sketches))
         connect(m, gate.read_back, read_back.slots[c.channels])
         for outside, inside in zip(self.read_backs, read_back.slots, strict=False):
             connect(m, flipped(outside), inside)
