@@ -25,8 +25,11 @@ from instinfer.cosim.model.store import KvStore
 from instinfer.cosim.model.tables import CommandError
 from instinfer.hw.axi import ReadArbiter, WriteArbiter
 from instinfer.hw.kv import KvEngine
+from instinfer.hw.kv.attend import AttendSequencer
+from instinfer.hw.kv.dispatch import ChannelDispatch
 from instinfer.hw.kv.flushes import PROGRAMS_PER_DIE
 from instinfer.hw.kv.readback import ReadBack
+from instinfer.hw.kv.walker import StripeWalker
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -51,6 +54,8 @@ from support.benches import cycle
 from support.streams import StreamSink, StreamSource
 
 CONFIG = load(preset="tiny")
+SEQUENCER_CONFIG = load(preset="tiny", overrides={"queries": 2})
+"""Up to four passes."""
 MEMORIES = ("host_read", "host_write", "dram_read", "dram_write")
 
 
@@ -82,20 +87,60 @@ class KvEngineOnMemories(wiring.Component):
         for name, member in self.kv.signature.members.items():
             if name in MEMORIES:
                 continue
-            outside, inside = getattr(self, name), getattr(self.kv, name)
-            if member.is_port:
-                m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
-            elif member.dimensions:
-                for each in range(member.dimensions[0]):
-                    wiring.connect(m, wiring.flipped(outside[each]), inside[each])
-            else:
-                wiring.connect(m, wiring.flipped(outside), inside)
+            join(m, member, getattr(self, name), getattr(self.kv, name))
         return m
+
+
+class SequencerOnStreams(wiring.Component):
+    """The sequencer of attentions with its walker and the way to the channels; all else is outside."""
+
+    def __init__(self, config: EngineConfig):
+        self.parts = AttendSequencer(config=config), StripeWalker(config=config)
+        self.dispatch = ChannelDispatch(config=config, sources=1)
+        attends, walker = (part.signature.members for part in self.parts)
+        inner = {"walks", "chosen", "issued", "sensed", "map_error", "error", "masks_waiting"}
+        channels = self.dispatch.signature.members
+        super().__init__({
+            **{name: member for members in (attends, walker) for name, member in members.items()
+               if name not in {*inner, "requests", "row_masks"}},
+            "channels": channels["channels"], "row_masks": channels["channel_masks"],
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.attends, m.submodules.walker = attends, walker = self.parts
+        m.submodules.dispatch = dispatch = self.dispatch
+        wiring.connect(m, attends.walks, walker.walks)
+        wiring.connect(m, walker.requests, dispatch.requests[0])
+        wiring.connect(m, walker.row_masks, dispatch.masks)
+        m.d.comb += [attends.map_error.eq(walker.error), attends.masks_waiting.eq(self.masks.valid),
+                     *(getattr(attends, name).eq(getattr(walker, name))
+                       for name in ("chosen", "issued", "sensed"))]
+        for outside, inside in ((self.channels, dispatch.channels), (self.row_masks, dispatch.channel_masks)):
+            for outer, port in zip(outside, inside, strict=True):
+                wiring.connect(m, port, wiring.flipped(outer))
+        for part in self.parts:
+            for name, member in part.signature.members.items():
+                if name in self.signature.members and name not in ("channels", "row_masks"):
+                    join(m, member, getattr(self, name), getattr(part, name))
+        return m
+
+
+def join(m: Module, member: Any, outside: Any, inside: Any) -> None:
+    """A port of a component that an inner one has as well."""
+    if member.is_port:
+        m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
+    elif member.dimensions:
+        for outer, port in zip(outside, inside, strict=True):
+            wiring.connect(m, wiring.flipped(outer), port)
+    else:
+        wiring.connect(m, wiring.flipped(outside), inside)
 
 
 def blocks() -> wiring.Component:
     """What the benches of this folder drive, in one build."""
-    return bundle(engine=KvEngineOnMemories(CONFIG), read_back=ReadBack(config=CONFIG))
+    return bundle(engine=KvEngineOnMemories(CONFIG), read_back=ReadBack(config=CONFIG),
+                  sequencer=SequencerOnStreams(SEQUENCER_CONFIG))
 
 
 class Fields:
