@@ -100,7 +100,8 @@ class Executor:
         check(f["token"] == self._resident(at), Status.POSITION)
         check(f["token"] + tokens <= at.cache.max_tokens, Status.CAPACITY)
 
-    def _check_policy(self, at: Layer, f: dict[str, int]) -> tuple[SketchPolicy | None, np.float32]:
+    def _check_policy(self, at: Layer, f: dict[str, int],
+                      context: int) -> tuple[SketchPolicy | None, np.float32]:
         """(the policy, None when it is dense; scale2)."""
         word = self._store.tables.policies.get(f["policy"])
         if word is None:
@@ -108,6 +109,8 @@ class Executor:
         if word.sketch is not None:
             page = at.shape.tokens_per_page(self._config)
             check(at.cache.sketch is not None and 1 << word.sketch.group_log2 <= page, Status.POLICY)
+            kept = selection.scores_kept(word.sketch, context, -(-at.cache.queries // self._config.queries))
+            check(kept <= self._config.score_groups, Status.POLICY)
         scale2 = np.array([f["scale2"]], np.uint32).view(np.float32)[0]
         check(bool(arith.SCALE2_MIN <= scale2 < arith.SCALE2_MAX), Status.BAD_FIELD)
         return word.sketch, scale2
@@ -176,7 +179,7 @@ class Executor:
         return self._run(at, request)
 
     def _request(self, at: Layer, f: dict[str, int], context: int) -> "_Request":
-        policy, scale2 = self._check_policy(at, f)
+        policy, scale2 = self._check_policy(at, f, context)
         size = f["heads"] * at.cache.queries * at.cache.head_dim * FP16_BYTES
         sketches, source = 0, size
         if policy is not None and at.cache.sketch is not None:

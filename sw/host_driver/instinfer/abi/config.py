@@ -247,7 +247,7 @@ class EngineConfig:
     @property
     def score_groups(self) -> int:
         """Groups of a context, times its passes rounded up to a power of two, that a sketch policy can choose
-        from: depth of the score memory."""
+        from (`selection.scores_kept`): depth of the score memory."""
         return min(16_384, max(64, 1 << (self.max_context - 1).bit_length()))
 
     # -- derived: time -----------------------------------------------------------------------

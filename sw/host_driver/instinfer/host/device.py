@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Dtype, Table
+from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import page_place
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
 from instinfer.abi.tables import SequenceWord
 
 from .bad_blocks import BadBlocks
-from .errors import AbsentError, DeviceReset, DriverError, MalformedCommandError, ResourceError
+from .errors import DeviceReset, DriverError, ResourceError
 from .kv_cache import CacheShape, KvCache, check_shape
 from .memory import DmaMemory, RangeAllocator
 from .policy import Dense, Policy
@@ -199,7 +199,6 @@ class Csd:
 
         Raises:
             ConfigError: the device cannot hold it.
-            AbsentError: the device's engine lacks this number format.
             ResourceError: all handles are in use.
         """
         shape = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
@@ -208,17 +207,10 @@ class Csd:
         free = [handle for handle in range(self.config.max_caches) if handle not in self._caches]
         if not free:
             raise ResourceError(f"all {self.config.max_caches} cache handles are in use: free a cache")
-        try:
-            self.admin_command(AdminOpcode.KV_CONFIG, index=free[0],
-                               cdw10=shape.kv_heads << 16 | shape.layers,
-                               cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
-                               cdw13=shape.sketch_bits << 16 | shape.sketch_dims << 8 | shape.dtype)
-        except MalformedCommandError as error:  # what was asked for is right, so the engine lacks it
-            if shape.dtype is Dtype.FP16 and sketch is None:
-                raise
-            raise AbsentError(f"dtype = {dtype!r}, sketch = {sketch!r}: this engine does not have them yet "
-                              f"(KV_CONFIG ended with {error.status.name}); make the cache with "
-                              "dtype='fp16' and without sketches") from error
+        self.admin_command(AdminOpcode.KV_CONFIG, index=free[0],
+                           cdw10=shape.kv_heads << 16 | shape.layers,
+                           cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
+                           cdw13=shape.sketch_bits << 16 | shape.sketch_dims << 8 | shape.dtype)
         self._caches[free[0]] = cache = KvCache(self, free[0], shape, sketch)
         return cache
 
@@ -259,11 +251,7 @@ class Csd:
             if number == self.config.max_policies:
                 raise ResourceError(f"all {self.config.max_policies} policy descriptors are in use: use "
                                     "fewer different policies")
-            try:
-                self.admin_command(AdminOpcode.POLICY_SET, index=number, **policy.descriptor)
-            except MalformedCommandError as error:
-                raise AbsentError(f"policy = {policy!r}: this engine does not have it yet (POLICY_SET ended "
-                                  f"with {error.status.name}); attend with Dense()") from error
+            self.admin_command(AdminOpcode.POLICY_SET, index=number, **policy.descriptor)
             self._policies[policy] = number
         return self._policies[policy]
 

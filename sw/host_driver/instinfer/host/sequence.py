@@ -12,6 +12,7 @@ from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Completion, Opcode,
 from instinfer.abi.errors import require
 from instinfer.abi.layout import KIND_KEY, KIND_VALUE, SKETCH_OFFSET, record_bytes, whole
 from instinfer.abi.records import Records, pack_records, unpack_records
+from instinfer.abi.selection import scores_kept
 
 from .errors import DriverError
 from .operands import (
@@ -160,6 +161,7 @@ class Sequence:
         if new is not None:
             keys = Records(*(None if each is None else each[None] for each in new[KIND_KEY]))  # type: ignore[arg-type]
             new[KIND_KEY] = self.sketches.of_keys(layer, position, keys)
+        self._require_scores(policy, context or position + (new is not None))
         query = self._query(layer, q, scale2, policy, empty=position == 0 and new is None)
         source = whole(query.size, ADDRESS_ALIGN)
         operands = self._csd.memory.allocate(source + q.nbytes)
@@ -188,6 +190,15 @@ class Sequence:
             page = shape.shape.tokens_per_page(self._csd.config)
             require(policy.group <= page, "group", policy.group,
                     f"at most {page}, the tokens of a page of this cache", "Choose smaller groups.")
+
+    def _require_scores(self, policy: Policy, context: int) -> None:
+        """Refuse groups too small for a context (ConfigError)."""
+        if isinstance(policy, Sketch):
+            config, queries = self._csd.config, self._shape.queries
+            kept = scores_kept(policy.choice(), context, -(-queries // config.queries))
+            require(kept <= config.score_groups, "group", policy.group,
+                    f"large enough for {context} tokens and {queries} queries per KV head: their scores take "
+                    f"{kept} places, the device has {config.score_groups}", "Choose larger groups.")
 
     def _query(self, layer: int, q: Half, scale2: np.float32, policy: Policy, *,
                empty: bool) -> NDArray[np.uint8]:
