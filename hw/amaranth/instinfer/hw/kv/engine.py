@@ -305,6 +305,7 @@ class KvEngine(wiring.Component):
         connect(m, attends.walks, walker.walks)
         connect(m, flipped(self.masks), walker.masks)
         connect(m, walker.row_masks, s.dispatch.masks)
+        connect(m, walker.tail_masks, tail.masks)
         connect(m, attends.outputs, outputs.outputs)
         connect(m, outputs.ends, attends.ends)
         self._counted(m, walker.requests, s.read_counts.senses, s.dispatch.requests[2])
@@ -336,7 +337,7 @@ class KvEngine(wiring.Component):
             attends.map_error.eq(walker.error), attends.chosen.eq(walker.chosen),
             attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready),
+            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch),
         ]
 
     def _read_back(self, m: Module) -> None:
