@@ -14,7 +14,6 @@ from instinfer.abi.layout import SKETCH_OFFSET, SketchShape
 from instinfer.abi.tables import VALID
 from instinfer.host import (
     PCA,
-    AbsentError,
     ChosenDims,
     Csd,
     DeviceError,
@@ -111,6 +110,27 @@ def test_a_group_larger_than_a_page(stored: Stored) -> None:
     page = Sketch(keep_tokens=64, group=16)
     assert_same_bits(stored.sequence.attend(0, stored.q, policy=page), sketch_attention(
         stored.csd.config, stored.sequence, SKETCHER, stored.q, stored.k, stored.v, page))
+
+
+def test_a_context_of_more_groups_than_scores(csd: Csd) -> None:
+    """The score memory of `tiny` holds 8,192 groups of one pass, half as many of two."""
+    cache = csd.kv_cache(layers=1, kv_heads=1, query_heads=8, head_dim=64, max_tokens=4100, sketch=SKETCHER)
+    sequence = cache.new_sequence()
+    rows, q = random_half(rng("too many"), (4097, 1, 64)), random_half(rng("q"), (8, 64))
+    sequence.write(0, rows, rows)
+    single, pairs = Sketch(keep_tokens=8, group=1), Sketch(keep_tokens=8, group=2)
+    with pytest.raises(ConfigError, match="group = 1 is not possible: large enough for 4097 tokens and 8 "
+                                          "queries per KV head: their scores take 8194 places"):
+        sequence.attend(0, q, policy=single)
+    buffer = csd.memory.allocate(1 << 16)
+    buffer.data[:] = 0
+    fields = {"sequence": sequence.number, "generation": sequence.generation, "heads": 1,
+              "prp1": buffer.address, "out_offset": 512, "policy": csd.policy_number(single),
+              "scale2": 0x3F80_0000}
+    with pytest.raises(PolicyError):
+        csd.io_command(Opcode.ATTEND, **fields)
+    assert csd.io_command(Opcode.ATTEND, **fields, token=4096).result >> 32 == 4096
+    sequence.attend(0, q, policy=pairs)
 
 
 def test_descriptors_that_no_policy_has(csd: Csd) -> None:
@@ -229,28 +249,6 @@ def test_q_that_is_not_finite_with_good_sketches(stored: Stored) -> None:
     with pytest.raises(NotFiniteError):
         stored.csd.io_command(Opcode.ATTEND, **stored.fields())
     assert stored.csd.counters()["rows_wanted"] == before
-
-
-def test_an_engine_without_sketches_is_told_from_a_bad_command(
-        csd: Csd, monkeypatch: pytest.MonkeyPatch) -> None:
-    send = csd.admin_command
-
-    def refusing(opcode: int, **fields: int) -> Any:
-        if opcode == AdminOpcode.KV_CONFIG and fields["cdw13"]:
-            fields["cdw13"] = 0xFF
-        if opcode == AdminOpcode.POLICY_SET and fields["cdw10"]:
-            fields["cdw10"] = 0xFF
-        return send(opcode, **fields)
-
-    cache = csd.kv_cache(**SHAPE, sketch=SKETCHER)
-    monkeypatch.setattr(csd, "admin_command", refusing)
-    with pytest.raises(AbsentError, match=r"sketch = PCA\(dims=64, .*\): this engine does not have them yet"):
-        csd.kv_cache(**SHAPE, sketch=SKETCHER)
-    sequence = cache.new_sequence()
-    rows = random_half(rng("absent"), (20, 2, 64))
-    sequence.write(0, rows, rows)
-    with pytest.raises(AbsentError, match=r"policy = Sketch\(.*this engine does not have it yet.*Dense"):
-        sequence.attend(0, rows[0].repeat(2, axis=0), policy=POLICY)
 
 
 def sketch_stripe(csd: Csd) -> dict[str, int]:

@@ -2,7 +2,7 @@
 """The flash channel on its NAND at `tiny` size: data, checks, faults, time-outs, reset."""
 
 import dataclasses
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -270,7 +270,7 @@ async def masked_reads(dut: Any) -> None:
         stripe.store(channel.store)
     await channel.start()
     half_page = CONFIG.slots_per_page // 2
-    pages = slots = 0
+    needs: Counter[str] = Counter()
     for _ in range(60):
         stripe = made[random.integers(len(made))]
         wide = int(random.integers(2))
@@ -278,7 +278,9 @@ async def masked_reads(dut: Any) -> None:
             count = int(random.integers(1, 5))
             reads.send(stripe, tokens=count, wide=wide)
             needed = count if stripe.sketch else 2 * -(-count // stripe.rows_per_slot(wide))
-            slots, pages = slots + needed, pages + -(-needed // CONFIG.slots_per_page)
+            kind = "sketch_" * stripe.sketch
+            needs += Counter({f"{kind}slots_moved": needed, f"{kind}stripes_sensed": 1,
+                              f"{kind}pages_sensed": -(-needed // CONFIG.slots_per_page)})
             continue
         density = random.choice([0.1, 0.5, 1.0])
         pairs = np.flatnonzero(random.random(CONFIG.slots_per_stripe // 2) < density).tolist() or [
@@ -291,10 +293,12 @@ async def masked_reads(dut: Any) -> None:
             moved |= {pair for pair in range(1, CONFIG.slots_per_stripe // 2 - 1)
                       if {pair - 1, pair + 1} <= set(pairs)
                       and pair // half_page == (pair - 1) // half_page == (pair + 1) // half_page}
-        slots, pages = slots + 2 * len(moved), pages + pairs[-1] // half_page + 1
+        needs += Counter(slots_moved=2 * len(moved), pages_sensed=pairs[-1] // half_page + 1,
+                         stripes_sensed=1)
     await reads.check()
     counts = channel.counts()
-    assert (counts["slots_moved"], counts["pages_sensed"], counts["stripes_sensed"]) == (slots, pages, 60)
+    assert {name: counts[name] for name in needs} == needs
+    assert min(needs.values()) > 0
     assert channel.faults == []
     channel.finish()
 
@@ -538,6 +542,19 @@ async def stuck_die(dut: Any) -> None:
         await ClockCycles(dut.clk, int(moments.integers(50, 2500)))
     await reads.check()
     assert [error for _, error in channel.faults] == [ReadError.TIMEOUT] * 2 * (lost + 16)
+    # Of sketches each slot in each pass, more of them than the ring holds.
+    sketch = stripes("lost sketches", 1, die=0, sketch=True)[0]
+    count = CONFIG.slots_per_stripe - 1
+    for _ in range(2):
+        reads.send(other)
+        channel.requests.send(sketch.request(ChannelOp.READ, tokens=count, passes=2))
+        reads.expected[0] += [
+            {**empty, "kind": 0, "sketch": 1, "head_slot": turn,
+             "stripe_end": int(turn == 1 and slot == count - 1),
+             "group": sketch.beats(tokens=count, wide=0, head_slot=0, passes=1)[128 * slot]["group"]}
+            for slot in range(count) for turn in range(2)]
+    await reads.check()
+    assert len(channel.faults) == 2 * (lost + 16) + 2 * count
     # In the middle of a program: the page encoder is free again for the other die.
     channel.store.call("clear_faults")
     dut.enable.value = 0

@@ -9,8 +9,17 @@ import numpy as np
 
 from hw.kv.surroundings import Bench, io_entry
 from instinfer.abi.arith import scale2_of
-from instinfer.abi.commands import AdminOpcode, Opcode, Status
-from instinfer.abi.layout import RowShape, flash_stripes, map_bytes
+from instinfer.abi.commands import AdminOpcode, Dtype, Opcode, Status
+from instinfer.abi.layout import (
+    KIND_KEY,
+    KIND_VALUE,
+    RowShape,
+    SketchShape,
+    flash_stripes,
+    map_bytes,
+    record_bytes,
+)
+from instinfer.abi.records import Records, pack_records, unpack_records
 from support import rng
 
 SCALE2 = int(np.array([scale2_of(0.125)], np.float32).view(np.uint32)[0])
@@ -27,10 +36,20 @@ class Cache:
     queries: int
     head_dim: int
     max_tokens: int
+    dtype: Dtype = Dtype.FP16
+    sketch_dims: int = 0
+    sketch_bits: int = 0
 
     @property
     def shape(self) -> RowShape:
-        return RowShape(self.head_dim)
+        return RowShape(self.head_dim, self.dtype)
+
+    @property
+    def sketch(self) -> SketchShape | None:
+        return SketchShape(self.sketch_dims, self.sketch_bits) if self.sketch_dims else None
+
+    def packed(self, kind: int, records: Records) -> Any:
+        return pack_records(self.shape, kind, self.sketch, records)
 
 
 @dataclass
@@ -38,11 +57,11 @@ class Sequence:
     number: int
     generation: int
     cache: Cache
-    k: dict[int, Any] = field(default_factory=dict)
-    v: dict[int, Any] = field(default_factory=dict)
+    k: dict[int, Records] = field(default_factory=dict)
+    v: dict[int, Records] = field(default_factory=dict)
 
     def resident(self, layer: int) -> int:
-        return len(self.k[layer]) if layer in self.k else 0
+        return len(self.k[layer].rows) if layer in self.k else 0
 
     @property
     def names(self) -> dict[str, int]:
@@ -89,52 +108,82 @@ class Drive:
         cache = Cache(handle, **shape)
         await self.good(self.bench.admin_command(
             AdminOpcode.KV_CONFIG, index=handle, cdw10=cache.layers | cache.kv_heads << 16,
-            cdw11=cache.queries | cache.head_dim << 16, cdw12=cache.max_tokens))
+            cdw11=cache.queries | cache.head_dim << 16, cdw12=cache.max_tokens,
+            cdw13=cache.dtype | cache.sketch_dims << 8 | cache.sketch_bits << 16))
         return cache
 
     async def sequence(self, number: int, cache: Cache) -> Sequence:
         self._generation += 1
         sequence = Sequence(number, self._generation, cache)
         base = self._map
+        sketches = 0 if cache.sketch is None else cache.sketch.stripes(self.config, cache.max_tokens)
         self._map += -(-map_bytes(cache.layers, cache.kv_heads,
-                                  cache.shape.stripes(self.config, cache.max_tokens)) // 32) * 32
+                                  cache.shape.stripes(self.config, cache.max_tokens), sketches) // 32) * 32
         await self.good(self.bench.admin_command(
             AdminOpcode.SEQ_CREATE, index=number, generation=sequence.generation, cdw10=cache.handle,
             prp1=base))
         return sequence
 
     # -- writes
-    def rows(self, sequence: Sequence, tokens: int) -> Any:
+    def rows(self, sequence: Sequence, tokens: int, kind: int) -> Records:
+        """Random ones; the model does not look into sketches when it stores them."""
         cache = sequence.cache
-        return self.random.standard_normal((tokens, cache.kv_heads, cache.head_dim)).astype(np.float16)
+        shape = (tokens, cache.kv_heads)
+
+        def scale() -> Any:
+            return (self.random.random(shape) * 3 + 2.0 ** -20).astype(np.float16)
+
+        rows = self.random.standard_normal((*shape, cache.head_dim)).astype(np.float16)
+        records = Records(rows)
+        if cache.shape.scaled:
+            records = Records(self.random.integers(-128, 128, rows.shape).astype(np.int8), scale())
+        if cache.sketch is not None and kind == KIND_KEY:
+            vectors = self.random.integers(0, 256, (*shape, cache.sketch.vector_bytes)).astype(np.uint8)
+            records = records._replace(sketch=vectors, sketch_scale=scale())
+        return records
+
+    def bytes_of(self, cache: Cache, kind: int, records: Records) -> bytes:
+        """Records in host memory; what fills them up is noise, and not to be seen again."""
+        used = cache.packed(kind, Records(*(
+            None if each is None else np.frombuffer(b"\xff" * each.nbytes, each.dtype).reshape(each.shape)
+            for each in records)))
+        packed = cache.packed(kind, records)
+        noise = self.random.integers(0, 256, packed.shape).astype(np.uint8)
+        return bytes(np.where(used == 0, noise, packed).tobytes())
 
     def write_entry(self, sequence: Sequence, layer: int, tokens: int, *, opcode: int = Opcode.KV_WRITE,
                     **change: int) -> int:
         """An entry for new rows, which are noted as stored."""
-        k, v = self.rows(sequence, tokens), self.rows(sequence, tokens)
+        k, v = (self.rows(sequence, tokens, kind) for kind in (KIND_KEY, KIND_VALUE))
         at = sequence.resident(layer)
         addresses = []
-        for rows in (k, v):
-            address = self.take(rows.nbytes)
-            self.bench.fill(address, rows.tobytes())
+        for kind, records in enumerate((k, v)):
+            content = self.bytes_of(sequence.cache, kind, records)
+            address = self.take(len(content))
+            self.bench.fill(address, content)
             addresses.append(address)
         self.note(sequence, layer, k, v)
         return io_entry(opcode, **{
             **sequence.names, "layer": layer, "token": at, "tokens": tokens, "heads": sequence.cache.kv_heads,
-            "prp1": addresses[0], "prp2": addresses[1], **change})
+            "dtype": sequence.cache.dtype, "prp1": addresses[0], "prp2": addresses[1], **change})
 
-    def note(self, sequence: Sequence, layer: int, k: Any, v: Any) -> None:
-        for kept, rows in ((sequence.k, k), (sequence.v, v)):
-            kept[layer] = np.concatenate([kept[layer], rows]) if layer in kept else rows
+    def note(self, sequence: Sequence, layer: int, k: Records, v: Records) -> None:
+        for kept, records in ((sequence.k, k), (sequence.v, v)):
+            if layer in kept:
+                records = Records(*(None if new is None else np.concatenate([old, new])
+                                    for old, new in zip(kept[layer], records, strict=True)))
+            kept[layer] = records
 
-    def lost(self, entry: int, sequence: Sequence, tokens: int) -> tuple[Any, Any]:
-        """The first rows of a write that failed later, as host memory holds them."""
+    def lost(self, entry: int, sequence: Sequence, tokens: int) -> tuple[Records, Records]:
+        """The first records of a write that failed later, as host memory holds them."""
         cache = sequence.cache
-        shape = (tokens, cache.kv_heads, cache.head_dim)
-        return tuple(
-            np.frombuffer(bytes(self.bench.host.view(entry >> at & (1 << 64) - 1, 2 * int(np.prod(shape)))),
-                          np.float16).reshape(shape)
-            for at in (192, 256))  # type: ignore[return-value]
+        found = []
+        for kind, at in ((KIND_KEY, 192), (KIND_VALUE, 256)):
+            size = record_bytes(cache.shape, kind, cache.sketch)
+            data = self.bench.host.view(entry >> at & (1 << 64) - 1, tokens * cache.kv_heads * size)
+            found.append(unpack_records(cache.shape, kind, cache.sketch,
+                                        np.array(data).reshape(tokens, cache.kv_heads, size)))
+        return found[0], found[1]
 
     async def write(self, sequence: Sequence, layer: int, tokens: int, **options: int) -> None:
         await self.good(self.bench.run(self.write_entry(sequence, layer, tokens, **options), 1))
@@ -150,12 +199,14 @@ class Drive:
         self.bench.fill(address, q.tobytes() + bytes(2 * room - q.nbytes))
         fields = {**sequence.names, "layer": layer, "token": context, "heads": heads, "head": head,
                   "prp1": address,
-                  "out_offset": room // 64, "policy": 2, "scale2": SCALE2, **change}
+                  "out_offset": room // 64, "policy": 2, "scale2": SCALE2,
+                  "dtype": cache.dtype, **change}
         opcode = Opcode.ATTEND
         if append:
-            k, v = self.rows(sequence, 1), self.rows(sequence, 1)
-            rows = self.take(2 * k.nbytes)
-            self.bench.fill(rows, k.tobytes() + v.tobytes())
+            k, v = (self.rows(sequence, 1, kind) for kind in (KIND_KEY, KIND_VALUE))
+            content = b"".join(self.bytes_of(cache, kind, each) for kind, each in enumerate((k, v)))
+            rows = self.take(len(content))
+            self.bench.fill(rows, content)
             fields.update(token=sequence.resident(layer), tokens=1, prp2=rows)
             self.note(sequence, layer, k, v)
             opcode = Opcode.APPEND_ATTEND
@@ -178,16 +229,21 @@ class Drive:
         cache = sequence.cache
         count = sequence.resident(layer) - first if tokens is None else tokens
         heads = heads or cache.kv_heads - head
-        size = -(-count * heads * cache.head_dim * 2 // 64) * 64
-        addresses = [self.take(size + 2 * GUARD_BYTES) + GUARD_BYTES for _ in range(2)]
-        for address in addresses:
+        sizes = [-(-count * heads * record_bytes(cache.shape, kind, cache.sketch) // 64) * 64
+                 for kind in (KIND_KEY, KIND_VALUE)]
+        addresses = [self.take(size + 2 * GUARD_BYTES) + GUARD_BYTES for size in sizes]
+        for address, size in zip(addresses, sizes, strict=True):
             self.bench.fill(address - GUARD_BYTES, self.random.bytes(size + 2 * GUARD_BYTES))
         entry = io_entry(Opcode.KV_READ, **{
             **sequence.names, "layer": layer, "token": first, "tokens": count, "head": head, "heads": heads,
-            "prp1": addresses[0], "prp2": addresses[1], **change})
+            "dtype": cache.dtype, "prp1": addresses[0], "prp2": addresses[1], **change})
         place = slice(first, first + count), slice(head, head + heads)
-        expected = [kept[layer][place].tobytes() for kept in (sequence.k, sequence.v)] if count else [b""] * 2
-        return entry, ReadBack(self, addresses, size, expected)
+        expected = [b"", b""]
+        if count:
+            expected = [cache.packed(kind, Records(*(
+                None if each is None else each[place] for each in kept[layer][:2]))).tobytes()
+                for kind, kept in enumerate((sequence.k, sequence.v))]
+        return entry, ReadBack(self, addresses, sizes, expected)
 
     async def read(self, sequence: Sequence, layer: int, **options: Any) -> None:
         entry, read_back = self.read_entry(sequence, layer, **options)
@@ -201,14 +257,14 @@ class ReadBack:
 
     drive: Drive
     addresses: list[int]
-    size: int
+    sizes: list[int]
     expected: list[bytes]
 
     def check(self) -> None:
-        for address, expected in zip(self.addresses, self.expected, strict=True):
+        for address, size, expected in zip(self.addresses, self.sizes, self.expected, strict=True):
             bench = self.drive.bench
             assert bytes(bench.host.view(address, len(expected))) == expected, "rows"
-            around = (address - GUARD_BYTES, self.size + 2 * GUARD_BYTES)
+            around = (address - GUARD_BYTES, size + 2 * GUARD_BYTES)
             assert bytes(bench.host.view(*around)) == bytes(bench.model_host.view(*around)), "around the rows"
 
 
@@ -249,33 +305,39 @@ class Attention:
 
     def _check_stripes(self, head: int, seen: Any, pinned: frozenset[tuple[int, int]]) -> None:
         config, shape = self.drive.config, self.sequence.cache.shape
-        k, v = (self._padded(kept[self.layer][:self.context, head]) for kept in (self.sequence.k,
-                                                                                 self.sequence.v))
+        k, v = (self._padded(kept[self.layer].rows[:self.context, head])
+                for kept in (self.sequence.k, self.sequence.v))
+        scales = [kept[self.layer].scale for kept in (self.sequence.k, self.sequence.v)]
+
+        def content(rows: slice) -> bytes:
+            found = [k[rows].tobytes(), v[rows].tobytes()]
+            return b"".join(found + [each[rows, head].tobytes() for each in scales if each is not None])
+
         stripe_tokens = shape.tokens_per_stripe(config)
         settled = flash_stripes(config, shape, self.resident, self.context)
         flash, tail = {}, []
         for stripe in range(shape.stripes(config, self.context)):
             rows = slice(stripe * stripe_tokens, min(self.context, (stripe + 1) * stripe_tokens))
             if stripe < settled and (head, stripe) not in pinned:
-                flash[stripe] = k[rows].tobytes() + v[rows].tobytes()
+                flash[stripe] = content(rows)
                 continue
             for pair in range(rows.start, rows.stop, shape.rows_per_slot):
                 end = min(pair + shape.rows_per_slot, rows.stop)
-                tail.append(k[pair:end].tobytes() + v[pair:end].tobytes())
-        got_tail = [content for owner, content in seen if "tail" in owner]
+                tail.append(content(slice(pair, end)))
+        got_tail = [got for owner, got in seen if "tail" in owner]
         got_flash = {}
-        for owner, content in seen:
+        for owner, got in seen:
             if "tail" not in owner:
                 assert (owner["generation"], owner["layer"], owner["head"]) == (
                     self.sequence.generation, self.layer, head)
                 assert owner["stripe"] not in got_flash, "a stripe was read twice"
-                got_flash[owner["stripe"]] = content
+                got_flash[owner["stripe"]] = got
         assert sorted(got_flash) == sorted(flash), (sorted(got_flash), sorted(flash))
-        for stripe, content in flash.items():
-            assert got_flash[stripe] == content, f"head {head}, stripe {stripe}"
+        for stripe, wanted in flash.items():
+            assert got_flash[stripe] == wanted, f"head {head}, stripe {stripe}"
         assert got_tail == tail, "stripes from DRAM"
 
     def _padded(self, rows: Any) -> Any:
-        padded = np.zeros((len(rows), self.sequence.cache.shape.padded_dim), np.float16)
+        padded = np.zeros((len(rows), self.sequence.cache.shape.padded_dim), rows.dtype)
         padded[:, :rows.shape[1]] = rows
         return padded

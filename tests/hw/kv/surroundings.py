@@ -2,9 +2,10 @@
 """What surrounds the KV engine in its benches: memories, channels, cores, and a queue with the functional
 model behind it."""
 
+import dataclasses
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
 
 import cocotb
 import numpy as np
@@ -13,20 +14,25 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 from cocotb.triggers import ClockCycles, Event, RisingEdge
 
-from instinfer.abi.commands import ADMIN_SQE, SQE, AdminOpcode, Opcode, Status, Table, pack
+from instinfer.abi.commands import ADMIN_SQE, SQE, AdminOpcode, Dtype, Opcode, Status, Table, pack
 from instinfer.abi.config import EngineConfig, load
-from instinfer.abi.layout import RowShape
+from instinfer.abi.layout import SCALE_BYTES, MapEntry, RowShape, SketchShape
 from instinfer.abi.registers import Counter
 from instinfer.cosim.model.admin import Admin
 from instinfer.cosim.model.executor import Executor
+from instinfer.cosim.model.layer import Layer
 from instinfer.cosim.model.memory import Dram, HostMemory
 from instinfer.cosim.model.nand import Nand
+from instinfer.cosim.model.rows import sketches_view, stripe_bytes
 from instinfer.cosim.model.store import KvStore
 from instinfer.cosim.model.tables import CommandError
 from instinfer.hw.axi import ReadArbiter, WriteArbiter
 from instinfer.hw.kv import KvEngine
+from instinfer.hw.kv.attend import AttendSequencer
+from instinfer.hw.kv.dispatch import ChannelDispatch
 from instinfer.hw.kv.flushes import PROGRAMS_PER_DIE
 from instinfer.hw.kv.readback import ReadBack
+from instinfer.hw.kv.walker import StripeWalker
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -51,6 +57,8 @@ from support.benches import cycle
 from support.streams import StreamSink, StreamSource
 
 CONFIG = load(preset="tiny")
+SEQUENCER_CONFIG = load(preset="tiny", overrides={"queries": 2})
+"""Up to four passes."""
 MEMORIES = ("host_read", "host_write", "dram_read", "dram_write")
 
 
@@ -82,20 +90,60 @@ class KvEngineOnMemories(wiring.Component):
         for name, member in self.kv.signature.members.items():
             if name in MEMORIES:
                 continue
-            outside, inside = getattr(self, name), getattr(self.kv, name)
-            if member.is_port:
-                m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
-            elif member.dimensions:
-                for each in range(member.dimensions[0]):
-                    wiring.connect(m, wiring.flipped(outside[each]), inside[each])
-            else:
-                wiring.connect(m, wiring.flipped(outside), inside)
+            join(m, member, getattr(self, name), getattr(self.kv, name))
         return m
+
+
+class SequencerOnStreams(wiring.Component):
+    """The sequencer of attentions with its walker and the way to the channels; all else is outside."""
+
+    def __init__(self, config: EngineConfig):
+        self.parts = AttendSequencer(config=config), StripeWalker(config=config)
+        self.dispatch = ChannelDispatch(config=config, sources=1)
+        attends, walker = (part.signature.members for part in self.parts)
+        inner = {"walks", "chosen", "issued", "sensed", "map_error", "error", "masks_waiting"}
+        channels = self.dispatch.signature.members
+        super().__init__({
+            **{name: member for members in (attends, walker) for name, member in members.items()
+               if name not in {*inner, "requests", "row_masks"}},
+            "channels": channels["channels"], "row_masks": channels["channel_masks"],
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.attends, m.submodules.walker = attends, walker = self.parts
+        m.submodules.dispatch = dispatch = self.dispatch
+        wiring.connect(m, attends.walks, walker.walks)
+        wiring.connect(m, walker.requests, dispatch.requests[0])
+        wiring.connect(m, walker.row_masks, dispatch.masks)
+        m.d.comb += [attends.map_error.eq(walker.error), attends.masks_waiting.eq(self.masks.valid),
+                     *(getattr(attends, name).eq(getattr(walker, name))
+                       for name in ("chosen", "issued", "sensed"))]
+        for outside, inside in ((self.channels, dispatch.channels), (self.row_masks, dispatch.channel_masks)):
+            for outer, port in zip(outside, inside, strict=True):
+                wiring.connect(m, port, wiring.flipped(outer))
+        for part in self.parts:
+            for name, member in part.signature.members.items():
+                if name in self.signature.members and name not in ("channels", "row_masks"):
+                    join(m, member, getattr(self, name), getattr(part, name))
+        return m
+
+
+def join(m: Module, member: Any, outside: Any, inside: Any) -> None:
+    """A port of a component that an inner one has as well."""
+    if member.is_port:
+        m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
+    elif member.dimensions:
+        for outer, port in zip(outside, inside, strict=True):
+            wiring.connect(m, wiring.flipped(outer), port)
+    else:
+        wiring.connect(m, wiring.flipped(outside), inside)
 
 
 def blocks() -> wiring.Component:
     """What the benches of this folder drive, in one build."""
-    return bundle(engine=KvEngineOnMemories(CONFIG), read_back=ReadBack(config=CONFIG))
+    return bundle(engine=KvEngineOnMemories(CONFIG), read_back=ReadBack(config=CONFIG),
+                  sequencer=SequencerOnStreams(SEQUENCER_CONFIG))
 
 
 class Fields:
@@ -221,22 +269,55 @@ class Memory:
             self._after(lambda error=error: self._response.send(error))
 
 
-def slot_payloads(config: EngineConfig, content: bytes, *, tokens: int, wide: int, die: int, head_slot: int,
-                  stripe: int, bad_pairs: Collection[int] = ()) -> list[int]:
-    """Slots of a stripe on their way past the core, in one pass; those of bad pairs have no rows."""
-    shape, slot = RowShape(128 if wide else 64), Fields(slot_beat(config))
+def kept_bytes(shape: RowShape | SketchShape, data: Any, scales: Any, tokens: int) -> bytes:
+    """What a stripe buffer holds of its first tokens."""
+    if isinstance(shape, RowShape):
+        return rows_of(shape, Stripe(data.tobytes(), scales.tobytes()), tokens)
+    vectors, found = sketches_view(data, shape)
+    return (vectors.reshape(-1, shape.vector_bytes)[:tokens].tobytes() + found.reshape(-1)[:tokens].tobytes())
+
+
+class Stripe(NamedTuple):
+    """What a stripe buffer holds: its data and, of int8 rows, its scales (empty otherwise)."""
+
+    data: bytes
+    scales: bytes = b""
+
+
+def padded_shape(wide: int, int8: int) -> RowShape:
+    return RowShape(128 if wide else 64, Dtype(int8))
+
+
+def rows_of(shape: RowShape, stripe: Stripe, tokens: int) -> bytes:
+    """K rows, V rows, their scales."""
+    data, scales = [], []
+    for kind in range(2):
+        for token in range(tokens):
+            at, scale = shape.row_offset(token, kind), shape.scale_offset(token, kind)
+            data.append(stripe.data[at:at + shape.row_bytes])
+            scales.append(stripe.scales[scale:scale + SCALE_BYTES] if shape.scaled else b"")
+    return b"".join(data + scales)
+
+
+def slot_payloads(config: EngineConfig, stripe: Stripe, *, tokens: int, wide: int, die: int, head_slot: int,
+                  number: int, int8: int = 0, bad_pairs: Collection[int] = ()) -> list[int]:
+    """Slots of stripe ``number`` on their way past the core, in one pass; those of bad pairs have no rows."""
+    shape, slot = padded_shape(wide, int8), Fields(slot_beat(config))
     payloads = []
     pairs = -(-tokens // shape.rows_per_slot)
     for pair in range(pairs):
         rows = 0 if pair in bad_pairs else min(shape.rows_per_slot, tokens - pair * shape.rows_per_slot)
         for kind in range(2):
             start = shape.row_offset(pair * shape.rows_per_slot, kind)
-            words = np.frombuffer(content[start:start + max(8, rows * shape.row_bytes)], "<u8")
+            at = shape.scale_offset(pair * shape.rows_per_slot, kind)
+            words = np.frombuffer(stripe.data[start:start + max(8, rows * shape.row_bytes)], "<u8")
+            scales = np.frombuffer(stripe.scales[at:at + SCALE_BYTES * shape.rows_per_slot], "<u2")
             payloads += [slot.pack(
                 data=int(word), head_slot=head_slot, base_slot=head_slot, die=die, kind=kind, rows=rows,
-                wide=wide, read_back=1, group=stripe * config.slots_per_stripe // 2 + pair,
-                stripe_end=int(kind == 1 and pair == pairs - 1), last=int(number == len(words) - 1),
-            ) for number, word in enumerate(words)]
+                wide=wide, int8=int8, scale=int(scales[index // shape.row_beats]) if int8 else 0,
+                read_back=1, group=number * config.slots_per_stripe // 2 + pair,
+                stripe_end=int(kind == 1 and pair == pairs - 1), last=int(index == len(words) - 1),
+            ) for index, word in enumerate(words)]
     return payloads
 
 
@@ -245,7 +326,7 @@ class Flash:
 
     def __init__(self, dut: Any, config: EngineConfig, bench: "Bench", *, noise: float):
         self.dut, self.config, self.bench = dut, config, bench
-        self.stored: dict[tuple[int, int, int, int], tuple[bytes, dict[str, int]]] = {}
+        self.stored: dict[tuple[int, int, int, int], tuple[Stripe, dict[str, int]]] = {}
         self.next_page: dict[tuple[int, int, int], int] = {}
         self.program_failures: defaultdict[tuple[int, int], int] = defaultdict(int)
         self.erase_failures: defaultdict[tuple[int, int], int] = defaultdict(int)
@@ -336,9 +417,15 @@ class Flash:
         if self.program_failures[channel, die]:
             self.program_failures[channel, die] -= 1
             return False
-        size = self.config.stripe_data_bytes
-        content = bytes(self.bench.dram.view(request["buffer"] * size, size))
-        self.stored[row] = (content, self._owner.unpack(request["owner"]))
+        config = self.config
+        size, area = config.stripe_data_bytes, config.stripe_scale_bytes
+        content = Stripe(bytes(self.bench.dram.view(request["buffer"] * size, size)))
+        if request["int8"]:
+            assert not request["sketch"], request
+            place = config.stripe_buffers * size + request["buffer"] * area
+            content = Stripe(content.data, bytes(self.bench.dram.view(place, area)))
+        kinds = {"int8": request["int8"], "sketch": request["sketch"]}
+        self.stored[row] = (content, {**self._owner.unpack(request["owner"]), **kinds})
         return True
 
     def _erase(self, channel: int, die: int, request: dict[str, int]) -> bool:
@@ -351,10 +438,12 @@ class Flash:
         return True
 
     async def _sense(self, channel: int, die: int, request: dict[str, int]) -> None:
-        erased = bytes([0xFF]) * self.config.stripe_data_bytes, self._owner.unpack(0)
+        erased = Stripe(bytes([0xFF]) * self.config.stripe_data_bytes), self._owner.unpack(0)
         row = (channel, die, request["block"], request["page"])
         content, owner = self.stored.get(row, erased) if request["raw"] else self.stored[row]
-        assert request["raw"] or owner == self._owner.unpack(request["owner"]), (owner, request)
+        kinds = {"int8": request["int8"], "sketch": request["sketch"]}
+        wanted = {**self._owner.unpack(request["owner"]), **kinds}
+        assert request["raw"] or owner == wanted, (owner, request)
         error = self.read_errors.pop(0) if self.read_errors else None
         if error is not None:
             valid = getattr(self.dut, f"faults__{channel}__valid")
@@ -367,19 +456,19 @@ class Flash:
         if request["read_back"]:
             assert request["passes"] == 1, request
             self.read_back_stripes += 1
-            rows = 8 if not request["wide"] else 4
+            rows = padded_shape(request["wide"], request["int8"]).rows_per_slot
             bad = {None: frozenset[int](), ReadError.TIMEOUT: frozenset(range(0, request["tokens"], rows))}
             self._read_backs[channel].send(*slot_payloads(
-                self.config, content, tokens=request["tokens"], wide=request["wide"], die=die,
-                head_slot=request["head_slot"], stripe=owner["stripe"],
+                self.config, content, tokens=request["tokens"], wide=request["wide"], int8=request["int8"],
+                die=die, head_slot=request["head_slot"], number=owner["stripe"],
                 bad_pairs={first // rows for first in bad.get(error, {0})}))
             return
         while not int(self.dut.queries_loaded.value) >> request["head_slot"] & 1:
             self.waited_for_queries += 1
             await RisingEdge(self.dut.clk)
-        self.bench.cores.stripe(request["head_slot"], request["passes"], request["tokens"], request["wide"],
-                                owner,
-                                content)
+        shape = padded_shape(request["wide"], request["int8"])
+        self.bench.cores.stripe(request["head_slot"], request["passes"], owner,
+                                rows_of(shape, content, request["tokens"]))
         self.finish(channel, request["head_slot"])
 
 
@@ -394,7 +483,8 @@ class Cores:
         self._query, self._slot = Fields(query_beat(config)), Fields(slot_beat(config))
         self._merge, self._result = Fields(merge_request(config)), Fields(result_beat(config))
         self._tail: list[int] = []
-        self._keys = b""
+        self._scales: list[int] = []
+        self._keys = (b"", b"")
         self._results = StreamSource(dut, "results", idle=noise)
         self._opens: dict[int, bool] = {}
         self.scales: list[int] = []
@@ -441,19 +531,12 @@ class Cores:
         await RisingEdge(self.dut.clk)
         self.dut.not_finite__valid.value = 0
 
-    def stripe(self, slot: int, passes: int, tokens: int, wide: int, owner: dict[str, int] | None,
-               content: bytes) -> None:
-        """A stripe goes into the sums of every pass; its rows as a stripe buffer holds them."""
-        shape = RowShape(128 if wide else 64)
-        rows = []
-        for kind in range(2):
-            for token in range(tokens):
-                at = shape.row_offset(token, kind)
-                rows.append(content[at:at + shape.row_bytes])
+    def stripe(self, slot: int, passes: int, owner: dict[str, int] | None, rows: bytes) -> None:
+        """A stripe goes into the sums of every pass."""
         for turn in range(passes):
             at = (slot + turn) % self.config.head_slots
             self._check_queries(at)
-            self.seen[at].append((owner, b"".join(rows)))
+            self.seen[at].append((owner, rows))
 
     def _check_queries(self, slot: int) -> None:
         assert self.rows[slot], "slots before their queries"
@@ -464,19 +547,22 @@ class Cores:
         beat = self._slot.unpack(payload)
         assert not beat["read_back"], "a slot of a read-back came to the core"
         self._check_queries(beat["head_slot"])
+        shape = padded_shape(beat["wide"], beat["int8"])
+        if shape.scaled and len(self._tail) % shape.row_beats == 0:
+            self._scales.append(beat["scale"])
         self._tail.append(beat["data"])
         if not beat["last"]:
             return
-        shape = RowShape(128 if beat["wide"] else 64)
         assert beat["die"] == 0, beat
         assert len(self._tail) == beat["rows"] * shape.row_beats, beat
-        rows = np.array(self._tail, np.uint64).tobytes()
+        rows, scales = np.array(self._tail, np.uint64).tobytes(), np.array(self._scales, np.uint16).tobytes()
         self._tail.clear()
+        self._scales.clear()
         pair = self.seen[beat["head_slot"]]
         if beat["kind"] == 0:
-            self._keys = rows
+            self._keys = rows, scales
         else:
-            pair.append(({"tail": 1}, self._keys + rows))
+            pair.append(({"tail": 1}, self._keys[0] + rows + self._keys[1] + scales))
         if beat["stripe_end"]:
             self.flash().finish(self.config.channels, beat["base_slot"])
 
@@ -609,8 +695,43 @@ class Bench:
         assert len(set(free)) == len(free), "a buffer is free twice"
         assert sorted(self.flash.stored) == sorted(map(tuple, self.store.nand.rows()))
         for row in self.store.nand.rows():
-            data = self.store.nand.read(row)[..., :1024].tobytes()
-            assert data == self.flash.stored[tuple(row)][0], row
+            data, scales = stripe_bytes(self.store.nand.read(row))
+            content, _ = self.flash.stored[tuple(row)]
+            assert content.data == data.tobytes(), row
+            assert (content.scales or bytes(len(scales))) == scales.tobytes(), row
+        await self._compare_buffers()
+
+    async def _compare_buffers(self) -> None:
+        """Map entries, but for the numbers of buffers, and what the buffers hold of resident tokens."""
+        config = self.config
+        size, area = config.stripe_data_bytes, config.stripe_scale_bytes
+        for at in self._layers():
+            resident = int(self.store.tables.resident[at.number, at.layer])
+            for region in at.regions:
+                shape = at.shape_of(region)
+                for head in range(at.cache.kv_heads):
+                    for stripe in range(shape.stripes(config, resident)):
+                        where = self.store._entry_address(at, region, head, stripe)
+                        mine, theirs = (MapEntry.unpack(int(dram.read(where, 8).view("<u8")[0]))
+                                        for dram in (self.dram, self.store.dram))
+                        assert dataclasses.replace(mine, buffer=0) == dataclasses.replace(theirs, buffer=0)
+                        if not mine.in_dram:
+                            continue
+                        tokens = min(resident - stripe * shape.tokens_per_stripe(config),
+                                     shape.tokens_per_stripe(config))
+                        parts = []
+                        for dram, entry in ((self.dram, mine), (self.store.dram, theirs)):
+                            data = dram.read(entry.buffer * size, size)
+                            scales = dram.read(config.stripe_buffers * size + entry.buffer * area, area)
+                            parts.append(kept_bytes(shape, data, scales, tokens))
+                        assert parts[0] == parts[1], (at.layer, region, head, stripe)
+
+    def _layers(self) -> Iterator[Layer]:
+        tables = self.store.tables
+        for number, sequence in tables.sequences.items():
+            cache = tables.caches[sequence.cache]
+            for layer in range(cache.layers):
+                yield Layer(number=number, sequence=sequence, cache=cache, layer=layer)
 
     async def settle(self) -> None:
         """Wait until nothing programs any more."""

@@ -7,7 +7,7 @@ from cocotb.triggers import ClockCycles
 
 from hw.kv.drive import SCALE2, Drive
 from hw.kv.surroundings import CONFIG, Bench, blocks, io_entry
-from instinfer.abi.commands import SQE, AdminOpcode, Opcode, Status, Table, pack
+from instinfer.abi.commands import SQE, AdminOpcode, Dtype, Opcode, Status, Table, pack
 from instinfer.abi.layout import map_bytes
 from instinfer.hw.signatures import ReadError
 from support import run_cocotb
@@ -79,6 +79,44 @@ async def reading_back(dut):
     assert surroundings.cores.tail_beats > 0
     await surroundings.settle()
     await surroundings.compare_tables()
+
+
+FORMATS = (
+    # head_dim, dtype, sketch dims and bits, tokens of each write
+    (64, Dtype.INT8, 0, 0, (1, 63, 5, 80)),
+    (80, Dtype.INT8, 8, 2, (3, 40, 31, 26)),
+    (96, Dtype.FP16, 16, 8, (15, 1, 80)),
+    (128, Dtype.INT8, 64, 8, (7, 57, 70)),
+    (64, Dtype.FP16, 24, 8, (100, 91, 1, 60)),
+    (128, Dtype.FP16, 16, 4, (1, 40, 57)),
+    (64, Dtype.INT8, 16, 4, (100, 347, 1, 230)),
+)
+"""Sketches of 2, 16, 64, 32, 8 and 8 bytes; stripes of those of 32 and of 64 are filled."""
+
+
+@bench(cycles=600_000, part="engine")
+async def number_formats(dut):
+    """int8 rows and sketches of every size: written, programmed, attended, read back and freed, in token
+    counts around slots, pages and stripes of rows and of sketches."""
+    surroundings, drive = await prepare(dut)
+    for number, (head_dim, dtype, dims, bits, counts) in enumerate(FORMATS):
+        cache = await drive.cache(number % 3, layers=2, kv_heads=2, queries=2, head_dim=head_dim,
+                                  max_tokens=sum(counts) + 1, dtype=dtype, sketch_dims=dims,
+                                  sketch_bits=bits)
+        sequence = await drive.sequence(number, cache)
+        for tokens in counts:
+            await drive.write(sequence, 1, tokens)
+            await drive.attend(sequence, 1)
+        await drive.attend(sequence, 1, append=True)
+        await drive.read(sequence, 1)
+        await drive.read(sequence, 1, first=5, tokens=sum(counts) // 2, head=1)
+        await surroundings.settle()
+        await drive.attend(sequence, 1, context=sum(counts) - 3)
+        await drive.write(sequence, 0, 33)
+        await surroundings.settle()
+        await surroundings.compare_tables()
+        await drive.good(surroundings.io(Opcode.KV_FREE, **sequence.names))
+    assert (await surroundings.table(Table.COUNTS, 1))[1] == CONFIG.stripe_buffers
 
 
 @bench(cycles=400_000, part="engine")
@@ -230,7 +268,7 @@ async def bad_data(dut):
     for at, tokens in ((0, 3), (1, 20)):  # within a stripe; on into a second one, which is not begun
         for poison in (0x7C00, 0xFE01, None):
             entry = drive.write_entry(sequence, 0, tokens)
-            sequence.k[0], sequence.v[0] = (kept[0][:-tokens] for kept in (sequence.k, sequence.v))
+            sequence.k[0], sequence.v[0] = (kept[0].part(slice(-tokens)) for kept in (sequence.k, sequence.v))
             address = entry >> 32 * (6 + 2 * at) & (1 << 64) - 1
             where = address + (tokens * 2 - 1) * 160
             if poison is None:
@@ -342,7 +380,8 @@ async def pool_of_buffers(dut):
         status, resident = await surroundings.run(entry, 1)
         if status is Status.CAPACITY:
             assert resident == 0
-            sequence.k[layer], sequence.v[layer] = sequence.k[layer][:0], sequence.v[layer][:0]
+            sequence.k[layer], sequence.v[layer] = (
+                kept[layer].part(slice(0)) for kept in (sequence.k, sequence.v))
     assert status is Status.CAPACITY
     for layer in (0, 1, 2):
         await drive.attend(sequence, layer)
@@ -507,4 +546,4 @@ async def timing(dut):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_kv_engine(noise):
     passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise})
-    assert len(passed) == 11
+    assert len(passed) == 12

@@ -2,6 +2,7 @@
 """Cocotb benches of `MaskBuilder` and `TokenChooser`; test_selection.py runs them."""
 
 import numpy as np
+from cocotb.triggers import ClockCycles
 
 from instinfer.abi import selection
 from instinfer.abi.selection import SketchPolicy
@@ -14,7 +15,7 @@ from instinfer.hw.selection.ports import (
     pairs_per_stripe,
 )
 from instinfer.hw.selection.tokens import token_job
-from support.benches import bench, start
+from support.benches import bench, cycle, start
 from support.seeds import rng
 from support.streams import StreamSink, StreamSource
 
@@ -114,6 +115,62 @@ async def masks_at_full_rate(dut):
         await masks.finished()
         cycles = masks.cycles[5 * number:]
         assert cycles[-1] - cycles[0] <= (stripes - 1) * (512 // 16 + 1) + 8
+
+
+def all_equal(config, *, head_slot: int, context: int, keep: int) -> tuple[int, list[int], list[int]]:
+    """A job of one query and groups of one token that score the same, its maxima and its masks."""
+    job = token_job(config).const({
+        "context": context, "sinks": 0, "window": 0, "group_log2": 0, "rows_log2": 3, "keep": keep,
+        "head_slot": head_slot, "passes": 1, "queries": 1}).as_bits()
+    beats = [group_beat(config).const({"head_slot": head_slot, "group": group, "maxima": [7],
+                                       "last": group == context - 1}).as_bits() for group in range(context)]
+    return job, beats, mask_words(config, np.arange(context) < keep, 8)
+
+
+@bench(cycles=30_000)
+async def masks_that_nobody_takes(dut):
+    """The next head's maxima are taken, and those of the one behind it are not: one choice is stored."""
+    config = TOKENS.config
+    context = TOKENS.score_groups
+    jobs = StreamSource(dut, "tokens__jobs")
+    maxima = StreamSource(dut, "tokens__maxima")
+    dut.tokens__masks__ready.value = 0
+    await start(dut)
+    heads = [all_equal(config, head_slot=number, context=context, keep=900 + number) for number in range(3)]
+    for number, (job, beats, _) in enumerate(heads):
+        jobs.send(job)
+        maxima.send(*beats)
+        if number < 2:
+            await maxima.drained()
+    await ClockCycles(dut.clk, 5000)
+    assert len(maxima.sent) == 2 * context
+    masks = StreamSink(dut, "tokens__masks")
+    for _, _, words in heads:
+        masks.expect(*words)
+    await masks.finished()
+    assert int(dut.tokens__busy.value) == 0
+
+
+@bench(cycles=30_000)
+async def maxima_come_while_masks_go(dut):
+    """Masks at a third of their rate cost the heads behind them nothing."""
+    config = TOKENS.config
+    context = TOKENS.score_groups
+    jobs = StreamSource(dut, "tokens__jobs")
+    maxima = StreamSource(dut, "tokens__maxima")
+    masks = StreamSink(dut, "tokens__masks", back_pressure=0.6)
+    await start(dut)
+    begin = cycle()
+    for number in range(4):
+        job, beats, words = all_equal(config, head_slot=number, context=context, keep=context - 1)
+        jobs.send(job)
+        maxima.send(*beats)
+        masks.expect(*words)
+    await maxima.drained()
+    taken = cycle() - begin
+    await masks.finished()
+    most = TOKENS.component().cycles(context) + context + 20
+    assert taken <= 4 * most, f"{taken} cycles, {4 * most} at most"
 
 
 @bench(cycles=200_000)

@@ -52,12 +52,21 @@ def test_a_wrong_choice_is_seen():
 
 
 def test_masks():
-    assert len(run("masks", "masks_of|masks_at|policies")) == 6
+    assert len(run("masks", "masks_of|masks_at|policies|masks_that|maxima_come")) == 8
 
 
 def test_wrong_masks_are_seen():
     with pytest.raises(BenchFailure, match="expected"):
         run("masks", "wrong_masks")
+
+
+def test_whole():
+    assert len(run("whole", "heads_|query_sketches")) == 4
+
+
+def test_a_wrong_sketch_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("whole", "wrong_sketch")
 
 
 @pytest.mark.parametrize(("block", "name", "value"), [

@@ -8,12 +8,16 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig, load
+from instinfer.hw.kv.headports import SKETCH_LOAD, sketch_setup
+from instinfer.hw.kv.selection import Selection
+from instinfer.hw.kv.sketchslots import SlotScorer
 from instinfer.hw.selection.chooser import GroupChooser
 from instinfer.hw.selection.loader import SketchQueryLoader
 from instinfer.hw.selection.masks import MaskBuilder
-from instinfer.hw.selection.ports import group_beat, query_sketch_beat, sketch_beat
+from instinfer.hw.selection.ports import group_beat, mask_word, query_sketch_beat, sketch_beat
 from instinfer.hw.selection.scorer import SketchScorer
-from instinfer.hw.selection.tokens import TokenChooser
+from instinfer.hw.selection.tokens import TokenChooser, token_job
+from instinfer.hw.signatures import MemoryReadPort, slot_beat, stripe_finish
 from support.harness import Bundle, bundle
 
 
@@ -38,6 +42,39 @@ class LoadedScorer(wiring.Component):
         connect(m, scorer.maxima, flipped(self.maxima))
         m.d.comb += [self.loading.eq(loader.busy), self.busy.eq(scorer.busy)]
         return m
+
+
+class SelectionWithScorers(wiring.Component):
+    """The selection and all of its scorers."""
+
+    def __init__(self, *, config: EngineConfig):
+        self._config = config
+        pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})
+        super().__init__({
+            "loads": In(stream.Signature(SKETCH_LOAD)), "memory": Out(MemoryReadPort()),
+            "loaded": Out(pulse), "error": Out(pulse), "bad_exponent": Out(pulse),
+            "setup": In(sketch_setup(config)), "choices": In(stream.Signature(token_job(config))),
+            "masks": Out(stream.Signature(mask_word(config))),
+            "slots": In(stream.Signature(slot_beat(config))).array(config.cores),
+            "finish": Out(stripe_finish(config)).array(config.cores),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.selection = selection = Selection(config=self._config)
+        for name in ("loads", "setup", "choices"):
+            connect(m, flipped(getattr(self, name)), getattr(selection, name))
+        for name in ("memory", "loaded", "error", "bad_exponent", "masks"):
+            connect(m, getattr(selection, name), flipped(getattr(self, name)))
+        for number, slots in enumerate(self.slots):
+            m.submodules[f"scorer_{number}"] = scorer = SlotScorer(config=self._config)
+            connect(m, selection.scorers[number], scorer.port)
+            connect(m, flipped(slots), scorer.slots)
+            connect(m, scorer.finish, flipped(self.finish[number]))
+        return m
+
+
+SELECTION = load(preset="tiny", overrides={"channels": 1, "queries": 2, "max_context": 1024})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +115,7 @@ def selection_top(config: EngineConfig) -> Bundle:
     """All blocks side by side."""
     tokens = TokenChooser(config=TOKENS.config, score_groups=TOKENS.score_groups, lanes=TOKENS.lanes)
     return bundle(
-        scorer=LoadedScorer(config=config), tokens=tokens,
+        scorer=LoadedScorer(config=config), tokens=tokens, whole=SelectionWithScorers(config=SELECTION),
         **{name: setting.component() for name, setting in CHOOSERS.items()},
         **{name: MaskBuilder(config=setting.config, lanes=setting.lanes)
            for name, setting in BUILDERS.items()})

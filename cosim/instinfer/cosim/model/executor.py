@@ -104,7 +104,7 @@ class Executor:
         check(f["token"] == self._resident(at), Status.POSITION)
         check(f["token"] + tokens <= at.cache.max_tokens, Status.CAPACITY)
 
-    def _check_policy(self, at: Layer, f: dict[str, int], *,
+    def _check_policy(self, at: Layer, f: dict[str, int], context: int, *,
                       whole: bool) -> tuple[SketchPolicy | SparfPolicy | None, np.float32]:
         """(the policy, None when it is dense; scale2); ``whole``: all resident tokens are attended."""
         word = self._store.tables.policies.get(f["policy"])
@@ -116,6 +116,10 @@ class Executor:
         if word.sparf is not None:
             check(at.cache.dims and word.sparf.dims <= at.cache.head_dim, Status.POLICY)
             check(not word.sparf.mean_v or (at.cache.mean_v and whole), Status.POLICY)
+        choice = word.sketch if word.sparf is None else word.sparf.choice()
+        if choice is not None:
+            kept = selection.scores_kept(choice, context, -(-at.cache.queries // self._config.queries))
+            check(kept <= self._config.score_groups, Status.POLICY)
         scale2 = np.array([f["scale2"]], np.uint32).view(np.float32)[0]
         check(bool(arith.SCALE2_MIN <= scale2 < arith.SCALE2_MAX), Status.BAD_FIELD)
         return word.sketch or word.sparf, scale2
@@ -186,7 +190,7 @@ class Executor:
         return self._run(at, request)
 
     def _request(self, at: Layer, f: dict[str, int], context: int, *, whole_context: bool) -> "_Request":
-        policy, scale2 = self._check_policy(at, f, whole=whole_context)
+        policy, scale2 = self._check_policy(at, f, context, whole=whole_context)
         size = f["heads"] * at.cache.queries * at.cache.head_dim * FP16_BYTES
         sketches, source = 0, size
         if isinstance(policy, SketchPolicy) and at.cache.sketch is not None:

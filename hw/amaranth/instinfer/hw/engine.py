@@ -17,6 +17,8 @@ from .axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
 from .events import COMMAND_EVENT, COMPLETION_EVENT, CoreActivity, channel_event, event_layouts
 from .flash.channel import FlashChannel
 from .kv.engine import DRAM_READS, DRAM_WRITES, HOST_READS, HOST_WRITES, KvEngine
+from .kv.selection import Selection
+from .kv.sketchslots import ScorerPort, SlotScorer
 from .kv.slots import SlotGate
 from .queue.engine import QueueEngine
 from .queue.registers import RegisterFile
@@ -28,6 +30,7 @@ from .signatures import (
     block_replacement,
     channel_request,
     read_fault,
+    row_mask,
     slot_beat,
     stripe_finish,
 )
@@ -36,6 +39,9 @@ CHANNEL_COUNTERS = {
     "stripes_sensed": "stripes_sensed",
     "pages_sensed": "pages_sensed",
     "slots_moved": "slots_moved",
+    "sketch_stripes_sensed": "sketch_stripes_sensed",
+    "sketch_pages_sensed": "sketch_pages_sensed",
+    "sketch_slots_moved": "sketch_slots_moved",
     "stripes_programmed": "programmed",
     "program_failures": "program_failures",
     "stripes_erased": "erased",
@@ -58,18 +64,20 @@ def core_activity(core: Any) -> Value:
 
 
 class ChannelWithCore(wiring.Component):
-    """A flash channel, the attention core that consumes its slots, and the way past it (connections only).
+    """A flash channel, the attention core and the scorer that consume its slots, and the way past them
+    (connections only).
 
     Parameters
     ----------
     config : the engine's configuration
-    core : the attention core's module
+    core, scorer : the modules of the attention core and of the scorer
 
     Members
     -------
-    requests, events, fault, program_data, phy, replace : see `FlashChannel`
+    requests, masks, events, fault, program_data, phy, replace : see `FlashChannel`
     finish, port : see `AttentionCore`
-    loaded : see `SlotGate`; one cycle late
+    sketch_finish, scorer : see `SlotScorer`
+    loaded, sketches_loaded : see `SlotGate`; one cycle late
     read_back : slots that go to host memory instead of the core
     pulses : what the counters count
     event : for timelines, see `instinfer.hw.events`
@@ -77,12 +85,13 @@ class ChannelWithCore(wiring.Component):
     Latency, throughput and back-pressure are those of its parts.
     """
 
-    def __init__(self, *, config: EngineConfig, core: SharedModule):
+    def __init__(self, *, config: EngineConfig, core: SharedModule, scorer: SharedModule):
         self._config = config
-        self._core = core
+        self._core, self._scorer = core, scorer
         super().__init__(
             {
                 "requests": In(stream.Signature(channel_request(config))),
+                "masks": In(stream.Signature(row_mask(config))),
                 "events": Out(stream.Signature(CHANNEL_EVENT)),
                 "fault": Out(read_fault(config)),
                 "program_data": Out(MemoryReadPort()),
@@ -91,7 +100,10 @@ class ChannelWithCore(wiring.Component):
                 "finish": Out(stripe_finish(config)),
                 "read_back": Out(stream.Signature(slot_beat(config))),
                 "port": In(CorePort(config)),
+                "sketch_finish": Out(stripe_finish(config)),
+                "scorer": In(ScorerPort(config)),
                 "loaded": In(config.head_slots),
+                "sketches_loaded": In(config.head_slots),
                 "pulses": Out(PULSES),
                 "event": Out(channel_event(config)),
             }
@@ -101,17 +113,22 @@ class ChannelWithCore(wiring.Component):
         m = Module()
         m.submodules.flash = flash = FlashChannel(config=self._config)
         m.submodules.core = core = self._core.instance()
+        m.submodules.scorer = scorer = self._scorer.instance()
         m.submodules.gate = gate = SlotGate(config=self._config)
-        for name in ("requests", "events", "fault", "program_data", "phy", "replace"):
+        for name in ("requests", "masks", "events", "fault", "program_data", "phy", "replace"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
         wiring.connect(m, flash.slots, gate.slots)
         wiring.connect(m, gate.core, core.slots)
+        wiring.connect(m, gate.scorer, scorer.slots)
         wiring.connect(m, gate.read_back, wiring.flipped(self.read_back))
         wiring.connect(m, wiring.flipped(self.port), core.port)
         wiring.connect(m, wiring.flipped(self.finish), core.finish)
+        wiring.connect(m, wiring.flipped(self.scorer), scorer.port)
+        wiring.connect(m, wiring.flipped(self.sketch_finish), scorer.finish)
         m.d.comb += flash.enable.eq(1)  # the domain's reset is the channel's
         m.d.sync += [
             gate.loaded.eq(self.loaded),
+            gate.sketches_loaded.eq(self.sketches_loaded),
             *(self.pulses[counter].eq(getattr(flash, pulse)) for counter, pulse in CHANNEL_COUNTERS.items()),
             self.pulses.core_busy_cycles.eq(core.busy),
             self.pulses.core_stall_cycles.eq(core.stalled),
@@ -144,9 +161,12 @@ class Engine(wiring.Component):
     def __init__(self, config: EngineConfig):
         self.config = config
         core = SharedModule(AttentionCore(config=config), name="instinfer_core")
-        channel = SharedModule(ChannelWithCore(config=config, core=core), name="instinfer_channel")
-        self._core, self._channel = core, channel
-        self.shared = (core, channel)
+        scorer = SharedModule(SlotScorer(config=config), name="instinfer_scorer")
+        channel = SharedModule(
+            ChannelWithCore(config=config, core=core, scorer=scorer), name="instinfer_channel"
+        )
+        self._core, self._scorer, self._channel = core, scorer, channel
+        self.shared = (core, scorer, channel)
         """Modules that are generated once and instantiated here."""
         super().__init__(
             {
@@ -172,26 +192,29 @@ class Engine(wiring.Component):
         m.submodules.kv = kv = in_core(KvEngine(self.config))
         m.submodules.hub = hub = in_core(AttentionHub(config=self.config, cores=self.config.cores))
         m.submodules.tail_core = tail_core = in_core(self._core.instance())
+        m.submodules.selection = selection = in_core(Selection(config=self.config))
+        m.submodules.tail_scorer = tail_scorer = in_core(self._scorer.instance())
         channels = []
         for index in range(self.config.channels):
             m.submodules[f"channel_{index}"] = channel = in_core(self._channel.instance())
             channels.append(channel)
-        bridges = self._memories(m, registers, queues, kv, channels)
+        bridges = self._memories(m, registers, queues, kv, selection, channels)
         self._commands(m, registers, queues, kv)
         self._attention(m, kv, hub, channels, tail_core)
+        self._selection(m, kv, selection, channels, tail_scorer)
         self._count(m, registers, queues, kv, hub, channels, tail_core, bridges)
         self._show(m, queues, hub, channels, tail_core)
         return m
 
     def _memories(
-        self, m: Module, registers: Any, queues: Any, kv: Any, channels: list[Any]
+        self, m: Module, registers: Any, queues: Any, kv: Any, selection: Any, channels: list[Any]
     ) -> dict[str, Any]:
         """Users of host memory and of device DRAM, arbiters, bridges."""
         in_core = DomainRenamer("core")
         timeout = self.config.cycles(1000 * self.config.timeout_us)
         users = {
             "host": (
-                [queues.read, *(kv.host_read[n] for n in range(HOST_READS))],
+                [queues.read, *(kv.host_read[n] for n in range(HOST_READS)), selection.memory],
                 [queues.write, *(kv.host_write[n] for n in range(HOST_WRITES))],
             ),
             "dram": (
@@ -236,7 +259,11 @@ class Engine(wiring.Component):
             wiring.connect(m, channel.fault, kv.faults[index])
             wiring.connect(m, kv.replace[index], channel.replace)
             wiring.connect(m, channel.read_back, kv.read_backs[index])
-            m.d.comb += channel.loaded.eq(kv.queries_loaded)
+            wiring.connect(m, kv.row_masks[index], channel.masks)
+            m.d.comb += [
+                channel.loaded.eq(kv.queries_loaded),
+                channel.sketches_loaded.eq(kv.sketches_loaded),
+            ]
             wiring.connect(m, channel.phy, wiring.flipped(self.phy[index]))
         wiring.connect(m, kv.tail, tail_core.slots)
         for index, core in enumerate((*channels, tail_core)):
@@ -253,6 +280,22 @@ class Engine(wiring.Component):
             kv.not_finite.valid.eq(hub.not_finite_valid),
             kv.not_finite.head_slot.eq(hub.not_finite_slot),
         ]
+
+    def _selection(self, m: Module, kv: Any, selection: Any, channels: list[Any], tail_scorer: Any) -> None:
+        """Query sketches to the scorers, maxima to the chooser, masks back."""
+        wiring.connect(m, kv.sketch_loads, selection.loads)
+        wiring.connect(m, kv.choices, selection.choices)
+        wiring.connect(m, kv.sketch_setup, selection.setup)
+        wiring.connect(m, selection.masks, kv.masks)
+        wiring.connect(m, selection.loaded, kv.sketch_loaded)
+        wiring.connect(m, selection.error, kv.sketch_error)
+        wiring.connect(m, selection.bad_exponent, kv.bad_exponent)
+        wiring.connect(m, kv.tail_sketches, tail_scorer.slots)
+        ends = [*((channel.scorer, channel.sketch_finish) for channel in channels),
+                (tail_scorer.port, tail_scorer.finish)]
+        for index, (port, finish) in enumerate(ends):
+            wiring.connect(m, selection.scorers[index], port)
+            wiring.connect(m, finish, kv.sketch_finish[index])
 
     def _count(
         self,

@@ -208,8 +208,9 @@ CURES: Mapping[Status, str] = {
     Status.SCALE: "a scale must lie above 0 and below 512 (rows of zeros take any), the exponent of a "
                   "query's sketch in -64 to 63",
     Status.POLICY: "the cache was not made for this policy; make it with sketches or dims, choose groups no "
-                   "larger than a page of its rows and no more dims than its heads have, and attend all "
-                   "resident tokens with mean-V",
+                   "larger than a page of its rows, but so large that the device keeps the scores of all "
+                   "groups of the context, no more dims than its heads have, and with mean-V attend all "
+                   "resident tokens",
     Status.STALE_GENERATION: "the sequence was freed and made anew; use its new handle",
     Status.WINDOW: "register the buffer as a DMA window before using it",
     Status.WRITE_FAULT: "flash could not be programmed; its data stay in DRAM, free the sequence soon",

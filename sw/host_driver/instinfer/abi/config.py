@@ -243,6 +243,13 @@ class EngineConfig:
         """Softmax contexts of a core: one per head slot and die."""
         return self.head_slots * self.dies
 
+    # -- derived: selection ------------------------------------------------------------------
+    @property
+    def score_groups(self) -> int:
+        """Groups of a context, times its passes rounded up to a power of two, that a sketch policy can choose
+        from (`selection.scores_kept`): depth of the score memory."""
+        return min(16_384, max(64, 1 << (self.max_context - 1).bit_length()))
+
     # -- derived: time -----------------------------------------------------------------------
     @property
     def physical_blocks(self) -> int:

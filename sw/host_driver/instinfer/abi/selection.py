@@ -67,6 +67,12 @@ class SketchPolicy:
                 "at least 1: an attention needs a token", "Keep a window.")
 
 
+def scores_kept(policy: SketchPolicy, context: int, passes: int) -> int:
+    """Places that a choice takes in the device's score memory (`EngineConfig.score_groups`): one per group
+    of the context for each pass, the passes rounded up to a power of two."""
+    return -(-context >> policy.group_log2) << (passes - 1).bit_length()
+
+
 def quantise_query_sketch(x: NDArray[np.floating]) -> tuple[I8, NDArray[np.int8]]:
     """Query sketches (..., dims), scale of the softmax and log2(e) included, as int8 and a power of two.
 

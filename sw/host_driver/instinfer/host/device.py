@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Dtype, Table
+from instinfer.abi.commands import NAMESPACE, AdminOpcode, Completion, Table
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import page_place
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Register, identity_words
@@ -202,7 +202,7 @@ class Csd:
 
         Raises:
             ConfigError: the device cannot hold it.
-            AbsentError: the device's engine lacks this number format.
+            AbsentError: the device's engine has no dim pages.
             ResourceError: all handles are in use.
         """
         shape = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
@@ -217,13 +217,12 @@ class Csd:
                                cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
                                cdw13=(shape.mean_v << 25 | shape.dims << 24 | shape.sketch_bits << 16
                                       | shape.sketch_dims << 8 | shape.dtype))
-        except MalformedCommandError as error:  # what was asked for is right, so the engine lacks it
-            if shape.dtype is Dtype.FP16 and sketch is None and not dims:
+        except MalformedCommandError as error:
+            if not dims:
                 raise
-            asked = f"dtype = {dtype!r}, sketch = {sketch!r}" + (", dims = True" if dims else "")
-            raise AbsentError(f"{asked}: this engine does not have them yet (KV_CONFIG ended with "
-                              f"{error.status.name}); make the cache with dtype='fp16' and without "
-                              + ("sketches or dims" if dims else "sketches")) from error
+            # What was asked for is right, so the engine lacks it.
+            raise AbsentError(f"dims = True: this engine does not have them yet (KV_CONFIG ended with "
+                              f"{error.status.name}); make the cache without dims") from error
         self._caches[free[0]] = cache = KvCache(self, free[0], shape, sketch)
         return cache
 
@@ -264,11 +263,7 @@ class Csd:
             if number == self.config.max_policies:
                 raise ResourceError(f"all {self.config.max_policies} policy descriptors are in use: use "
                                     "fewer different policies")
-            try:
-                self.admin_command(AdminOpcode.POLICY_SET, index=number, **policy.descriptor)
-            except MalformedCommandError as error:
-                raise AbsentError(f"policy = {policy!r}: this engine does not have it yet (POLICY_SET ended "
-                                  f"with {error.status.name}); attend with Dense()") from error
+            self.admin_command(AdminOpcode.POLICY_SET, index=number, **policy.descriptor)
             self._policies[policy] = number
         return self._policies[policy]
 

@@ -55,8 +55,9 @@ class FlashChannel(wiring.Component):
     replace : see `BlockMap`, which outlives ``enable``
     data_cycle, command_cycle, array_wait_cycle, buffer_wait_cycle, idle_cycle : what the bus does,
         exactly one per cycle while enabled
-    stripes_sensed, pages_sensed, slots_moved, programmed, program_failures, erased, tuple_errors : one pulse
-        per event
+    stripes_sensed, pages_sensed, slots_moved : one pulse per event, of rows; with ``sketch_`` before: of
+        sketches
+    programmed, program_failures, erased, tuple_errors : likewise
     trace : the same for a timeline, with the die of the latest bus operation
 
     Latency of a read on an idle channel: ``planes`` read commands with tDBSY between, tR, a column change

@@ -42,7 +42,10 @@ def read_span(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout({"pairs": config.slots_per_stripe // 2, "wanted": 1, "planes": config.planes})
 
 
-PULSES = ("stripes_sensed", "pages_sensed", "slots_moved", "programmed", "program_failures", "erased")
+READ_PULSES = ("stripes_sensed", "pages_sensed", "slots_moved")
+"""Of rows; those of sketches, ``sketch_stripes_sensed`` and so on, count apart."""
+PULSES = (*READ_PULSES, *(f"sketch_{name}" for name in READ_PULSES), "programmed", "program_failures",
+          "erased")
 
 
 class Scheduler(wiring.Component):
@@ -144,9 +147,13 @@ class Scheduler(wiring.Component):
                     m.next = "DECIDE"
         with m.If(finished & (task == Task.WORK) & (work == Work.PROGRAM)):
             m.d.sync += passed.eq(0)
-        with m.Elif(self.slots_moved & (passed != patience)):
+        with m.Elif(self._slot_moved & (passed != patience)):
             m.d.sync += passed.eq(passed + 1)
         return m
+
+    @property
+    def _slot_moved(self) -> Any:
+        return self.slots_moved | self.sketch_slots_moved
 
     def _measure(self, m: Module, die: Any, entry: Any, span: Any) -> None:
         config = self._config
@@ -189,7 +196,7 @@ class Scheduler(wiring.Component):
                 *(getattr(die, name).eq(getattr(self, name))
                   for name in ("failed", "failed_before", "array_ready", "spoilt")),
                 die.column_done.eq(own[index] & (task == Task.COLUMN)),
-                die.run_start.eq(run_start), die.slot_done.eq(own[index] & self.slots_moved),
+                die.run_start.eq(run_start), die.slot_done.eq(own[index] & self._slot_moved),
                 die.run_done.eq(own[index] & turns.run_done),
                 die.stripe_done.eq(own[index] & turns.run_done & final),
                 turns.transferable[index].eq(die.transferable), turns.arrived[index].eq(die.arrived),
@@ -235,10 +242,15 @@ class Scheduler(wiring.Component):
         config = self._config
         job, ticket = self.job.payload, self.ticket
         page_bits = (config.slots_per_page - 1).bit_length()
-        second = Signal()
+        forgone = Signal(range(config.slots_per_stripe))
         index, plane = Signal(range(config.slots_per_stripe)), Signal(range(max(2, config.planes)))
         last_pair, accepted = Signal(), Signal()
         rows_whole, rows_last = row_extent(entry)
+        sensed, moved = Signal(), Signal()
+        done = {"pages_sensed": sensed, "stripes_sensed": sensed & final, "slots_moved": moved}
+        for name in READ_PULSES:
+            m.d.comb += [getattr(self, name).eq(done[name] & ~entry.sketch),
+                         getattr(self, f"sketch_{name}").eq(done[name] & entry.sketch)]
         m.d.comb += [
             accepted.eq(self.job.valid & self.job.ready), last_pair.eq(span.pairs[1:] == 0),
             index.eq(Mux(task == Task.COLUMN, run_start, die.position)),
@@ -272,7 +284,7 @@ class Scheduler(wiring.Component):
             last = last_pair & (index[0] | (entry.sketch & (index == (entry.tokens - 1)[:len(index)])))
             run_end = index[:page_bits].all() | (index[0] & ~span.pairs[1])
             m.d.comb += [
-                self.issue.eq(accepted), self.slots_moved.eq(accepted), final.eq(last),
+                self.issue.eq(accepted), moved.eq(accepted), final.eq(last),
                 ticket.kind.eq(index[0] & ~entry.sketch), ticket.stripe_end.eq(last),
                 ticket.rows.eq(Mux(entry.masked, Mux(span.wanted, self.rows, 0),
                                    Mux(last_pair, rows_last, rows_whole))),
@@ -286,7 +298,7 @@ class Scheduler(wiring.Component):
             with m.Case(Work.SENSE):
                 last = Mux(die.cached, Command.READ_CACHE, Command.READ_CONFIRM)
                 bus(JobKind.READ, Mux(final, last, Command.READ_PLANE))
-                m.d.comb += [self.pages_sensed.eq(accepted), self.stripes_sensed.eq(accepted & final)]
+                m.d.comb += sensed.eq(accepted)
             with m.Case(Work.FINISH):
                 bus(JobKind.BYTE, Command.READ_CACHE_END)
             with m.Case(Work.CLAIM):
@@ -312,9 +324,14 @@ class Scheduler(wiring.Component):
                     self.events.payload.tag.eq(entry.tag), self.events.payload.status.eq(die.status),
                 ]
             with m.Case(Work.FORGO):
+                # A pair of rows, or all slots of sketches: each group of a context has its maximum.
+                last = Mux(entry.sketch, forgone == (entry.tokens - 1)[:len(forgone)], forgone[0])
                 m.d.comb += [
-                    self.issue.eq(1), ticket.absent.eq(1), ticket.kind.eq(second),
-                    ticket.stripe_end.eq(second | entry.sketch), finished.eq(ticket.stripe_end),
-                    self.pop.eq(ticket.stripe_end),
+                    self.issue.eq(self.free != 0), ticket.absent.eq(1), ticket.stripe_end.eq(last),
+                    ticket.kind.eq(forgone[0] & ~entry.sketch),
+                    finished.eq(self.issue & last), self.pop.eq(finished),
                 ]
-                m.d.sync += second.eq(~second & ~entry.sketch)
+                with m.If(entry.sketch):
+                    m.d.comb += ticket.group.eq(Cat(forgone, entry.owner.stripe))
+                with m.If(self.issue):
+                    m.d.sync += forgone.eq(Mux(last, 0, forgone + 1))

@@ -9,13 +9,16 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import AdminOpcode, Dtype, PolicyKind, Status, Table
 from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
-from instinfer.abi.layout import HEAD_DIMS
+from instinfer.abi.layout import HEAD_DIMS, SKETCH_BITS, SKETCH_DIMS
+from instinfer.abi.selection import GROUP_LOG2_MAX
 
+from ..selection.ports import GROUP_LOG2_BITS, KEEP_BITS
 from ..signatures import COMMAND, COMPLETION
 from .access import access, read, write
 from .decode import admin_entry
 from .peek import PEEK, PEEK_BITS
-from .ports import DRAM_BITS, STRIPE_BITS, Geometry, TableOp, TablePort
+from .ports import DRAM_BITS, STRIPE_BITS, Geometry, TableOp, TablePort, rows_log2
+from .sketchplace import SketchPlace, vector_size
 
 QUERIES_MAX = 8
 """Query heads per KV head that a cache may have."""
@@ -155,8 +158,14 @@ class AdminCommands(wiring.Component):
         def within(value: Value, limit: int) -> Value:
             return (value != 0) & (value <= limit)
 
+        dtype, sketch_dims, bits = (entry["cdw13"].word_select(byte, 8) for byte in range(3))
+        sketchless = (sketch_dims == 0) & (bits == 0)
+        sketch = (Cat(sketch_dims == each for each in SKETCH_DIMS).any()
+                  & Cat(bits == each for each in SKETCH_BITS).any())
+        width = Mux(sketch_dims == 0, 0, Mux(bits[3], 2, bits[2]))
         good = (
-            within(layers, c.max_layers) & within(kv_heads, c.max_kv_heads)
+            (entry["cdw13"][24:] == 0) & (sketchless | sketch)
+            & within(layers, c.max_layers) & within(kv_heads, c.max_kv_heads)
             & within(queries, min(QUERIES_MAX, c.queries * c.head_slots))
             & Cat(head_dim == dim for dim in dims).any() & within(tokens, c.max_context))
         with m.State("CHECK_CACHE"):
@@ -164,7 +173,7 @@ class AdminCommands(wiring.Component):
             m.next = "LOOK_FOR_USER"
             with m.If(handle >= c.max_caches):
                 end(Status.BAD_FIELD)
-            with m.Elif(entry["cdw13"] != Dtype.FP16):
+            with m.Elif(~Cat(dtype == each for each in Dtype).any()):
                 end(Status.DTYPE)
             with m.Elif(~good):
                 end(Status.BAD_FIELD)
@@ -174,8 +183,8 @@ class AdminCommands(wiring.Component):
                 m.next = "WRITE_CACHE"
             with m.If(self.tables.answer[63] & (self.tables.answer[16:22] == handle)):
                 end(Status.BUSY)
-        value = Cat(layers[:9], kv_heads[:8], queries[:4], head_dim[:8], tokens[:18], Const(0, 16),
-                    Const(1, 1))
+        value = Cat(layers[:9], kv_heads[:8], queries[:4], head_dim[:8], tokens[:18], dtype[:2],
+                    sketch_dims[:7], width[:2], Const(0, 5), Const(1, 1))
         with m.State("WRITE_CACHE"), m.If(write(m, self.tables, Table.CACHE, handle, value)):
             end(Status.SUCCESS)
 
@@ -187,7 +196,10 @@ class AdminCommands(wiring.Component):
         cache = Signal(64)
         lines, stripes = Signal(17), Signal(STRIPE_BITS)
         map_end = Signal(DRAM_BITS + 1)
-        wide = cache[21:29] > 64
+        sketch_stripes = Signal(STRIPE_BITS)
+        rows = rows_log2(cache[21:29], cache[47])
+        m.submodules.place = place = SketchPlace(config=c)
+        m.d.comb += [place.tokens.eq(cache[29:47]), place.size.eq(vector_size(cache[49:56], cache[56:58]))]
         with m.State("READ_CACHE"), m.If(read(m, self.tables, Table.CACHE, entry["cdw10"])):
             m.d.sync += cache.eq(self.tables.answer)
             m.next = "COUNT_LINES"
@@ -196,11 +208,17 @@ class AdminCommands(wiring.Component):
         with m.State("COUNT_LINES"):
             m.d.sync += [
                 lines.eq(cache[:9] * cache[9:17]),
-                stripes.eq(g.stripe_of(cache[29:47] + g.per_stripe(wide) - 1, wide)),
+                stripes.eq(g.stripes(cache[29:47], rows)), sketch_stripes.eq(0),
             ]
+            m.d.comb += place.start.eq(1)
+            m.next = "PLACE_MAP"
+            with m.If(cache[49:56] != 0):
+                m.next = "PLACE_SKETCHES"
+        with m.State("PLACE_SKETCHES"), m.If(place.done):
+            m.d.sync += sketch_stripes.eq(place.stripe + ((place.slot != 0) | (place.vector != 0)))
             m.next = "PLACE_MAP"
         with m.State("PLACE_MAP"):
-            m.d.sync += map_end.eq(base[:DRAM_BITS] + ((lines * stripes) << 3))
+            m.d.sync += map_end.eq(base[:DRAM_BITS] + ((lines * (stripes + sketch_stripes)) << 3))
             m.next = "CHECK_SEQUENCE"
         with m.State("CHECK_SEQUENCE"), m.If(read(m, self.tables, Table.SEQUENCE, entry["index"])):
             m.next = "WRITE_SEQUENCE"
@@ -215,11 +233,18 @@ class AdminCommands(wiring.Component):
 
     def _set_policy_and_window(self, m: Module, entry: Any, end: Any) -> None:
         c = self.config
+        keep, forced, group_log2 = entry["cdw11"], entry["cdw12"], entry["cdw13"]
+        nothing = (keep == 0) & (forced == 0)
+        known = (
+            (entry["cdw10"] == PolicyKind.DENSE) & nothing & (group_log2 == 0)
+            | (entry["cdw10"] == PolicyKind.SKETCH) & ~nothing & (keep < 1 << KEEP_BITS)
+            & (group_log2 <= GROUP_LOG2_MAX))
+        word = Cat(entry["cdw10"][:8], keep[:KEEP_BITS], group_log2[:GROUP_LOG2_BITS], forced, Const(0, 2),
+                   Const(1, 1))
         with m.State("SET_POLICY"):
-            with m.If((entry["index"] >= c.max_policies) | (entry["cdw10"] != PolicyKind.DENSE)):
+            with m.If((entry["index"] >= c.max_policies) | ~known):
                 end(Status.BAD_FIELD)
-            with m.Else(), m.If(write(m, self.tables, Table.POLICY, entry["index"],
-                                      Cat(entry["cdw10"][:8], Const(0, 55), Const(1, 1)))):
+            with m.Else(), m.If(write(m, self.tables, Table.POLICY, entry["index"], word)):
                 end(Status.SUCCESS)
         unaligned = entry["prp1"][:WINDOW_ALIGN_BITS].any() | entry["prp2"][:WINDOW_ALIGN_BITS].any()
         with m.State("CHECK_WINDOW"):

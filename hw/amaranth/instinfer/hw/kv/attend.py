@@ -8,20 +8,24 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..signatures import COMPLETION, read_fault, stripe_finish
+from ..selection.tokens import token_job
+from ..signatures import COMPLETION, SLOT_ROWS_MAX, read_fault, stripe_finish
 from ..stream.fifo import StreamFIFO
-from .heads import HEAD, HeadFinisher, HeadLedger, HeadStarter
+from .finisher import HeadFinisher
+from .headports import HEAD, SKETCH_LOAD, WALK, finish_reports, opened_head, sketch_setup
+from .heads import HeadStarter
+from .ledger import REPORTS, HeadLedger
 from .outputs import OUTPUT, OUTPUT_END
 from .ports import ATTEND_JOB, TOKEN_BITS, read_place
 from .queries import QUERY_LOAD
-from .walker import WALK
+from .walkorder import WalkOrder
 
 JOBS_WAITING = 4
 
 
 class AttendSequencer(wiring.Component):
-    """Attentions and read-backs in order, several heads in flight: `HeadStarter`, `HeadLedger` and
-    `HeadFinisher` put together.
+    """Attentions and read-backs in order, several heads in flight: `HeadStarter`, `WalkOrder`, `HeadLedger`
+    and `HeadFinisher` put together.
 
     Parameters
     ----------
@@ -34,9 +38,11 @@ class AttendSequencer(wiring.Component):
     started, finished : commands taken and completed so far, modulo 2**16
     open, queries_loaded, not_finite, finish, faults, rows_wanted : see `KvEngine`
     loads, loaded, host_error : a `QueryLoader`; every head in flight may wait for its turn there
-    walks, issued, sensed, map_error : a `StripeWalker`
+    sketch_loads, sketch_loaded, sketch_error, bad_exponent : a `SketchQueryLoader`, likewise
+    setup, sketches_loaded, choices, masks_waiting : the selection, see `KvEngine`
+    walks, chosen, issued, sensed, map_error : a `StripeWalker`
     tail_error : a `TailReader`
-    places, refused, the last of ``finish`` : a `ReadBack`
+    places, refused : a `ReadBack`
     outputs, ends, collected : an `OutputWriter`
 
     Latency and back-pressure: those of its parts; a command that waits for head slots holds up those behind
@@ -51,14 +57,17 @@ class AttendSequencer(wiring.Component):
             "completions": Out(stream.Signature(COMPLETION)),
             "started": Out(16), "finished": Out(16),
             "open": Out(pulse), "queries_loaded": Out(config.head_slots),
-            "not_finite": In(pulse), "tail_error": In(pulse),
-            "places": Out(read_place(config)), "refused": In(pulse),
-            "finish": In(stripe_finish(config)).array(config.cores + 1),
+            "sketches_loaded": Out(config.head_slots), "setup": Out(sketch_setup(config)),
+            **{name: In(pulse) for name in REPORTS if name != "asked"},
+            "places": Out(read_place(config)),
+            "finish": In(stripe_finish(config)).array(finish_reports(config)),
             "faults": In(read_fault(config)).array(config.channels),
             "rows_wanted": Out(TOKEN_BITS + 1),
-            "loads": Out(stream.Signature(QUERY_LOAD)), "loaded": In(pulse), "host_error": In(pulse),
-            "walks": Out(stream.Signature(WALK)), "issued": In(1), "sensed": In(1),
-            "map_error": In(1),
+            "loads": Out(stream.Signature(QUERY_LOAD)),
+            "sketch_loads": Out(stream.Signature(SKETCH_LOAD)),
+            "choices": Out(stream.Signature(token_job(config))), "masks_waiting": In(1),
+            "walks": Out(stream.Signature(WALK)), "chosen": In(range(SLOT_ROWS_MAX + 1)),
+            "issued": In(1), "sensed": In(1), "map_error": In(1),
             "outputs": Out(stream.Signature(OUTPUT)), "ends": In(stream.Signature(OUTPUT_END)),
             "collected": In(1),
         })
@@ -66,38 +75,42 @@ class AttendSequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self.config
-        m.submodules.waiting = waiting = StreamFIFO(shape=ATTEND_JOB, depth=JOBS_WAITING)
-        m.submodules.heads = heads = StreamFIFO(shape=HEAD, depth=max(4, c.head_slots))
-        m.submodules.loads = loads = StreamFIFO(shape=QUERY_LOAD, depth=max(4, c.head_slots))
-        m.submodules.starter = starter = HeadStarter(config=c)
-        m.submodules.ledger = ledger = HeadLedger(config=c)
-        m.submodules.finisher = finisher = HeadFinisher(config=c)
+        s = m.submodules
+        s.waiting = waiting = StreamFIFO(shape=ATTEND_JOB, depth=JOBS_WAITING)
+        s.starter = starter = HeadStarter(config=c)
+        s.order = order = WalkOrder(config=c)
+        s.ledger = ledger = HeadLedger(config=c)
+        s.finisher = finisher = HeadFinisher(config=c)
         flipped, connect = wiring.flipped, wiring.connect
         connect(m, flipped(self.jobs), waiting.i)
         connect(m, waiting.o, starter.jobs)
-        connect(m, starter.heads, heads.i)
-        connect(m, heads.o, finisher.heads)
-        connect(m, starter.loads, loads.i)
-        connect(m, loads.o, flipped(self.loads))
-        connect(m, starter.walks, flipped(self.walks))
-        for name in ("outputs", "ends", "completions"):
-            connect(m, getattr(finisher, name), flipped(getattr(self, name)))
-        connect(m, starter.places, flipped(self.places))
-        for name in ("loaded", "host_error", "not_finite", "tail_error", "refused"):
-            connect(m, flipped(getattr(self, name)), getattr(ledger, name))
+        for name, shape, target in (("heads", HEAD, finisher.heads), ("opened", opened_head(c), order.heads),
+                                    ("loads", QUERY_LOAD, flipped(self.loads)),
+                                    ("sketch_loads", SKETCH_LOAD, flipped(self.sketch_loads))):
+            s[name] = queue = StreamFIFO(shape=shape, depth=max(4, c.head_slots))
+            connect(m, getattr(starter, name), queue.i)
+            connect(m, queue.o, target)
+        for part, names in ((starter, ("places", "setup")), (order, ("choices", "walks")),
+                            (finisher, ("outputs", "ends", "completions"))):
+            for name in names:
+                connect(m, getattr(part, name), flipped(getattr(self, name)))
+        for name in REPORTS:
+            connect(m, order.asked if name == "asked" else flipped(getattr(self, name)),
+                    getattr(ledger, name))
         for name in ("finish", "faults"):
             for outside, inside in zip(getattr(self, name), getattr(ledger, name), strict=True):
                 connect(m, flipped(outside), inside)
         m.d.comb += [
             self.open.valid.eq(starter.open.valid), self.open.head_slot.eq(starter.open.head_slot),
             ledger.open.valid.eq(starter.open.valid), ledger.open.head_slot.eq(starter.open.head_slot),
-            ledger.open_loaded.eq(starter.open_loaded), self.queries_loaded.eq(ledger.queries_loaded),
-            self.rows_wanted.eq(starter.rows_wanted), starter.sensed.eq(self.sensed),
+            ledger.open_loaded.eq(starter.open_loaded), ledger.open_sketches.eq(starter.open_sketches),
+            self.queries_loaded.eq(ledger.queries_loaded), self.sketches_loaded.eq(ledger.sketches_loaded),
+            order.masks_waiting.eq(self.masks_waiting), order.chosen.eq(self.chosen),
+            self.rows_wanted.eq(order.rows_wanted),
             starter.free_slots.eq(finisher.free_slots), finisher.collected.eq(self.collected),
-            ledger.issued.eq(self.issued), ledger.issued_slot.eq(starter.slot),
-            ledger.map_error.eq(self.map_error), ledger.at_slot.eq(starter.slot),
-            ledger.look_slot.eq(finisher.look_slot), finisher.finished.eq(ledger.finished),
-            finisher.fault.eq(ledger.fault),
+            *(getattr(ledger, name).eq(getattr(self, name)) for name in ("issued", "sensed", "map_error")),
+            ledger.at_slot.eq(self.walks.payload.head_slot), ledger.look_slot.eq(finisher.look_slot),
+            *(getattr(finisher, name).eq(getattr(ledger, name)) for name in ("finished", "senses", "fault")),
         ]
         with m.If(self.jobs.valid & self.jobs.ready):
             m.d.sync += self.started.eq(self.started + 1)

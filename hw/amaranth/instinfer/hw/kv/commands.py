@@ -4,17 +4,20 @@
 import math
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.arith import SCALE2_MAX, SCALE2_MIN
-from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Dtype, Opcode, Status, Table
+from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Opcode, PolicyKind, Status, Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import SKETCH_OFFSET
 
 from ..queue.windows import REGION
-from ..signatures import COMMAND, COMPLETION
+from ..selection.ports import SIZE_MAX
+from ..signatures import AXI_BYTES, COMMAND, COMPLETION
 from .access import read, write
+from .admin import QUERIES_MAX
 from .decode import io_entry
 from .ports import (
     ATTEND_JOB,
@@ -22,11 +25,14 @@ from .ports import (
     LAYER,
     SEQUENCE_JOB,
     TOKEN_BITS,
+    WIDE_DIMS,
     WRITE_JOB,
     WRITE_RESULT,
     Geometry,
     TablePort,
+    rows_log2,
 )
+from .sketchplace import SketchPlace, vector_size
 
 FP32_BIAS = 127
 
@@ -34,6 +40,11 @@ FP32_BIAS = 127
 def _power(value: float) -> int:
     """Biased fp32 exponent of a power of two."""
     return FP32_BIAS + round(math.log2(value))
+
+
+def _even(beats: Value) -> Value:
+    """Rounded up to whole 64 bytes."""
+    return ((beats + 1) >> 1) << 1
 
 
 class IoCommands(wiring.Component):
@@ -76,22 +87,22 @@ class IoCommands(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self.config
-        g = Geometry(c)
         f = io_entry(self.commands.payload.entry)
         is_ = {opcode: f["opcode"] == opcode for opcode in Opcode}
         appends = is_[Opcode.KV_WRITE] | is_[Opcode.KV_APPEND] | is_[Opcode.APPEND_ATTEND]
         attends = is_[Opcode.ATTEND] | is_[Opcode.APPEND_ATTEND]
         reads = is_[Opcode.KV_READ]
         sequence, cache = Signal(64), Signal(64)
-        policy = Signal()
+        policy = Signal(64)
         resident, room = Signal(TOKEN_BITS), Signal(TOKEN_BITS)
         layer: Any = Signal(LAYER)
         rows = Signal(24)
         query_rows = Signal(12)
-        row_beats, query_beats = Signal(28), Signal(16)
+        key_beats, value_beats = Signal(28), Signal(28)
+        query_beats, sketch_beats = Signal(16), Signal(16)
+        lines, groups = Signal(16), Signal(TOKEN_BITS)
         status = Signal(Status)
         context, tokens, end_token = Signal(TOKEN_BITS), Signal(16), Signal(33)
-        head_dim = cache[21:29]
         completion: Any = self.completions.payload
         m.d.comb += [
             completion.queue.eq(self.commands.payload.queue), completion.cid.eq(f["cid"]),
@@ -105,12 +116,15 @@ class IoCommands(wiring.Component):
             ("CACHE", Table.CACHE, sequence[16:22], cache),
             ("RESIDENT", Table.RESIDENT, (f["sequence"] * c.max_layers + f["layer"])[:32], resident),
         )
-        self._hand_over(m, f, layer, resident, Mux(reads, end_token, context), tokens, cache, row_beats)
+        self._hand_over(m, f, layer, resident, Mux(reads, end_token, context), tokens, cache, key_beats)
+        self._describe_choice(m, f, policy, cache, query_beats)
         self._check(m, f, is_, appends, attends, status, sequence, cache, policy, resident, room, end_token,
-                    tokens)
+                    tokens, layer, groups)
 
         turn = Signal(2)
-        wanted = self._describe_region(m, f, turn, appends, attends, reads, row_beats, query_beats)
+        wanted = self._describe_region(m, f, turn, appends, attends, reads, key_beats, value_beats,
+                                       query_beats, sketch_beats)
+        place, chooses = self._place_sketches(m, cache), self.attentions.payload.choose
 
         def end(code: Any) -> None:
             m.d.sync += completion.status.eq(code)
@@ -127,27 +141,40 @@ class IoCommands(wiring.Component):
                     m.d.sync += target.eq(Mux(self.tables.ok, self.tables.answer, 0))
                     m.next = then
             with m.State("READ_POLICY"), m.If(read(m, self.tables, Table.POLICY, f["policy"])):
-                m.d.sync += policy.eq(self.tables.ok & self.tables.answer[63])
+                m.d.sync += policy.eq(Mux(self.tables.ok, self.tables.answer, 0))
                 m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                wide = head_dim > 64
+                fused = is_[Opcode.APPEND_ATTEND]
+                self._describe_layer(m, f, layer, sequence, cache)
+                m.d.comb += place.start.eq(1)
                 m.d.sync += [
-                    layer.sequence.eq(f["sequence"]), layer.generation.eq(f["generation"]),
-                    layer.layer.eq(f["layer"]), layer.kv_heads.eq(cache[9:17]), layer.beats.eq(head_dim >> 4),
-                    layer.wide.eq(wide), layer.map.eq(sequence[22:58]),
-                    layer.line.eq(f["layer"] * cache[9:17]),
-                    layer.stripes_max.eq(g.stripe_of(cache[29:47] + g.per_stripe(wide) - 1, wide)),
+                    lines.eq(cache[:9] * cache[9:17]),
                     rows.eq(tokens * Mux(reads, f["heads"], cache[9:17])),
                     query_rows.eq(f["heads"] * cache[17:21]),
+                    groups.eq((context + fused + (1 << policy[26:29]) - 1) >> policy[26:29]),
                 ]
                 m.next = "MULTIPLY_AGAIN"
             with m.State("MULTIPLY_AGAIN"):
                 m.d.sync += [
-                    layer.map.eq(layer.map + ((layer.line * layer.stripes_max) << 3)),
-                    row_beats.eq(rows * layer.beats), query_beats.eq(query_rows * layer.beats),
+                    layer.sketch_map.eq(layer.map + ((lines * layer.stripes_max) << 3)),
+                    key_beats.eq(rows * (layer.beats + layer.key_header)),
+                    value_beats.eq(rows * (layer.beats + layer.value_header)),
+                    query_beats.eq(query_rows * layer.query_beats), sketch_beats.eq(
+                        Mux(chooses, query_rows * self.attentions.payload.query_sketch_beats, 0)),
                 ]
-                with m.If(is_[Opcode.KV_FREE]):
-                    m.d.sync += layer.map.eq(layer.map)
+                with m.If(~is_[Opcode.KV_FREE]):
+                    m.d.sync += layer.map.eq(layer.map + ((layer.line * layer.stripes_max) << 3))
+                m.next = "CHECK"
+                with m.If(layer.sketch):
+                    m.next = "PLACE_SKETCHES"
+            with m.State("PLACE_SKETCHES"), m.If(place.done):
+                m.d.sync += layer.sketch_stripes_max.eq(
+                    place.stripe + ((place.slot != 0) | (place.vector != 0)))
+                m.next = "MULTIPLY_SKETCHES"
+            with m.State("MULTIPLY_SKETCHES"):
+                with m.If(~is_[Opcode.KV_FREE]):
+                    m.d.sync += layer.sketch_map.eq(
+                        layer.sketch_map + ((layer.line * layer.sketch_stripes_max) << 3))
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "CHECK_REGION"
@@ -196,10 +223,36 @@ class IoCommands(wiring.Component):
                     m.next = "DECODE"
         return m
 
+    def _describe_layer(self, m: Module, f: Any, layer: Any, sequence: Value, cache: Value) -> None:
+        """What the tables say; products follow."""
+        head_dim, int8, dims, width = cache[21:29], cache[47], cache[49:56], cache[56:58]
+        size, sketch = Signal(3), dims != 0
+        per_slot = rows_log2(head_dim, int8)
+        eighths = Mux(int8, (head_dim + 16) >> 5, head_dim >> 4)
+        m.d.comb += size.eq(vector_size(dims, width))
+        m.d.sync += [
+            layer.sequence.eq(f["sequence"]), layer.generation.eq(f["generation"]),
+            layer.layer.eq(f["layer"]), layer.kv_heads.eq(cache[9:17]), layer.beats.eq(eighths),
+            layer.query_beats.eq(head_dim >> 4), layer.rows_log2.eq(per_slot), layer.int8.eq(int8),
+            layer.wide.eq(head_dim > WIDE_DIMS // 2), layer.map.eq(sequence[22:58]),
+            layer.value_header.eq(int8),
+            layer.key_header.eq(Mux(sketch, Mux(size == SIZE_MAX, 3, Mux(size == SIZE_MAX - 1, 2, 1)), int8)),
+            layer.line.eq(f["layer"] * cache[9:17]),
+            layer.stripes_max.eq(Geometry(self.config).stripes(cache[29:47], per_slot)),
+            layer.sketch.eq(sketch), layer.sketch_dims.eq(dims), layer.sketch_size.eq(size),
+            layer.sketch_bits.eq(width), layer.sketch_map.eq(0), layer.sketch_stripes_max.eq(0),
+        ]
+
+    def _place_sketches(self, m: Module, cache: Value) -> SketchPlace:
+        """How many stripes the sketches of a sequence of full length fill."""
+        m.submodules.place = place = SketchPlace(config=self.config)
+        m.d.comb += [place.tokens.eq(cache[29:47]), place.size.eq(vector_size(cache[49:56], cache[56:58]))]
+        return place
+
     def _check(self, m: Module, f: Any, is_: dict[Opcode, Value], appends: Value, attends: Value,
                status: Signal,
                sequence: Value, cache: Value, policy: Value, resident: Value, room: Value,
-               end_token: Value, tokens: Value) -> None:
+               end_token: Value, tokens: Value, layer: Any, groups: Value) -> None:
         """The checks in their order; the first that fails gives ``status``."""
         kv_heads = cache[9:17]
         whole = (f["head"] == 0) & (f["heads"] == kv_heads)
@@ -210,19 +263,29 @@ class IoCommands(wiring.Component):
         bad_scale = f["scale2"][31] | (exponent < _power(SCALE2_MIN)) | (exponent >= _power(SCALE2_MAX))
         low = ADDRESS_ALIGN.bit_length() - 1
         unaligned = f["prp1"][:low].any() | ((appends | reads) & f["prp2"][:low].any())
+        page_log2 = (self.config.slots_per_page // 2).bit_length() - 1
+        attention: Any = self.attentions.payload
+        # Passes, rounded up to a power of two, share the score memory.
+        room_log2 = self.config.score_groups.bit_length() - 1
+        too_long = Array(groups > (1 << (room_log2 - (passes - 1).bit_length())) if passes else Const(0)
+                         for passes in range(QUERIES_MAX + 1))[attention.passes]
+        bad_policy = attention.choose & (
+            ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2) | too_long)
         checks = (
             (~Cat(is_.values()).any(), Status.BAD_OPCODE),
             (f.reserved | (f["nsid"] != NAMESPACE) | (f["flags"] != 0), Status.BAD_FIELD),
             (~sequence[63], Status.NO_SEQUENCE),
             (sequence[:16] != f["generation"], Status.STALE_GENERATION),
-            (of_rows & (f["dtype"] != Dtype.FP16), Status.DTYPE),
+            (of_rows & (f["dtype"] != cache[47:49]), Status.DTYPE),
             (of_rows & ((f["layer"] >= cache[:9]) | Mux(appends, ~whole, ~inside)), Status.RANGE),
             (appends & (f["token"] != resident), Status.POSITION),
             (is_[Opcode.ATTEND] & ((resident == 0) | (f["token"] > resident)), Status.CONTEXT),
             (reads & (end_token > resident), Status.CONTEXT),
             (appends & (tokens > room), Status.CAPACITY),
             (is_[Opcode.APPEND_ATTEND] & (f["tokens"] != 1), Status.BAD_FIELD),
-            (attends & (~policy | bad_scale), Status.BAD_FIELD),
+            (attends & ~policy[63], Status.BAD_FIELD),
+            (attends & bad_policy, Status.POLICY),
+            (attends & bad_scale, Status.BAD_FIELD),
             (of_rows & unaligned, Status.PRP_OFFSET),
         )
         m.d.comb += status.eq(Status.SUCCESS)
@@ -231,7 +294,8 @@ class IoCommands(wiring.Component):
                 m.d.comb += status.eq(code)
 
     def _describe_region(self, m: Module, f: Any, turn: Value, appends: Value, attends: Value, reads: Value,
-                         row_beats: Value, query_beats: Value) -> Signal:
+                         key_beats: Value, value_beats: Value, query_beats: Value,
+                         sketch_beats: Value) -> Signal:
         """Up to three regions: the first source, the second source or none, the output or none; of a
         read-back the first two are targets. Returns: there is one."""
         region: Any = self.regions.payload
@@ -240,12 +304,14 @@ class IoCommands(wiring.Component):
             with m.Case(0):
                 m.d.comb += [
                     wanted.eq(1), region.address.eq(f["prp1"]), region.read.eq(~reads),
-                    region.write.eq(reads), region.bytes.eq(Mux(attends, query_beats, row_beats) << 5),
+                    region.write.eq(reads), region.bytes.eq(Mux(
+                        attends, Mux(sketch_beats == 0, query_beats, _even(query_beats) + sketch_beats),
+                        key_beats) << 5),
                 ]
             with m.Case(1):
                 m.d.comb += [
                     wanted.eq(appends | reads), region.address.eq(f["prp2"]), region.read.eq(~reads),
-                    region.write.eq(reads), region.bytes.eq(row_beats << Mux(attends, 6, 5)),
+                    region.write.eq(reads), region.bytes.eq((value_beats + Mux(attends, key_beats, 0)) << 5),
                 ]
             with m.Default():
                 m.d.comb += [
@@ -278,7 +344,7 @@ class IoCommands(wiring.Component):
                     end(Status.WINDOW)
 
     def _hand_over(self, m: Module, f: Any, layer: Any, resident: Value, context: Value, tokens: Value,
-                   cache: Value, row_beats: Value) -> None:
+                   cache: Value, key_beats: Value) -> None:
         """What the engines behind are told."""
         c = self.config
         job: Any = self.writes.payload
@@ -288,7 +354,7 @@ class IoCommands(wiring.Component):
         m.d.comb += [
             job.layer.eq(layer), job.resident.eq(resident), job.tokens.eq(tokens),
             job.keys.eq(Mux(fused, f["prp2"], f["prp1"])),
-            job.values.eq(Mux(fused, f["prp2"] + (row_beats << 5), f["prp2"])),
+            job.values.eq(Mux(fused, f["prp2"] + (key_beats << 5), f["prp2"])),
             attention.layer.eq(layer), attention.queue.eq(queue), attention.cid.eq(f["cid"]),
             attention.head.eq(f["head"]), attention.heads.eq(f["heads"]),
             queries.eq(Mux(reads, 1, cache[17:21])), attention.queries.eq(queries),
@@ -308,6 +374,18 @@ class IoCommands(wiring.Component):
                 waiting.queue.eq(queue),
                 waiting.cid.eq(f["cid"]),
             ]
+
+    def _describe_choice(self, m: Module, f: Any, policy: Value, cache: Value, query_beats: Value) -> None:
+        """What a sketch policy asks for; the sketches of the queries lie behind the queries."""
+        attention: Any = self.attentions.payload
+        dims = cache[49:56]
+        m.d.comb += [
+            attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (policy[:8] == PolicyKind.SKETCH)),
+            *(getattr(attention, name).eq(policy[low:low + len(getattr(attention, name))])
+              for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("sinks", 45))),
+            attention.query_sketches.eq(f["prp1"] + (_even(query_beats) << 5)),
+            attention.query_sketch_beats.eq((SKETCH_OFFSET + dims + AXI_BYTES - 1) >> 5),
+        ]
 
 
 class CommandExecutor(wiring.Component):

@@ -8,14 +8,14 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..signatures import CHANNEL_EVENT, ChannelOp, channel_request
+from ..signatures import CHANNEL_EVENT, ChannelOp, channel_request, row_mask
 from ..stream.arbiter import RoundRobin, StreamArbiter
 from ..stream.fifo import StreamFIFO
 from .ports import routed
 
 
 class ChannelDispatch(wiring.Component):
-    """Brings requests of several sources to their channels.
+    """Brings requests of several sources, and row masks of one, to their channels.
 
     Parameters
     ----------
@@ -26,9 +26,10 @@ class ChannelDispatch(wiring.Component):
     -------
     requests : inputs, each payload with its channel
     channels : one output per channel
+    masks, channel_masks : likewise; a mask comes after all requests that were taken before it
 
-    Latency: 1 cycle. Throughput: one request per cycle. Back-pressure: a source waits only for the channel
-    that its own request names.
+    Latency: 1 cycle, none for masks. Throughput: one request and one mask per cycle. Back-pressure: a source
+    waits only for the channel that its own request names.
     """
 
     def __init__(self, *, config: EngineConfig, sources: int):
@@ -36,11 +37,20 @@ class ChannelDispatch(wiring.Component):
         super().__init__({
             "requests": In(stream.Signature(routed(channel_request(config)))).array(sources),
             "channels": Out(stream.Signature(channel_request(config))).array(config.channels),
+            "masks": In(stream.Signature(routed(row_mask(config)))),
+            "channel_masks": Out(stream.Signature(row_mask(config))).array(config.channels),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.choice = choice = RoundRobin(ports=self.sources)
+        mask, offered = self.masks, Signal()
+        m.d.sync += offered.eq(0)
+        for number, (channel, target) in enumerate(zip(self.channels, self.channel_masks, strict=True)):
+            m.d.comb += target.payload.eq(mask.payload.request)
+            with m.If((mask.payload.channel == number) & (~channel.valid | offered)):
+                m.d.comb += [target.valid.eq(mask.valid), mask.ready.eq(target.ready)]
+                m.d.sync += offered.eq(mask.valid & ~target.ready)
         free = Array(~channel.valid | channel.ready for channel in self.channels)
         m.d.comb += [
             choice.requests.eq(Cat(request.valid

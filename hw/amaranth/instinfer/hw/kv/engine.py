@@ -10,6 +10,8 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 
 from ..queue.windows import WindowCheck
+from ..selection.ports import mask_word
+from ..selection.tokens import token_job
 from ..signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -22,6 +24,7 @@ from ..signatures import (
     query_beat,
     read_fault,
     result_beat,
+    row_mask,
     slot_beat,
     stripe_finish,
 )
@@ -33,9 +36,10 @@ from .commands import CommandExecutor, IoCommands
 from .dispatch import ChannelDispatch, EventCollector, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
+from .headports import SKETCH_LOAD, sketch_setup
 from .outputs import OutputWriter
 from .peek import PagePeek
-from .ports import REPLACEMENT, TAIL_JOB
+from .ports import REPLACEMENT, tail_job
 from .queries import QueryLoader
 from .readback import ReadBack
 from .readcounts import ReadCounts
@@ -74,9 +78,11 @@ class KvEngine(wiring.Component):
     channels : stripe operations per flash channel (READ, PROGRAM, ERASE)
     replace : per flash channel, see `instinfer.hw.flash.blockmap.BlockMap`
     events : ends of PROGRAM and ERASE per channel, always taken within a few cycles
+    row_masks : per channel, rows wanted of the next masked READ of their die
     faults : withheld slots per channel
-    finish : finished stripes, channels 0 to C - 1, then the tail core
-    tail : slots for the tail core, read from stripe buffers (die 0)
+    finish : finished stripes of rows, channels 0 to C - 1, then the tail core
+    sketch_finish : finished stripes of sketches, of the scorers in the same order
+    tail, tail_sketches : slots for the tail core and for its scorer, read from stripe buffers (die 0)
     read_backs : slots of the channels that go to host memory, in front of each channel's core taken aside
     open : one pulse per head slot before its query rows come: its partials start anew
     queries : query rows, head by head, beside the search for the head's stripes
@@ -85,6 +91,14 @@ class KvEngine(wiring.Component):
         with ``open``, before any slot of the head is asked for
     scale2 : fp32 base-2 softmax scale, constant from a head's first query beat until ``queries_idle``
     not_finite : a query row of a head slot held NaN or Inf
+    sketch_loads : sketches of the queries of a head, for a `SketchQueryLoader`
+    sketch_loaded, sketch_error, bad_exponent : pulses with the head slot of the load: it is in the scorers;
+        the host refused a beat of it; an exponent is out of range
+    sketches_loaded : per base slot, the sketches of its queries are in the scorers: its slots may enter them.
+        Falls with ``open``, before any slot of the head is asked for
+    sketch_setup : how sketches are scored, at ``open``
+    choices, masks : a `TokenChooser`. A choice must be taken as soon as that before it is stored, whether or
+        not its masks are taken
     merge, results : one request per pass when all stripes of a head are finished, and its output
     count_commands, count_errors, count_tail_beats : one-cycle event pulses
     rows_wanted : added to Counter.ROWS_WANTED each cycle (0 when nothing happened)
@@ -108,15 +122,23 @@ class KvEngine(wiring.Component):
             "channels": Out(stream.Signature(channel_request(config))).array(config.channels),
             "replace": Out(block_replacement()).array(config.channels),
             "events": In(stream.Signature(CHANNEL_EVENT)).array(config.channels),
+            "row_masks": Out(stream.Signature(row_mask(config))).array(config.channels),
             "faults": In(read_fault(config)).array(config.channels),
             "finish": In(stripe_finish(config)).array(config.cores),
+            "sketch_finish": In(stripe_finish(config)).array(config.cores),
             "tail": Out(stream.Signature(slot_beat(config))),
+            "tail_sketches": Out(stream.Signature(slot_beat(config))),
             "read_backs": In(stream.Signature(slot_beat(config))).array(config.channels),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
             "queries_idle": In(1), "queries_loaded": Out(config.head_slots),
             "scale2": Out(32),
             "not_finite": In(pulse),
+            "sketch_loads": Out(stream.Signature(SKETCH_LOAD)), "sketch_setup": Out(sketch_setup(config)),
+            "sketch_loaded": In(pulse), "sketch_error": In(pulse), "bad_exponent": In(pulse),
+            "sketches_loaded": Out(config.head_slots),
+            "choices": Out(stream.Signature(token_job(config))),
+            "masks": In(stream.Signature(mask_word(config))),
             "merge": Out(stream.Signature(merge_request(config))),
             "results": In(stream.Signature(result_beat(config))),
             "count_commands": Out(1),
@@ -212,6 +234,7 @@ class KvEngine(wiring.Component):
         connect(m, s.flushes.requests, dispatch.requests[1])
         for number in range(c.channels):
             connect(m, dispatch.channels[number], flipped(self.channels[number]))
+            connect(m, dispatch.channel_masks[number], flipped(self.row_masks[number]))
             connect(m, flipped(self.events[number]), events.events[number])
         connect(m, events.programs, s.flushes.programs)
         connect(m, events.erases, eraser.events)
@@ -234,7 +257,8 @@ class KvEngine(wiring.Component):
         connect(m, s.writes.results, s.io.written)
         connect(m, s.writes.copies, copier.jobs)
         connect(m, copier.results, s.writes.copied)
-        for name in ("buffer_write", "buffer_head", "buffer", "lookup_head"):
+        for name in ("buffer_write", "buffer_sketch", "buffer_head", "buffer", "lookup_sketch",
+                     "lookup_head"):
             m.d.comb += getattr(copier, name).eq(getattr(s.writes, name))
         m.d.comb += [
             s.writes.lookup_buffer.eq(copier.lookup_buffer),
@@ -272,13 +296,16 @@ class KvEngine(wiring.Component):
         s.loader = loader = QueryLoader(config=c)
         s.walker = walker = StripeWalker(config=c)
         s.outputs = outputs = OutputWriter(config=c)
-        s.tail_jobs = tail_jobs = StreamFIFO(shape=TAIL_JOB, depth=4)
+        s.tail_jobs = tail_jobs = StreamFIFO(shape=tail_job(c), depth=4)
         s.tail = tail = TailReader(config=c)
         connect(m, s.io.attentions, attends.jobs)
         connect(m, attends.loads, loader.loads)
         connect(m, loader.loaded, attends.loaded)
         connect(m, loader.error, attends.host_error)
         connect(m, attends.walks, walker.walks)
+        connect(m, flipped(self.masks), walker.masks)
+        connect(m, walker.row_masks, s.dispatch.masks)
+        connect(m, walker.tail_masks, tail.masks)
         connect(m, attends.outputs, outputs.outputs)
         connect(m, outputs.ends, attends.ends)
         self._counted(m, walker.requests, s.read_counts.senses, s.dispatch.requests[2])
@@ -294,16 +321,23 @@ class KvEngine(wiring.Component):
         connect(m, flipped(self.not_finite), attends.not_finite)
         connect(m, tail.errors, attends.tail_error)
         connect(m, attends.open, flipped(self.open))
-        for name in ("finish", "faults"):
-            for outside, inside in zip(getattr(self, name), getattr(attends, name), strict=False):
-                connect(m, flipped(outside), inside)
+        connect(m, attends.setup, flipped(self.sketch_setup))
+        for name in ("sketch_loads", "choices"):
+            connect(m, getattr(attends, name), flipped(getattr(self, name)))
+        for name in ("sketch_loaded", "sketch_error", "bad_exponent"):
+            connect(m, flipped(getattr(self, name)), getattr(attends, name))
+        finish = zip([*self.finish, *self.sketch_finish],
+                     [each for number, each in enumerate(attends.finish) if number != c.cores], strict=True)
+        for outside, inside in (*finish, *zip(self.faults, attends.faults, strict=True)):
+            connect(m, flipped(outside), inside)
         m.d.comb += [
             self.scale2.eq(loader.scale2), loader.idle.eq(self.queries_idle),
             self.queries_loaded.eq(attends.queries_loaded), self.rows_wanted.eq(attends.rows_wanted),
             attends.issued.eq(walker.issued), attends.sensed.eq(walker.sensed),
-            attends.map_error.eq(walker.error),
+            attends.map_error.eq(walker.error), attends.chosen.eq(walker.chosen),
+            attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready),
+            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch),
         ]
 
     def _read_back(self, m: Module) -> None:
@@ -313,9 +347,11 @@ class KvEngine(wiring.Component):
         connect, flipped = wiring.connect, wiring.flipped
         s.tail_gate = gate = SlotGate(config=c)
         s.read_back = read_back = ReadBack(config=c)
-        m.d.comb += gate.loaded.eq(s.attends.queries_loaded)
+        m.d.comb += [gate.loaded.eq(s.attends.queries_loaded),
+                     gate.sketches_loaded.eq(s.attends.sketches_loaded)]
         connect(m, s.tail.slots, gate.slots)
         connect(m, gate.core, flipped(self.tail))
+        connect(m, gate.scorer, flipped(self.tail_sketches))
         connect(m, gate.read_back, read_back.slots[c.channels])
         for outside, inside in zip(self.read_backs, read_back.slots, strict=False):
             connect(m, flipped(outside), inside)

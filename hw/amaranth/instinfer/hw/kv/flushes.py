@@ -23,10 +23,12 @@ from .ports import (
     ROW_REQUEST,
     ROW_RESULT,
     STRIPE_BITS,
+    TOKEN_BITS,
     Geometry,
     TablePort,
     routed,
 )
+from .sketchplace import vectors_per_slot
 from .superblocks import physical_die, virtual_die
 
 TRIES = 3
@@ -38,6 +40,7 @@ dies in all die groups together, since a program's die is known only when it has
 NUMBER_BITS = 16
 PROGRAM = data.StructLayout({
     "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
+    "rows_log2": 3, "int8": 1, "sketch": 1, "sketch_size": 3,
     "entry": DRAM_BITS,
     "buffer": 16, "channel": 4, "die": 3, "block": 13, "page": 12, "tries": 2,
 })
@@ -124,6 +127,11 @@ class FlushEngine(wiring.Component):
         m.d.sync += here.eq(here + counted - ended)
         head, entry = Signal(8), Signal(DRAM_BITS)
         idle = Signal()
+        # A stripe's buffer may go when the tokens reach this: one page's worth behind it.
+        enough = Signal(TOKEN_BITS + 1)
+        rows_end = g.first_token(program.stripe + 1, program.rows_log2) + g.per_page(program.rows_log2)
+        slots = (program.stripe + 1) * c.slots_per_stripe + c.slots_per_page
+        m.d.sync += enough.eq(Mux(program.sketch, vectors_per_slot(program.sketch_size) * slots, rows_end))
         m.d.comb += [
             load.addr.eq(self.programs.payload.tag),
             store.addr.eq(tag), store.data.eq(program),
@@ -171,9 +179,7 @@ class FlushEngine(wiring.Component):
             self._take_row(m, program, pinned)
             index = program.sequence * c.max_layers + program.layer
             with m.State("READ_RESIDENT"), m.If(read(m, self.tables, Table.RESIDENT, index)):
-                shift = g.stripe_log2_wide
-                start = Mux(program.wide, (program.stripe + 1) << shift, (program.stripe + 1) << (shift + 1))
-                m.d.sync += release.eq(self.tables.answer >= start + g.per_page(program.wide))
+                m.d.sync += release.eq(self.tables.answer >= enough)
                 m.next = "WRITE_ENTRY"
             with m.State("WRITE_ENTRY"):
                 m.d.comb += self.entry_writes.valid.eq(1)
@@ -212,7 +218,8 @@ class FlushEngine(wiring.Component):
         m.d.comb += [
             self.requests.payload.channel.eq(program.channel),
             request.op.eq(ChannelOp.PROGRAM), request.tag.eq(tag),
-            *(request[name].eq(program[name]) for name in ("die", "block", "page", "buffer", "wide")),
+            *(request[name].eq(program[name]) for name in ("die", "block", "page", "buffer", "wide", "int8",
+                                                                "sketch")),
             *(request.owner[name].eq(program[name]) for name in ("generation", "layer", "head", "stripe")),
         ]
 

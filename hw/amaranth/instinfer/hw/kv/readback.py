@@ -27,14 +27,15 @@ def row_mark(config: EngineConfig) -> data.StructLayout:
 
 
 def picked_row(config: EngineConfig) -> data.StructLayout:
-    """``beats`` 32-byte beats for host ``address``."""
+    """A record of ``beats`` 32-byte beats for host ``address``."""
     return data.StructLayout({"address": 64, "beats": 4, "mark": row_mark(config)})
 
 
 class RowPicker(wiring.Component):
-    """Takes the wanted rows out of slots and says where each goes.
+    """Takes the wanted rows out of slots, puts headers before them and says where each record goes.
 
     Rows outside the wanted tokens, the padding of rows and slots without rows (withheld ones) are dropped.
+    A header holds the row's scale, of int8, and zeros, also in place of a sketch.
 
     Parameters
     ----------
@@ -44,11 +45,12 @@ class RowPicker(wiring.Component):
     -------
     places : where the rows of a head slot go; constant while slots of it are on their way
     slots : slots, each in one piece
-    rows : wanted rows, and an entry for each end of a stripe (that of its last row, when it is wanted); a
-        row is offered when all its beats are
-    beats : 32-byte beats of the wanted rows, in their order
+    rows : records of wanted rows, and an entry for each end of a stripe (that of its last row, when it is
+        wanted); a record is offered when all its beats are
+    beats : 32-byte beats of the records, in their order
 
-    Latency: 2 cycles from the last beat of a row. Throughput: one slot beat per cycle. Back-pressure: slots
+    Latency: 2 cycles from the last beat of a row. Throughput: one slot beat per cycle, one cycle more for a
+    row with a header. Back-pressure: slots
     wait while ``BUFFER_BEATS`` beats or ``ROWS_WAITING`` rows are inside.
     """
 
@@ -74,37 +76,51 @@ class RowPicker(wiring.Component):
             write.en.eq(self.places.valid), write.addr.eq(self.places.head_slot),
             write.data.eq(self.places.place), look.addr.eq(slot.head_slot),
         ]
-        quarter, beat, row = Signal(2), Signal(3), Signal(3)
+        quarter, beat, row = Signal(2), Signal(3), Signal(4)
         taken, row_end, wanted = Signal(), Signal(), Signal()
         token, position, distance = Signal(18), Signal(16), Signal(27)
         parts, address = Signal(3 * BEAT_BITS), Signal(64)
+        header, looked = Signal(2), Signal()
+        row_beats = Mux(slot.wide, 8, 4) >> slot.int8
+        room = rows.i.ready & beats.i.ready
         m.d.comb += [
-            taken.eq(self.slots.valid & self.slots.ready), self.slots.ready.eq(rows.i.ready & beats.i.ready),
-            token.eq(Mux(slot.wide, Cat(row[:2], slot.group), Cat(row, slot.group))),
-            row_end.eq((quarter == 3) & (beat == Mux(slot.wide, 7, 3))),
+            header.eq(Mux(slot.kind, place.value_header, place.key_header)),
+            taken.eq(self.slots.valid & self.slots.ready),
+            self.slots.ready.eq(room & (looked | (header == 0))),
+            token.eq(Mux(slot.wide & ~slot.int8, Cat(row[:2], slot.group), Mux(
+                slot.int8 & ~slot.wide, Cat(row, slot.group), Cat(row[:3], slot.group)))),
+            row_end.eq((quarter == 3) & (beat == row_beats - 1)),
         ]
-        # The first beat of a row starts these; a row has 16 beats at least, its fourth makes the first push.
+        # A row with a header waits a cycle at its first beat, until it is known whether it is wanted: the
+        # header's beats, three at most, go where the row's first beat is gathered.
+        with m.If(self.slots.valid & room):
+            m.d.sync += looked.eq(1)
+        heads = (beat == 0) & (quarter < header)
+        # The first beat of a row starts these; a row has 8 beats at least, its fourth makes the first push.
         with m.If(self.slots.valid):
             m.d.sync += [
                 wanted.eq((slot.rows != 0) & (token >= place.first) & (token < place.end)),
-                position.eq(token - place.first), distance.eq(position * place.stride),
+                position.eq(token - place.first),
+                distance.eq(position * Mux(slot.kind, place.value_stride, place.key_stride)),
                 address.eq(Mux(slot.kind, place.values, place.keys) + (distance << 5)),
             ]
         m.d.comb += [
             beats.i.payload.eq(Cat(parts, slot.data)),
-            beats.i.valid.eq(taken & wanted & (quarter == 3) & (beat < place.beats)),
-            rows.i.payload.address.eq(address), rows.i.payload.beats.eq(place.beats),
+            beats.i.valid.eq(taken & wanted & (heads | (quarter == 3) & (beat < place.beats))),
+            rows.i.payload.address.eq(address), rows.i.payload.beats.eq(place.beats + header),
             mark.head_slot.eq(slot.head_slot), mark.wanted.eq(wanted & row_end),
             mark.end.eq(slot.last & slot.stripe_end), rows.i.valid.eq(taken & (mark.wanted | mark.end)),
         ]
+        with m.If(heads):
+            m.d.comb += beats.i.payload.eq(Mux(slot.int8 & (quarter == 0), slot.scale, 0))
         with m.If(taken):
             m.d.sync += [parts.eq(Cat(parts[BEAT_BITS:], slot.data)), quarter.eq(quarter + 1)]
             with m.If(quarter == 3):
                 m.d.sync += beat.eq(beat + 1)
             with m.If(row_end):
-                m.d.sync += [beat.eq(0), row.eq(row + 1)]
+                m.d.sync += [beat.eq(0), row.eq(row + 1), looked.eq(0)]
             with m.If(slot.last):
-                m.d.sync += [quarter.eq(0), beat.eq(0), row.eq(0)]
+                m.d.sync += [quarter.eq(0), beat.eq(0), row.eq(0), looked.eq(0)]
         wiring.connect(m, rows.o, wiring.flipped(self.rows))
         wiring.connect(m, beats.o, wiring.flipped(self.beats))
         return m

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,6 +24,7 @@ from .ports import (
     TablePort,
 )
 from .rows import ERASE_RESULT
+from .sketchplace import SketchPlace
 
 POLL_CYCLES = 64
 """Between two looks at a sequence's count of programs."""
@@ -156,31 +157,45 @@ class FreeEngine(wiring.Component):
         return m
 
     def _return_buffers(self, m: Module, job: Any) -> None:
-        """Walk the map of all layers and heads."""
+        """Walk the map of all layers and heads, of rows, then of sketches."""
         c = self.config
         g = Geometry(c)
         layer, head = Signal(9), Signal(8)
         line, entry = Signal(DRAM_BITS), Signal(DRAM_BITS)
         stripes, asked, taken = Signal(STRIPE_BITS), Signal(STRIPE_BITS), Signal(STRIPE_BITS)
         buffer = Signal(16)
-        wide, sequence = job.layer.wide, job.layer.sequence
+        rows_log2, sequence = job.layer.rows_log2, job.layer.sequence
         index = sequence * c.max_layers + layer
-        m.d.comb += self.entry_reads.payload.eq(entry)
+        sketch, stripes_max = Signal(), Signal(STRIPE_BITS)
+        m.submodules.place = place = SketchPlace(config=c)
+        m.d.comb += [
+            self.entry_reads.payload.eq(entry), place.size.eq(job.layer.sketch_size),
+            stripes_max.eq(Mux(sketch, job.layer.sketch_stripes_max, job.layer.stripes_max)),
+            place.tokens.eq(self.tables.answer),
+        ]
         with m.State("READ_RESIDENT"), m.If(read(m, self.tables, Table.RESIDENT, index)):
             resident = self.tables.answer[:TOKEN_BITS]
-            m.d.sync += [stripes.eq(g.stripe_of(resident + g.per_stripe(wide) - 1, wide)), head.eq(0)]
+            m.d.sync += [stripes.eq(g.stripes(resident, rows_log2)), head.eq(0)]
+            m.d.comb += place.start.eq(1)
             with m.If(layer == 0):
-                m.d.sync += line.eq(job.layer.map)
+                m.d.sync += line.eq(Mux(sketch, job.layer.sketch_map, job.layer.map))
+            m.next = "START_HEAD"
+            with m.If(sketch):
+                m.next = "PLACE_SKETCHES"
+        with m.State("PLACE_SKETCHES"), m.If(place.done):
+            m.d.sync += stripes.eq(place.stripe + ((place.slot != 0) | (place.vector != 0)))
             m.next = "START_HEAD"
         with m.State("START_HEAD"):
             m.d.sync += [
-                asked.eq(0), taken.eq(0), entry.eq(line), line.eq(line + (job.layer.stripes_max << 3)),
+                asked.eq(0), taken.eq(0), entry.eq(line), line.eq(line + (stripes_max << 3)),
                 head.eq(head + 1),
             ]
             m.next = "WALK"
             with m.If(head == job.layer.kv_heads):
                 m.d.sync += line.eq(line)
                 m.next = "CLEAR_RESIDENT"
+                with m.If(job.layer.sketch & ~sketch):  # it is needed once more
+                    m.next = "END_LAYER"
         asking = asked != stripes
         with m.State("WALK"):
             m.d.comb += [self.entry_reads.valid.eq(asking), self.entries.ready.eq(1)]
@@ -200,11 +215,14 @@ class FreeEngine(wiring.Component):
             with m.If(write(m, self.tables, Table.BUFFER_FREE, 0, buffer)):
                 m.next = "WALK"
         with m.State("CLEAR_RESIDENT"), m.If(write(m, self.tables, Table.RESIDENT, index, 0)):
+            m.next = "END_LAYER"
+        with m.State("END_LAYER"):
             m.d.sync += layer.eq(layer + 1)
             m.next = "READ_RESIDENT"
             with m.If(layer == job.layers - 1):
-                m.d.sync += layer.eq(0)
-                m.next = "READ_COUNT"
+                m.d.sync += [layer.eq(0), sketch.eq(job.layer.sketch & ~sketch)]
+                with m.If(sketch | ~job.layer.sketch):
+                    m.next = "READ_COUNT"
 
     def _return_superblocks(self, m: Module, job: Any) -> None:
         """Erase and return them in list order, then clear the sequence's counts."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams of slots: those for the read-back apart from those for a core, and several joined slot by slot."""
+"""Streams of slots: those for the read-back, for a core and for a scorer apart, and several joined slot by
+slot."""
 
 from amaranth.hdl import Array, Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
@@ -12,8 +13,8 @@ from ..stream.arbiter import RoundRobin
 
 
 class SlotGate(wiring.Component):
-    """Lets slots into the attention core when the queries of their head are there, and leads those with
-    ``read_back`` past it.
+    """Lets slots into the attention core when the queries of their head are there, slots of sketches into
+    the scorer when the sketches of these are, and leads those with ``read_back`` past both.
 
     Parameters
     ----------
@@ -23,7 +24,8 @@ class SlotGate(wiring.Component):
     -------
     slots : input
     loaded : per head slot (of pass 0), its queries are in the core; does not fall while it has slots here
-    core, read_back : outputs
+    sketches_loaded : likewise the sketches of its queries are in the scorer
+    core, scorer, read_back : outputs
 
     Latency: 0 cycles. Throughput: one beat per cycle. Back-pressure: a slot waits for its own output and its
     own queries only; slots behind it wait for it. Loading queries must therefore never wait for slots.
@@ -32,21 +34,21 @@ class SlotGate(wiring.Component):
     def __init__(self, *, config: EngineConfig):
         slots = stream.Signature(slot_beat(config))
         super().__init__({
-            "slots": In(slots), "loaded": In(config.head_slots), "core": Out(slots), "read_back": Out(slots),
+            "slots": In(slots), "loaded": In(config.head_slots), "sketches_loaded": In(config.head_slots),
+            "core": Out(slots), "scorer": Out(slots), "read_back": Out(slots),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        aside = self.slots.payload.read_back
-        loaded = self.loaded.bit_select(self.slots.payload.base_slot, 1)
-        m.d.comb += [
-            self.core.payload.eq(self.slots.payload),
-            self.core.valid.eq(self.slots.valid & ~aside & loaded),
-            self.read_back.payload.eq(self.slots.payload), self.read_back.valid.eq(self.slots.valid & aside),
-            self.slots.ready.eq(self.core.ready & loaded),
-        ]
-        with m.If(aside):
-            m.d.comb += self.slots.ready.eq(self.read_back.ready)
+        slot = self.slots.payload
+        loaded, sketches_loaded = (each.bit_select(slot.base_slot, 1)
+                                   for each in (self.loaded, self.sketches_loaded))
+        for out, mine in ((self.core, ~slot.read_back & ~slot.sketch & loaded),
+                          (self.scorer, ~slot.read_back & slot.sketch & sketches_loaded),
+                          (self.read_back, slot.read_back)):
+            m.d.comb += [out.payload.eq(slot), out.valid.eq(self.slots.valid & mine)]
+            with m.If(mine):
+                m.d.comb += self.slots.ready.eq(out.ready)
         return m
 
 

@@ -7,8 +7,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.commands import Table
+from instinfer.abi.commands import PolicyKind, Table
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.selection import GROUP_LOG2_MAX
+from instinfer.abi.tables import VALID
 
 from ..flash.blockmap import map_depth
 from ..stream.arbiter import RoundRobin
@@ -96,7 +98,7 @@ class Tables(wiring.Component):
         fault = _Store(m, "fault", depth=sequences, fields=((62, 1),))
         rows = c.pages * c.max_superblocks_per_sequence
         stores = {
-            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 47), (63, 1))),
+            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 58), (63, 1))),
             Table.SEQUENCE: _Store(m, "sequence", depth=sequences, fields=((0, 58), (63, 1))),
             Table.RESIDENT: _Store(m, "resident", depth=sequences * c.max_layers, fields=((0, 18),)),
             Table.SUPERBLOCK_LIST: _Store(
@@ -108,13 +110,19 @@ class Tables(wiring.Component):
             Table.SUPERBLOCK_ERASED: _Store(m, "superblock_erased", depth=c.superblocks, fields=((0, 1),)),
             Table.BUFFER_FREE: buffers.store,
             Table.COUNTS: _Store(m, "counts", depth=sequences, fields=((0, 9),)),
-            Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 8), (63, 1))),
+            Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 61), (63, 1))),
             Table.REPLACEMENT: _Store(m, "replacement", depth=c.max_replacements, fields=((0, 35), (63, 1))),
             INTERNAL_OUTSTANDING: _Store(m, "outstanding", depth=sequences, fields=((0, 9),)),
             INTERNAL_FAULT: fault,
         }
         self._access(m, stores, {Table.SUPERBLOCK_FREE: superblocks, Table.BUFFER_FREE: buffers}, fault)
         return m
+
+    def _known_policy(self, word: Value) -> Value:
+        """A word of POLICY is one that POLICY_SET could store (`abi.tables.PolicyWord`)."""
+        kind, forced = word[:8], word[29:61]
+        sketch = (word[26:29] <= GROUP_LOG2_MAX) & ((word[8:26] != 0) | (forced != 0))
+        return ~word[63] | (kind == PolicyKind.DENSE) | (kind == PolicyKind.SKETCH) & sketch
 
     def _names_blocks(self, word: Value) -> Value:
         """A word of REPLACEMENT stays within the geometry."""
@@ -149,10 +157,13 @@ class Tables(wiring.Component):
                 at = queue.head + Mux(op == TableOp.READ, index, Mux(op == TableOp.POP, 0, queue.level))
             initial = walk if queue is not None else value[0] if number == Table.SUPERBLOCK_ERASED else 0
             kept = number in (Table.CACHE, Table.POLICY, Table.REPLACEMENT)
+            kept_part = value
+            if number == Table.POLICY:  # a dense one has nothing beside its kind
+                kept_part = Mux(value[:8] == PolicyKind.DENSE, value & (VALID | 0xFF), value)
             chosen = (table == number) | ((number == INTERNAL_FAULT) & (table == Table.SEQUENCE))
             m.d.comb += [
                 store.read.addr.eq(Mux(walking, walk, at)),
-                store.write.data.eq(Mux(walking, initial, store.pack(value))),
+                store.write.data.eq(Mux(walking, initial, store.pack(kept_part))),
                 store.write.en.eq(Mux(walking, (walk < store.depth) & (after_reset | (not kept)),
                                       writes & chosen)),
             ]
@@ -189,6 +200,11 @@ class Tables(wiring.Component):
                             ok.eq((index < store.depth) & ((op == TableOp.READ) | self._names_blocks(value))),
                             answer.eq(Mux(store.unpack()[63], store.unpack(), 0)),
                         ]
+                    elif number == Table.POLICY:
+                        m.d.comb += [
+                            ok.eq((index < store.depth) & ((op == TableOp.READ) | self._known_policy(value))),
+                            answer.eq(Mux(store.unpack()[63], store.unpack(), 0)),
+                        ]
                     elif number == Table.SUPERBLOCK_LIST:
                         m.d.comb += [
                             ok.eq((index < store.depth) & ((op == TableOp.READ) | (value < c.superblocks))),
@@ -198,7 +214,7 @@ class Tables(wiring.Component):
                         found = store.unpack()
                         if number == Table.SEQUENCE:
                             found = found | fault.unpack()
-                        if number in (Table.CACHE, Table.SEQUENCE, Table.POLICY):
+                        if number in (Table.CACHE, Table.SEQUENCE):
                             found = Mux(found[63], found, 0)
                         m.d.comb += [ok.eq(index < store.depth), answer.eq(found)]
             with m.Case(int(Table.WINDOW)):

@@ -3,44 +3,40 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import line_stride
 
 from ..signatures import AXI_BYTES
-from .access import ConstantDivider, first_channel, pop, write
+from .access import pop, write
 from .entries import ENTRY_READ, ENTRY_WRITE
 from .ports import (
     COPY_JOB,
     COPY_RESULT,
     DRAM_BITS,
     FLUSH_JOB,
-    LINE_BITS,
     STRIPE_BITS,
     WRITE_JOB,
     WRITE_RESULT,
     Geometry,
     TablePort,
 )
-
-
-def modulo(value: Value, divisor: int) -> Value:
-    """Of a value below twice the divisor."""
-    return Mux(value >= divisor, value - divisor, value)
+from .sketchplace import SketchPlace
+from .stripeends import StripeEnds
 
 
 class WriteEngine(wiring.Component):
     """Writes the rows of one command, stripe by stripe.
 
     For each stripe that the rows touch: a buffer per head (taken from the pool and entered in the map when
-    the stripe is new, read from the map when it is partly filled); K rows, then V rows; the resident count;
-    then, where one page's worth of tokens now follows the stripe before, that stripe's buffers may go; then,
-    when the stripe is full, a program per head. An error leaves the stripe as it was: the resident count does
-    not move, and buffers taken for a new stripe return to the pool.
+    the stripe is new, read from the map when it is partly filled), and likewise for the stripe of sketches;
+    K records, then V records; the resident count; then, first of rows, then of sketches, where one page's
+    worth of tokens now follows the stripe before, that stripe's buffers may go, and when the stripe is full,
+    a program per head. An error leaves the stripe as it was: the resident count does not move, and buffers
+    taken for a new stripe return to the pool. Stripes of sketches end where stripes of rows end.
 
     Parameters
     ----------
@@ -48,11 +44,12 @@ class WriteEngine(wiring.Component):
 
     Members
     -------
-    jobs, results : one result per job; ``status`` is SUCCESS, NOT_FINITE, TRANSFER_ERROR, CAPACITY (no buffer
-        left) or INTERNAL; ``resident`` counts what was stored. A full stripe that finds no flash row stays in
-        DRAM for good
+    jobs, results : one result per job; ``status`` is SUCCESS, NOT_FINITE, SCALE, TRANSFER_ERROR, CAPACITY (no
+        buffer left) or INTERNAL; ``resident`` counts what was stored. A full stripe that finds no flash row
+        stays in DRAM for good
     tables : access to the tables
-    copies, copied, buffer_write, buffer_head, buffer, lookup_head, lookup_buffer : a `RowCopier`
+    copies, copied, buffer_write, buffer_sketch, buffer_head, buffer, lookup_sketch, lookup_head,
+        lookup_buffer : a `RowCopier`
     entry_writes, entries_written, entry_error, entry_clear : an `EntryWriter` and its ``idle``, ``error``,
         ``clear``
     entry_reads, entries : an `EntryReader`
@@ -73,8 +70,8 @@ class WriteEngine(wiring.Component):
             "tables": Out(TablePort()),
             "copies": Out(stream.Signature(COPY_JOB)),
             "copied": In(stream.Signature(COPY_RESULT)),
-            "buffer_write": Out(1), "buffer_head": Out(heads), "buffer": Out(16),
-            "lookup_head": Out(heads), "lookup_buffer": In(16),
+            "buffer_write": Out(1), "buffer_sketch": Out(1), "buffer_head": Out(heads), "buffer": Out(16),
+            "lookup_sketch": Out(1), "lookup_head": Out(heads), "lookup_buffer": In(16),
             "entry_writes": Out(stream.Signature(ENTRY_WRITE)),
             "entries_written": In(1), "entry_error": In(1), "entry_clear": Out(1),
             "entry_reads": Out(stream.Signature(DRAM_BITS)),
@@ -90,47 +87,33 @@ class WriteEngine(wiring.Component):
         job, layer = self.jobs.payload, self.jobs.payload.layer
         status, resident = self.results.payload.status, self.results.payload.resident
         left = Signal(16)
-        address = Signal(64)
-        values = Signal(64)
-        row_beats = Signal(12)
-        stripe, first, count = Signal(STRIPE_BITS), Signal(8), Signal(9)
+        address, values = Signal(64), Signal(64)
+        key_beats, value_beats = Signal(12), Signal(12)
+        stripe, first, count = Signal(STRIPE_BITS), Signal(9), Signal(10)
         head = Signal(range(c.max_kv_heads + 1))
-        entry, stride = Signal(DRAM_BITS), Signal(DRAM_BITS)
+        entry, stride, first_entry = Signal(DRAM_BITS), Signal(DRAM_BITS), Signal(DRAM_BITS)
         asked = Signal.like(head)
-        channel, die = Signal(4), Signal(3)
-        line = Signal(range(max(2, c.channels)))
         popped = Signal(16)
-        fresh, full, settles, value_turn = Signal(), Signal(), Signal(), Signal()
-        was_settled = Signal()
-        end = Signal(10)
-        first_entry = Signal(DRAM_BITS)
-        entered = Signal.like(head)
-        m.submodules.channels = channels = ConstantDivider(width=STRIPE_BITS, divisor=c.channels)
-        m.submodules.lines = lines = ConstantDivider(width=LINE_BITS, divisor=c.channels)
-        m.submodules.dies = dies = ConstantDivider(width=STRIPE_BITS + 2, divisor=c.group_dies)
+        sketch, value_turn, was_settled = Signal(), Signal(), Signal()
+        fresh = Signal()
+        entered = Array(Signal.like(head, name=name) for name in ("rows_entered", "sketches_entered"))
         last_head = head == layer.kv_heads - 1
+        m.submodules.place = place = SketchPlace(config=c)
         m.d.comb += [
-            stride.eq(layer.stripes_max << 3),
-            end.eq(first + count),
-            fresh.eq(first == 0),
-            full.eq(end == g.per_stripe(layer.wide)),
-            settles.eq((stripe != 0) & (first < g.per_page(layer.wide)) & (end >= g.per_page(layer.wide))),
-            first_entry.eq(layer.map + (stripe << 3)),
-            channels.dividend.eq(stripe), lines.dividend.eq(layer.line),
-            dies.dividend.eq(channels.quotient + lines.quotient + lines.remainder),
-            self.lookup_head.eq(head),
-            self.copies.payload.address.eq(Mux(value_turn, values, address)),
-            self.copies.payload.tokens.eq(count), self.copies.payload.first.eq(first),
-            self.copies.payload.heads.eq(layer.kv_heads), self.copies.payload.beats.eq(layer.beats),
-            self.copies.payload.wide.eq(layer.wide), self.copies.payload.value.eq(value_turn),
+            place.tokens.eq(resident), place.size.eq(layer.sketch_size),
+            fresh.eq(Mux(sketch, (place.slot == 0) & (place.vector == 0), first == 0)),
+            stride.eq(Mux(sketch, layer.sketch_stripes_max, layer.stripes_max) << 3),
+            first_entry.eq(Mux(sketch, layer.sketch_map + (place.stripe << 3), layer.map + (stripe << 3))),
+            self.buffer_sketch.eq(sketch),
             self.entry_writes.payload.address.eq(entry),
             self.entry_writes.payload.entry.dram.buffer.eq(popped),
             self.entry_writes.payload.entry.dram.valid.eq(1),
             self.entry_reads.payload.eq(entry),
         ]
-        self._describe_flush(m, stripe, head, entry, channel, die)
+        self._describe_copy(m, Mux(value_turn, values, address), first, count, value_turn, place)
+        ends = self._end_stripe(m, stripe, first, count, place, head, sketch)
         with m.If(self.buffer_write):
-            m.d.sync += entered.eq(self.buffer_head + 1)
+            m.d.sync += entered[sketch].eq(self.buffer_head + 1)
 
         def next_head() -> None:
             m.d.sync += [head.eq(head + 1), entry.eq(entry + stride)]
@@ -139,11 +122,19 @@ class WriteEngine(wiring.Component):
             m.d.sync += status.eq(code)
             m.next = "END_FAILED" if buffers else "END_JOB"
 
+        def next_region() -> None:
+            m.d.sync += sketch.eq(layer.sketch)
+            m.next = "BEGIN_REGION"
+            with m.If(sketch | ~layer.sketch):
+                m.next = "START_COPY"
+
         with m.FSM():
             with m.State("TAKE_JOB"), m.If(self.jobs.valid):
                 m.d.sync += [
                     status.eq(Status.SUCCESS), resident.eq(job.resident), left.eq(job.tokens),
-                    address.eq(job.keys), values.eq(job.values), row_beats.eq(layer.kv_heads * layer.beats),
+                    address.eq(job.keys), values.eq(job.values),
+                    key_beats.eq(layer.kv_heads * (layer.beats + layer.key_header)),
+                    value_beats.eq(layer.kv_heads * (layer.beats + layer.value_header)),
                 ]
                 m.d.comb += self.entry_clear.eq(1)
                 m.next = "SPLIT"
@@ -151,19 +142,22 @@ class WriteEngine(wiring.Component):
                     m.next = "END_JOB"
             with m.State("SPLIT"):
                 m.d.sync += [
-                    stripe.eq(g.stripe_of(resident, layer.wide)), first.eq(g.within(resident, layer.wide)),
+                    stripe.eq(g.stripe_of(resident, layer.rows_log2)),
+                    first.eq(g.within(resident, layer.rows_log2)),
+                    sketch.eq(0), entered[0].eq(0), entered[1].eq(0),
                 ]
+                m.d.comb += place.start.eq(layer.sketch)
                 m.next = "COUNT_TOKENS"
-            with m.State("COUNT_TOKENS"):
-                room = g.per_stripe(layer.wide) - first
-                m.d.sync += [count.eq(Mux(left < room, left, room)), head.eq(0), asked.eq(0),
-                             entry.eq(first_entry),
-                             entered.eq(0)]
-                m.d.comb += [channels.start.eq(1), lines.start.eq(1)]
+            with m.State("COUNT_TOKENS"), m.If(place.done | ~layer.sketch):
+                room = g.per_stripe(layer.rows_log2) - first
+                m.d.sync += count.eq(Mux(left < room, left, room))
+                m.next = "BEGIN_REGION"
+            with m.State("BEGIN_REGION"):
+                m.d.sync += [head.eq(0), asked.eq(0), entry.eq(first_entry)]
                 m.next = "READ_MAP"
                 with m.If(fresh):
                     m.next = "NOTE_POOL"
-            self._take_buffers(m, popped, was_settled, last_head, next_head, fail)
+            self._take_buffers(m, head, popped, was_settled, last_head, next_head, next_region, fail)
             with m.State("READ_MAP"):
                 m.d.comb += [self.entry_reads.valid.eq(asked != layer.kv_heads), self.entries.ready.eq(1)]
                 with m.If(self.entry_reads.valid & self.entry_reads.ready):
@@ -177,7 +171,7 @@ class WriteEngine(wiring.Component):
                     with m.If(self.entries.payload.error):
                         m.d.sync += status.eq(Status.INTERNAL)
                     with m.If(last_head):
-                        m.next = "START_COPY"
+                        next_region()
             with m.State("START_COPY"):
                 m.d.comb += self.copies.valid.eq(status == Status.SUCCESS)
                 with m.If(status != Status.SUCCESS):
@@ -191,45 +185,32 @@ class WriteEngine(wiring.Component):
                     m.next = "START_COPY"
                     with m.If(value_turn):
                         m.next = "WAIT_FOR_MAP"
-                    for error, code in (("not_finite", Status.NOT_FINITE),
+                    for error, code in (("not_finite", Status.NOT_FINITE), ("bad_scale", Status.SCALE),
                                         ("host_error", Status.TRANSFER_ERROR),
                                         ("dram_error", Status.INTERNAL)):
                         with m.If(getattr(self.copied.payload, error)):
                             m.d.sync += [status.eq(code), value_turn.eq(0)]
                             m.next = "END_FAILED"
-            with m.State("WAIT_FOR_MAP"), m.If(self.entries_written & channels.done & lines.done):
+            with m.State("WAIT_FOR_MAP"), m.If(self.entries_written):
                 m.d.sync += [resident.eq(resident + count), left.eq(left - count)]
-                m.d.comb += dies.start.eq(1)
                 m.next = "MOVE_RESIDENT"
                 with m.If(self.entry_error):
                     m.d.sync += [resident.eq(resident), left.eq(left)]
                     fail(Status.INTERNAL, buffers=True)
             index = layer.sequence * c.max_layers + layer.layer
             with m.State("MOVE_RESIDENT"), m.If(write(m, self.tables, Table.RESIDENT, index, resident)):
-                step = (count * row_beats) * AXI_BYTES
                 m.d.sync += [
-                    address.eq(address + step), values.eq(values + step), head.eq(0),
-                    entry.eq(first_entry - 8),
+                    address.eq(address + (count * key_beats) * AXI_BYTES),
+                    values.eq(values + (count * value_beats) * AXI_BYTES),
                 ]
-                m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.comb += [self.flush.valid.eq(settles & dies.done), self.flush.payload.settle.eq(1),
-                             self.flush.payload.stripe.eq(stripe - 1)]
-                with m.If(dies.done & (~settles | self.flush.ready)):
-                    m.d.sync += [
-                        entry.eq(first_entry), line.eq(lines.remainder), die.eq(dies.remainder),
-                        channel.eq(modulo(first_channel(c, lines.remainder) + channels.remainder,
-                                          c.channels)),
-                    ]
-                    m.next = "LOOK_UP_BUFFER"
-                    with m.If(~full):
-                        m.next = "NEXT_STRIPE"
-            self._queue_programs(m, line, channel, die, last_head, next_head)
-            with m.State("NEXT_STRIPE"):
-                m.next = "SPLIT"
-                with m.If((left == 0) | (status != Status.SUCCESS)):
-                    m.next = "END_JOB"
-            self._end_failed(m, head, fresh, entered)
+                m.next = "END_STRIPE"
+            with m.State("END_STRIPE"):
+                m.d.comb += ends.jobs.valid.eq(1)
+                with m.If(ends.jobs.ready):
+                    m.next = "SPLIT"
+                    with m.If(left == 0):
+                        m.next = "END_JOB"
+            self._end_failed(m, head, sketch, fresh, entered[sketch])
             with m.State("END_JOB"):
                 m.d.comb += self.jobs.ready.eq(1)
                 m.next = "ANSWER"
@@ -239,21 +220,50 @@ class WriteEngine(wiring.Component):
                     m.next = "TAKE_JOB"
         return m
 
-    def _describe_flush(self, m: Module, stripe: Value, head: Value, entry: Value, channel: Value,
-                        die: Value) -> None:
-        layer, flush = self.jobs.payload.layer, self.flush.payload
+    def _describe_copy(self, m: Module, address: Value, first: Value, count: Value, value: Value,
+                       place: SketchPlace) -> None:
+        """Of 80 dims in int8 the last of three beats is half filled."""
+        layer, copy = self.jobs.payload.layer, self.copies.payload
         m.d.comb += [
-            flush.stripe.eq(stripe), flush.head.eq(head), flush.entry.eq(entry), flush.channel.eq(channel),
-            flush.die.eq(die), flush.buffer.eq(self.lookup_buffer),
-            *(getattr(flush, name).eq(getattr(layer, name))
-              for name in ("sequence", "generation", "layer", "wide", "kv_heads", "stripes_max")),
+            copy.address.eq(address), copy.tokens.eq(count), copy.first.eq(first), copy.value.eq(value),
+            copy.heads.eq(layer.kv_heads), copy.half.eq(layer.int8 & layer.query_beats[0]),
+            copy.header.eq(Mux(value, layer.value_header, layer.key_header)),
+            copy.sketch.eq(layer.sketch & ~value), copy.sketch_slot.eq(place.slot),
+            copy.sketch_vector.eq(place.vector),
+            *(getattr(copy, name).eq(getattr(layer, name))
+              for name in ("beats", "rows_log2", "int8", "sketch_size")),
         ]
 
-    def _take_buffers(self, m: Module, popped: Signal, was_settled: Signal, last_head: Value, next_head: Any,
-                      fail: Any) -> None:
+    def _end_stripe(self, m: Module, stripe: Value, first: Value, count: Value, place: SketchPlace,
+                    head: Value, sketch: Value) -> StripeEnds:
+        """A region settles when the write makes its first page full, and is full at its last slot."""
+        c = self.config
+        g = Geometry(c)
+        m.submodules.ends = ends = StripeEnds(config=c)
+        layer, told = self.jobs.payload.layer, ends.jobs.payload
+        end, per_page = Signal(11), g.per_page(layer.rows_log2)
+        slots = Signal(range(c.slots_per_stripe + 1))
+        with m.If(self.copied.valid & self.copied.ready & self.copies.payload.sketch):
+            m.d.sync += slots.eq(self.copied.payload.slots_filled)
+        m.d.comb += [
+            end.eq(first + count), told.layer.eq(layer),
+            told.rows.stripe.eq(stripe), told.rows.full.eq(end == g.per_stripe(layer.rows_log2)),
+            told.rows.settles.eq((stripe != 0) & (first < per_page) & (end >= per_page)),
+            told.sketches.stripe.eq(place.stripe),
+            told.sketches.full.eq(layer.sketch & (slots == c.slots_per_stripe)),
+            told.sketches.settles.eq(layer.sketch & (place.stripe != 0) & (place.slot < c.slots_per_page)
+                                     & (slots >= c.slots_per_page)),
+            self.lookup_head.eq(Mux(ends.jobs.valid, ends.lookup_head, head)),
+            self.lookup_sketch.eq(Mux(ends.jobs.valid, ends.lookup_sketch, sketch)),
+            ends.lookup_buffer.eq(self.lookup_buffer),
+        ]
+        wiring.connect(m, ends.flush, wiring.flipped(self.flush))
+        return ends
+
+    def _take_buffers(self, m: Module, head: Value, popped: Signal, was_settled: Signal, last_head: Value,
+                      next_head: Any, next_region: Any, fail: Any) -> None:
         """A buffer for each head of a new stripe; the pool counts as empty only if nothing could have
         returned before it was asked."""
-        head = self.lookup_head
         with m.State("NOTE_POOL"):
             m.d.sync += was_settled.eq(self.settled)
             m.next = "TAKE_BUFFER"
@@ -273,39 +283,28 @@ class WriteEngine(wiring.Component):
                 next_head()
                 m.next = "NOTE_POOL"
                 with m.If(last_head):
-                    m.next = "START_COPY"
+                    next_region()
 
-    def _queue_programs(self, m: Module, line: Signal, channel: Signal, die: Signal, last_head: Value,
-                        next_head: Any) -> None:
-        """A program for each head of a full stripe; ``line`` is the head's map line modulo channels."""
-        c = self.config
-        with m.State("LOOK_UP_BUFFER"):
-            m.next = "QUEUE_PROGRAM"
-        with m.State("QUEUE_PROGRAM"):
-            m.d.comb += self.flush.valid.eq(1)
-            with m.If(self.flush.ready):
-                next_head()
-                step = Mux(line == c.channels - 1, (2 - c.channels) % c.group_dies, 1 % c.group_dies)
-                m.d.sync += [
-                    line.eq(modulo(line + 1, c.channels)),
-                    channel.eq(modulo(channel + line_stride(c.channels), c.channels)),
-                    die.eq(modulo(die + step, c.group_dies)),
-                ]
-                m.next = "LOOK_UP_BUFFER"
-                with m.If(last_head):
-                    m.next = "NEXT_STRIPE"
+    def _end_failed(self, m: Module, head: Signal, sketch: Signal, fresh: Value, entered: Value) -> None:
+        """Return the buffers of new stripes: all those that were entered, of rows and of sketches."""
+        def next_region() -> None:
+            m.d.sync += sketch.eq(1)
+            m.next = "RETURN_REGION"
+            with m.If(sketch | ~self.jobs.payload.layer.sketch):
+                m.next = "END_JOB"
 
-    def _end_failed(self, m: Module, head: Signal, fresh: Value, entered: Value) -> None:
-        """Return the buffers of a new stripe: all those that were entered."""
         with m.State("END_FAILED"):
+            m.d.sync += sketch.eq(0)
+            m.next = "RETURN_REGION"
+        with m.State("RETURN_REGION"):
             m.d.sync += head.eq(0)
-            m.next = "END_JOB"
-            with m.If(fresh & (entered != 0)):
-                m.next = "LOOK_UP"
+            m.next = "LOOK_UP"
+            with m.If(~fresh | (entered == 0)):
+                next_region()
         with m.State("LOOK_UP"):
             m.next = "RETURN_BUFFER"
         with m.State("RETURN_BUFFER"), m.If(write(m, self.tables, Table.BUFFER_FREE, 0, self.lookup_buffer)):
             m.d.sync += head.eq(head + 1)
             m.next = "LOOK_UP"
             with m.If(head + 1 == entered):
-                m.next = "END_JOB"
+                next_region()

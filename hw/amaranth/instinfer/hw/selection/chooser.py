@@ -127,9 +127,10 @@ class _Elaboration:
         last_row = (job.groups - 1)[self.lane_bits:]
         final = ~self.all_passes | (self.row_pass == job.passes - 1)
         end = final & (self.row == last_row)
+        reading = self.sweeping & self.go
         m.d.comb += [
-            asked.valid.eq(self.sweeping & self.go), asked.row.eq(self.row), asked["pass"].eq(self.row_pass),
-            asked.final.eq(final), asked.end.eq(end & asked.valid),
+            asked.valid.eq(reading), asked.row.eq(self.row), asked["pass"].eq(self.row_pass),
+            asked.final.eq(final), asked.end.eq(end & reading),
         ]
         for lane in range(self.lanes):
             group = Cat(C(lane, self.lane_bits), self.row)
@@ -137,7 +138,7 @@ class _Elaboration:
                 asked.in_use[lane].eq(group < job.groups),
                 asked.candidates[lane].eq((group >= job.first) & (group < job.end) & (group < job.groups)),
             ]
-        with m.If(asked.valid):
+        with m.If(reading):
             with m.If(end):
                 m.d.sync += [self.sweeping.eq(0), self.row.eq(0), self.row_pass.eq(0)]
             with m.Elif(final):

@@ -9,9 +9,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig
 
+from ..stream.fifo import StreamFIFO
 from .chooser import GroupChooser
 from .masks import MaskBuilder
-from .ports import KEEP_BITS, choice_job, group_beat, mask_job, mask_word
+from .ports import KEEP_BITS, choice_beat, choice_job, group_beat, mask_job, mask_word
+
+_JOBS_WAITING = 4
+"""Mask jobs: of the choice that is taken, of the one behind it, of the one whose maxima come."""
 
 
 def token_job(config: EngineConfig) -> data.StructLayout:
@@ -23,7 +27,8 @@ def token_job(config: EngineConfig) -> data.StructLayout:
 
 
 class TokenChooser(wiring.Component):
-    """A `GroupChooser` and a `MaskBuilder`, with the groups and the candidates worked out from a policy.
+    """A `GroupChooser`, a memory for one choice and a `MaskBuilder`, with the groups and the candidates
+    worked out from a policy.
 
     Parameters
     ----------
@@ -31,18 +36,22 @@ class TokenChooser(wiring.Component):
 
     Members
     -------
-    jobs : taken when both blocks are idle
+    jobs : taken when the choice before has been made and stored: from then on the maxima of this one are
+        taken, whether or not anyone takes masks
     too_long, maxima, wanted : as of `GroupChooser`
     masks : as of `MaskBuilder`
     busy : a job is under way
 
-    Latency: 4 cycles from a job to ``wanted`` (``passes`` more); the others are those of the blocks.
+    Latency: 4 cycles from a job to ``wanted`` (``passes`` more), 2 from a beat of the choice to the
+    `MaskBuilder`; the others are those of the blocks. Back-pressure: while masks stall, one whole choice
+    is stored, and the emission of the next waits with its beats behind it.
     """
 
     def __init__(self, *, config: EngineConfig, score_groups: int = 16384, lanes: int = 4) -> None:
         self._chooser = GroupChooser(config=config, score_groups=score_groups, lanes=lanes)
         self._builder = MaskBuilder(config=config, lanes=lanes)
         self._config = config
+        self._memory = StreamFIFO(shape=choice_beat(lanes), depth=score_groups // lanes)
         super().__init__({
             "jobs": In(stream.Signature(token_job(config))), "too_long": Out(1),
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
@@ -53,12 +62,16 @@ class TokenChooser(wiring.Component):
         m = Module()
         m.submodules.chooser, m.submodules.builder = chooser, builder = self._chooser, self._builder
         connect(m, flipped(self.maxima), chooser.maxima)
-        connect(m, chooser.choice, builder.choice)
+        m.submodules.memory = memory = self._memory
+        m.submodules.mask_jobs = mask_jobs = StreamFIFO(shape=mask_job(self._config), depth=_JOBS_WAITING)
+        connect(m, chooser.choice, memory.i)
+        connect(m, memory.o, builder.choice)
+        connect(m, mask_jobs.o, builder.jobs)
         connect(m, builder.masks, flipped(self.masks))
         job: Any = Signal(token_job(self._config))
         m.d.comb += [
             self.too_long.eq(chooser.too_long), self.wanted.eq(chooser.wanted),
-            *(builder.jobs.payload[name].eq(job[name]) for name in mask_job(self._config).members),
+            *(mask_jobs.i.payload[name].eq(job[name]) for name in mask_job(self._config).members),
         ]
         choice: Any = Signal(choice_job(self._config))
         m.d.comb += chooser.jobs.payload.eq(choice)
@@ -69,10 +82,11 @@ class TokenChooser(wiring.Component):
             before_window.eq(Mux(job.window >= job.context, 0, job.context - job.window)),
         ]
         idle = Signal()
-        m.d.comb += self.busy.eq(~idle | chooser.busy | builder.busy)
+        m.d.comb += self.busy.eq(~idle | chooser.busy | (memory.level != 0) | (mask_jobs.level != 0)
+                                 | builder.busy)
         with m.FSM():
             with m.State("TAKE_JOB"):
-                m.d.comb += [idle.eq(1), self.jobs.ready.eq(~chooser.busy & ~builder.busy)]
+                m.d.comb += [idle.eq(1), self.jobs.ready.eq(chooser.jobs.ready)]
                 m.d.sync += job.eq(self.jobs.payload)
                 with m.If(self.jobs.valid & self.jobs.ready):
                     m.next = "COUNT_GROUPS"
@@ -97,6 +111,7 @@ class TokenChooser(wiring.Component):
                 with m.If(chooser.too_long):
                     m.next = "TAKE_JOB"
             with m.State("BUILD"):
-                m.d.comb += builder.jobs.valid.eq(1)
-                m.next = "TAKE_JOB"
+                m.d.comb += mask_jobs.i.valid.eq(1)
+                with m.If(mask_jobs.i.ready):
+                    m.next = "TAKE_JOB"
         return m

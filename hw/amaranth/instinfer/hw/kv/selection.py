@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The selection as the KV engine uses it: query sketches out to all scorers, maxima in, row masks out."""
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from instinfer.abi.config import EngineConfig
+
+from ..selection.join import MaximaJoin
+from ..selection.loader import SketchQueryLoader
+from ..selection.ports import mask_word, operand_write
+from ..selection.tokens import TokenChooser, token_job
+from ..signatures import MemoryReadPort
+from .headports import SKETCH_LOAD, sketch_setup
+from .querysketches import QuerySketchReader
+from .sketchslots import ScorerPort
+
+
+class Selection(wiring.Component):
+    """`QuerySketchReader`, `SketchQueryLoader`, `MaximaJoin` and `TokenChooser` put together.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    loads, loaded, error, bad_exponent, memory : see `QuerySketchReader`
+    setup : handed to all scorers
+    choices : a head's policy, taken as `TokenChooser.jobs` are. Sketches of a head may be asked for when its
+        job has been taken, not before: dies overtake each other, so a slot of the next head may come in front
+        of one of this head, whose scorer would then wait for the chooser and the chooser for the scorer
+    masks : rows of the heads in the order of ``choices``
+    scorers : one per core, the tail's last
+
+    Latency, throughput and back-pressure are those of its parts.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        self._config = config
+        pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})
+        super().__init__({
+            "loads": In(stream.Signature(SKETCH_LOAD)),
+            "loaded": Out(pulse), "error": Out(pulse), "bad_exponent": Out(pulse),
+            "memory": Out(MemoryReadPort()),
+            "setup": In(sketch_setup(config)),
+            "choices": In(stream.Signature(token_job(config))),
+            "masks": Out(stream.Signature(mask_word(config))),
+            "scorers": Out(ScorerPort(config)).array(config.cores),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.reader = reader = QuerySketchReader(config=config)
+        m.submodules.loader = loader = SketchQueryLoader(config=config)
+        m.submodules.join = join = MaximaJoin(config=config, scorers=config.cores)
+        m.submodules.tokens = tokens = TokenChooser(config=config, score_groups=config.score_groups)
+        connect(m, flipped(self.loads), reader.loads)
+        connect(m, reader.memory, flipped(self.memory))
+        connect(m, reader.queries, loader.queries)
+        for name in ("loaded", "error", "bad_exponent"):
+            connect(m, getattr(reader, name), flipped(getattr(self, name)))
+        connect(m, flipped(self.choices), tokens.jobs)
+        connect(m, join.o, tokens.maxima)
+        connect(m, tokens.masks, flipped(self.masks))
+        m.d.comb += [reader.idle.eq(~loader.busy), join.wanted.eq(tokens.wanted)]
+        for scorer, maxima in zip(self.scorers, join.i, strict=True):
+            connect(m, flipped(scorer.maxima), maxima)
+            m.d.comb += [
+                *(getattr(scorer.write, name).eq(getattr(loader.write, name))
+                  for name in operand_write(config).members),
+                *(getattr(scorer.setup, name).eq(getattr(self.setup, name))
+                  for name in sketch_setup(config).members),
+            ]
+        return m

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sequencer of attentions and its walker on their own: order of walks, what is asked for, ends."""
+
+from typing import Any
+
+import pytest
+
+from hw.kv.sequencer import TROUBLES, Attention, Sequencer
+from hw.kv.surroundings import blocks
+from instinfer.abi.commands import Dtype
+from instinfer.abi.layout import HEAD_DIMS, SketchShape
+from support import run_cocotb
+from support.benches import bench, parameters, start
+
+SHAPES = [SketchShape(8, 2), SketchShape(8, 4), SketchShape(16, 4), SketchShape(16, 8), SketchShape(32, 8),
+          SketchShape(64, 8)]
+
+
+async def prepare(dut: Any) -> Sequencer:
+    sequencer = Sequencer(dut, noise=parameters()["noise"])
+    await start(dut)
+    return sequencer
+
+
+@bench(cycles=60_000, part="sequencer")
+async def order(dut: Any) -> None:
+    """S0 S1 R0 S2 R1 ... across commands; a head without sketches ends the chain."""
+    sequencer = await prepare(dut)
+    for heads in (3, 2):
+        sequencer.send(Attention(sketch=SHAPES[5], heads=heads, context=300, resident=900))
+    sequencer.send(Attention(heads=1, context=100, resident=100))
+    sequencer.send(Attention(sketch=SHAPES[5], heads=1, queries=2, context=300, resident=300))
+    await sequencer.finished()
+    walks = [f"{kind}{number}" for kind, number in sequencer.order]
+    assert walks == ["S0", "S1", "R0", "S2", "R1", "S3", "R2", "S4", "R3", "R4", "R5", "S6", "R6"]
+
+
+@bench(cycles=400_000, part="sequencer")
+async def traffic(dut: Any) -> None:
+    """Heads of one to four passes, with and without sketches, and read-backs, of all shapes."""
+    sequencer = await prepare(dut)
+    random = sequencer.random
+    for _ in range(parameters()["commands"]):
+        kind = random.choice(["sketch", "dense", "read"], p=[.6, .3, .1])
+        resident = int(random.integers(1, 700))
+        context = int(random.integers(1, resident + 1))
+        sequencer.send(Attention(
+            sketch=SHAPES[random.integers(6)] if kind == "sketch" else None,
+            heads=int(random.integers(1, 5)), queries=1 if kind == "read" else int(random.integers(1, 9)),
+            head_dim=int(random.choice(HEAD_DIMS)), dtype=Dtype(random.integers(2)), context=context,
+            resident=resident, read_back=kind == "read",
+            first=int(random.integers(context)) if kind == "read" else 0))
+    await sequencer.finished()
+
+
+@bench(cycles=200_000, part="sequencer")
+async def trouble(dut: Any) -> None:
+    """Each fault ends its own command; the choice and the heads behind it go on."""
+    sequencer = await prepare(dut)
+    for round_ in range(2):
+        for name in TROUBLES:
+            for sketch in (SHAPES[5], None):
+                if sketch is None and name in ("sketch_error", "bad_exponent"):
+                    continue
+                sequencer.send(Attention(sketch=sketch, heads=2, queries=3, context=300, resident=400,
+                                         trouble=name))
+        sequencer.send(Attention(sketch=SHAPES[5], heads=1 + round_, queries=8, context=200, resident=300))
+    await sequencer.finished()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_sequencer(noise: float) -> None:
+    passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise, "commands": 30})
+    assert len(passed) == 3
