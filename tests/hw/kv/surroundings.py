@@ -32,6 +32,7 @@ from instinfer.hw.kv.attend import AttendSequencer
 from instinfer.hw.kv.dispatch import ChannelDispatch
 from instinfer.hw.kv.flushes import PROGRAMS_PER_DIE
 from instinfer.hw.kv.readback import ReadBack
+from instinfer.hw.kv.tail import TailReader
 from instinfer.hw.kv.walker import StripeWalker
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
@@ -143,7 +144,7 @@ def join(m: Module, member: Any, outside: Any, inside: Any) -> None:
 def blocks() -> wiring.Component:
     """What the benches of this folder drive, in one build."""
     return bundle(engine=KvEngineOnMemories(CONFIG), read_back=ReadBack(config=CONFIG),
-                  sequencer=SequencerOnStreams(SEQUENCER_CONFIG))
+                  sequencer=SequencerOnStreams(SEQUENCER_CONFIG), tail=TailReader(config=CONFIG))
 
 
 class Fields:
@@ -189,12 +190,12 @@ class Memory:
     `reads` and `writes` name the ports, None when there is none.
     """
 
-    def __init__(self, dut: Any, view: Callable[[int, int], Any], *, reads: str | None, writes: str,
+    def __init__(self, dut: Any, view: Callable[[int, int], Any], *, reads: str | None,
+                 writes: str | None,
                  latency: int, noise: float):
         self._clock, self._view, self._latency = dut.clk, view, latency
         self._read_request, self._read_data = Fields(MEMORY_READ_REQUEST), Fields(MEMORY_READ_DATA)
         self._write_request, self._write_data = Fields(MEMORY_WRITE_REQUEST), Fields(MEMORY_WRITE_DATA)
-        self._response = StreamSource(dut, f"{writes}__response", idle=noise)
         self._later: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake = Event()
         self._writes: deque[tuple[int, int]] = deque()
@@ -202,8 +203,10 @@ class Memory:
         if reads is not None:
             self._data = StreamSource(dut, f"{reads}__data", idle=noise)
             Sink(dut, f"{reads}__request", self._read, back_pressure=noise)
-        Sink(dut, f"{writes}__request", self._write, back_pressure=noise)
-        Sink(dut, f"{writes}__data", self._beat, back_pressure=noise)
+        if writes is not None:
+            self._response = StreamSource(dut, f"{writes}__response", idle=noise)
+            Sink(dut, f"{writes}__request", self._write, back_pressure=noise)
+            Sink(dut, f"{writes}__data", self._beat, back_pressure=noise)
         self.written_bytes = 0
         cocotb.start_soon(self._run())
 

@@ -8,7 +8,7 @@ from cocotb.triggers import ClockCycles
 from hw.kv.drive import SCALE2, Drive
 from hw.kv.surroundings import CONFIG, Bench, blocks, io_entry
 from instinfer.abi.commands import SQE, AdminOpcode, Dtype, Opcode, Status, Table, pack
-from instinfer.abi.layout import map_bytes
+from instinfer.abi.layout import map_bytes, record_bytes
 from instinfer.hw.signatures import ReadError
 from support import run_cocotb
 from support.benches import bench, cycle, parameters, start
@@ -324,6 +324,108 @@ async def bad_data(dut):
 
 
 @bench(cycles=200_000, part="engine")
+async def bad_scales(dut):
+    """Scales that are none, of rows and of sketches: nothing of the stripe is stored, K before V, a scale
+    before NaN, a host error before either; sketches that find no buffer take none from the rows."""
+    surroundings, drive = await prepare(dut)
+    shapes = ({"dtype": Dtype.INT8}, {"sketch_dims": 16, "sketch_bits": 4},
+              {"dtype": Dtype.INT8, "sketch_dims": 64, "sketch_bits": 8})
+    for number, shape in enumerate(shapes):
+        cache = await drive.cache(number, layers=1, kv_heads=2, queries=2, head_dim=64, max_tokens=160,
+                                  **shape)
+        sequence = await drive.sequence(number, cache)
+        await drive.write(sequence, 0, 10)
+        sizes = [record_bytes(cache.shape, kind, cache.sketch) for kind in range(2)]
+        cases = [(kind, place, value) for kind, place in ((0, 0), (0, 2), (1, 0))
+                 for value in (0x0000, 0x8001, 0x6000, 0x7C00, 0x7E00, 0xFFFF)]
+        for kind, place, value in cases:
+            taken = cache.shape.scaled if place == 0 else cache.sketch is not None
+            if taken and (value in (0, 0x7E00) or number == 2):
+                entry = drive.write_entry(sequence, 0, 3)
+                sequence.k[0], sequence.v[0] = (
+                    kept[0].part(slice(-3)) for kept in (sequence.k, sequence.v))
+                address = entry >> 32 * (6 + 2 * kind) & (1 << 64) - 1
+                surroundings.fill(address + 5 * sizes[kind] + place, value.to_bytes(2, "little"))
+                if not cache.shape.scaled:  # a row with NaN beside it
+                    surroundings.fill(address + 2 * sizes[kind] - 2, b"\xff\x7f")
+                assert (await surroundings.run(entry, 1))[0] is Status.SCALE
+        for memory in (surroundings.host, surroundings.model_host):
+            memory.fail(address, 32)
+        assert (await surroundings.run(entry, 1))[0] is Status.TRANSFER_ERROR
+        for memory in (surroundings.host, surroundings.model_host):
+            memory.fail(0, 0)
+        await drive.write(sequence, 0, 150)
+        await drive.attend(sequence, 0)
+        await surroundings.settle()
+    await surroundings.compare_tables()
+    wide = await drive.cache(3, layers=3, kv_heads=15, queries=1, head_dim=64, max_tokens=40, sketch_dims=16,
+                             sketch_bits=4)
+    large = await drive.sequence(3, wide)
+    for layer, status in enumerate((Status.SUCCESS, Status.CAPACITY)):
+        entry = drive.write_entry(large, layer, 1)
+        before = (await surroundings.table(Table.COUNTS, 1))[1]
+        assert (await surroundings.run(entry, 1))[0] is status, before
+        if status is Status.CAPACITY:
+            assert (await surroundings.table(Table.COUNTS, 1))[1] == before
+            large.k[layer], large.v[layer] = (
+                kept[layer].part(slice(0)) for kept in (large.k, large.v))
+    await drive.read(large, 0)
+    await surroundings.compare_tables()
+
+
+@bench(cycles=150_000, part="engine")
+async def bad_formats(dut):
+    """KV_CONFIG, SEQ_CREATE and POLICY_SET with number formats, sketches and policies that there are not;
+    policies that a cache was not made for."""
+    surroundings, drive = await prepare(dut)
+
+    async def refused(status: Status, opcode: int, **fields: int) -> None:
+        got, _ = await surroundings.admin_command(opcode, **fields)
+        assert got is status, (got, status, fields)
+
+    shape = {"index": 1, "cdw10": 2 | 2 << 16, "cdw11": 2 | 64 << 16, "cdw12": 100}
+    for dtype in (2, 3, 0x80):
+        await refused(Status.DTYPE, AdminOpcode.KV_CONFIG, **shape, cdw13=dtype)
+    for sketch in (1 << 24, 7 << 8 | 4 << 16, 72 << 8 | 4 << 16, 16 << 8, 4 << 16, 16 << 8 | 3 << 16,
+                   16 << 8 | 16 << 16, 16 << 8 | 4 << 16 | 1 << 24):
+        await refused(Status.BAD_FIELD, AdminOpcode.KV_CONFIG, **shape, cdw13=1 | sketch)
+    policy = {"index": 1, "cdw10": 1, "cdw11": 5, "cdw12": 4 << 16 | 64, "cdw13": 3}
+    for change in ({"index": CONFIG.max_policies}, {"cdw10": 2}, {"cdw10": 0x101}, {"cdw11": 1 << 18},
+                   {"cdw13": 6}, {"cdw13": 1 << 8 | 3}, {"cdw11": 0, "cdw12": 0}, {"cdw10": 0}):
+        await refused(Status.BAD_FIELD, AdminOpcode.POLICY_SET, **{**policy, **change})
+    for value in (1 << 63 | 2, 1 << 63 | 1 | 6 << 26 | 1 << 45, 1 << 63 | 1, 1 << 63 | 5 << 8, 5):
+        await surroundings.admin_command(AdminOpcode.TABLE_WRITE, cdw10=Table.POLICY, cdw11=1,
+                                         cdw12=value & 0xFFFF_FFFF, cdw13=value >> 32)
+    await drive.good(surroundings.admin_command(AdminOpcode.POLICY_SET, **policy))
+    plain = await drive.cache(0, layers=1, kv_heads=1, queries=2, head_dim=128, max_tokens=20)
+    sketched = await drive.cache(1, layers=1, kv_heads=1, queries=8, head_dim=128, max_tokens=4100,
+                                 dtype=Dtype.INT8, sketch_dims=64, sketch_bits=8)
+    stripes = sketched.shape.stripes(CONFIG, 4100), sketched.sketch.stripes(CONFIG, 4100)
+    room = CONFIG.dram_bytes - 8 * sum(stripes)
+    await refused(Status.BAD_FIELD, AdminOpcode.SEQ_CREATE, index=7, cdw10=1, prp1=(room & ~31) + 32)
+    await drive.good(surroundings.admin_command(AdminOpcode.SEQ_CREATE, index=7, cdw10=1, prp1=room & ~31))
+    sequence = await drive.sequence(0, plain)
+    await drive.write(sequence, 0, 9)
+    for change, status in (({}, Status.POLICY), ({"policy": 3}, Status.BAD_FIELD),
+                           ({"scale2": 0}, Status.POLICY), ({"dtype": 1}, Status.DTYPE),
+                           ({"token": 10}, Status.CONTEXT)):
+        entry, _ = drive.attend_entry(sequence, 0, **{"policy": 1, **change})
+        assert (await surroundings.run(entry, 1))[0] is status
+    sequence = await drive.sequence(1, sketched)
+    await drive.write(sequence, 0, 9)
+    for log2, status in ((5, Status.POLICY), (3, Status.BAD_FIELD)):
+        await drive.good(surroundings.admin_command(AdminOpcode.POLICY_SET, **{**policy, "cdw13": log2}))
+        entry, _ = drive.attend_entry(sequence, 0, policy=1, scale2=0)
+        assert (await surroundings.run(entry, 1))[0] is status
+    await drive.good(surroundings.admin_command(AdminOpcode.POLICY_SET, **{**policy, "cdw13": 0}))
+    for tokens, status in ((4097, Status.POLICY), (4096, Status.BAD_FIELD)):
+        await drive.good(surroundings.admin_command(
+            AdminOpcode.TABLE_WRITE, cdw10=Table.RESIDENT, cdw11=CONFIG.max_layers, cdw12=tokens))
+        entry, _ = drive.attend_entry(sequence, 0, policy=1, scale2=0)
+        assert (await surroundings.run(entry, 1))[0] is status
+
+
+@bench(cycles=200_000, part="engine")
 async def failing_flash(dut):
     """Programs that fail are repeated on other rows; three times: pinned, reported once, still served."""
     surroundings, drive = await prepare(dut)
@@ -546,4 +648,4 @@ async def timing(dut):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_kv_engine(noise):
     passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise})
-    assert len(passed) == 12
+    assert len(passed) == 14

@@ -60,6 +60,10 @@ def test_wrong_masks_are_seen():
         run("masks", "wrong_masks")
 
 
+def test_join():
+    assert len(run("join", "join_")) == 3
+
+
 def test_whole():
     assert len(run("whole", "heads_|query_sketches")) == 4
 

@@ -12,6 +12,7 @@ from instinfer.hw.kv.headports import SKETCH_LOAD, sketch_setup
 from instinfer.hw.kv.selection import Selection
 from instinfer.hw.kv.sketchslots import SlotScorer
 from instinfer.hw.selection.chooser import GroupChooser
+from instinfer.hw.selection.join import MaximaJoin
 from instinfer.hw.selection.loader import SketchQueryLoader
 from instinfer.hw.selection.masks import MaskBuilder
 from instinfer.hw.selection.ports import group_beat, mask_word, query_sketch_beat, sketch_beat
@@ -75,6 +76,7 @@ class SelectionWithScorers(wiring.Component):
 
 
 SELECTION = load(preset="tiny", overrides={"channels": 1, "queries": 2, "max_context": 1024})
+JOINED = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ def selection_top(config: EngineConfig) -> Bundle:
     tokens = TokenChooser(config=TOKENS.config, score_groups=TOKENS.score_groups, lanes=TOKENS.lanes)
     return bundle(
         scorer=LoadedScorer(config=config), tokens=tokens, whole=SelectionWithScorers(config=SELECTION),
+        join=MaximaJoin(config=SELECTION, scorers=JOINED),
         **{name: setting.component() for name, setting in CHOOSERS.items()},
         **{name: MaskBuilder(config=setting.config, lanes=setting.lanes)
            for name, setting in BUILDERS.items()})

@@ -88,6 +88,7 @@ class TailReader(wiring.Component):
         request = self.memory.request
         unit, kind, turn = Signal(6), Signal(), Signal(4)  # a pair, or a slot of sketches
         index, mask = Signal(6), Signal(SLOT_ROWS_MAX)
+        slot = asked.i.payload.slot
         marked, last_pass, last_unit = Signal(), Signal(), Signal()
         later = Signal.like(job.pairs)
         m.d.comb += [
@@ -116,7 +117,7 @@ class TailReader(wiring.Component):
                 with m.Elif((credits != 0) & (masks.o.valid | ~job.masked)):
                     m.d.comb += taken_up.eq(1)
                     m.next = "REQUEST"
-                    with m.If(job.int8):
+                    with m.If(slot.int8):
                         m.next = "REQUEST_SCALES"
             with m.State("REQUEST_SCALES"):
                 m.d.comb += [request.valid.eq(1), request.payload.beats.eq(SCALE_BEATS),
@@ -165,7 +166,9 @@ class TailReader(wiring.Component):
             slot.kind.eq(kind), slot.stripe_end.eq(ends & (kind | job.sketch)),
             slot.group.eq(Mux(job.sketch, Cat(unit[:slots_log2], job.stripe),
                               Cat(unit[:slots_log2 - 1], job.stripe))),
-            *(getattr(slot, name).eq(getattr(job, name)) for name in ("wide", "int8", "sketch", "read_back")),
+            *(slot[name].eq(job[name]) for name in ("sketch", "read_back")),
+            # The format is that of the cache's rows.
+            *(slot[name].eq(job[name] & ~job.sketch) for name in ("wide", "int8")),
         ]
 
     def _send(self, m: Module, asked: StreamFIFO, beats: StreamFIFO, slot_done: Signal) -> None:
