@@ -196,7 +196,8 @@ def test_counts_follow_the_mask(csd: Csd, dtype: str) -> None:
         if stripe < settled:
             places[0].add((head, stripe))
             page = inside // shape.tokens_per_page(config)
-            places[1] |= {(head, stripe, each) for each in range(page + 1)}  # planes up to the last wanted one
+            # Planes up to the last wanted one.
+            places[1] |= {(head, stripe, each) for each in range(page + 1)}
             places[2].add((head, stripe, inside // shape.rows_per_slot))
         else:
             expected["tail_beats"] += 2 * shape.row_beats
