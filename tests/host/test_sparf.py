@@ -228,6 +228,7 @@ def test_dim_pages_are_in_flash(csd: Csd, dtype: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 def test_counts_by_kind(csd: Csd, dtype: str) -> None:
+    """A read senses the planes up to the last one that is wanted."""
     random = rng(f"sparf counts {dtype}")
     config, block = csd.config, BLOCK[dtype]
     tokens = block + 100
@@ -249,7 +250,7 @@ def test_counts_by_kind(csd: Csd, dtype: str) -> None:
             for token in range(0, block, shape.tokens_per_slot):
                 stripe, slot = shape.place_of(config, place, token)
                 dims[0].add((head, stripe))
-                dims[1].add((head, stripe, slot // config.slots_per_page))
+                dims[1].update((head, stripe, plane) for plane in range(slot // config.slots_per_page + 1))
                 dims[2].add((head, stripe, slot))
     settled = flash_stripes(config, rows, tokens, tokens)
     per_stripe, per_page, per_slot = (rows.tokens_per_stripe(config), rows.tokens_per_page(config),
@@ -260,8 +261,10 @@ def test_counts_by_kind(csd: Csd, dtype: str) -> None:
         places: list[set[Any]] = [set(), set(), set()]
         for head, token in np.argwhere(wanted).tolist():
             if token // per_stripe < settled:
-                for kept_places, size in zip(places, (per_stripe, per_page, per_slot), strict=True):
-                    kept_places.add((head, token // size))
+                stripe, inside = divmod(token, per_stripe)
+                places[0].add((head, stripe))
+                places[1].update((head, stripe, plane) for plane in range(inside // per_page + 1))
+                places[2].add((head, token // per_slot))
             else:
                 beats += kinds * rows.row_beats
         moved.append((len(places[0]), len(places[1]), kinds * len(places[2])))
