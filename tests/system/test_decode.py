@@ -55,6 +55,20 @@ def test_text_and_bits(tmp_path: Path) -> None:
     assert all(0 < share < 1 for share in found["utilisation"])
 
 
+def test_a_sketch_policy_decodes(tmp_path: Path) -> None:
+    """`instinfer decode --policy`: int8 rows, chosen by sketches, every layer bit for bit the model's."""
+    (tmp_path / "prompt.txt").write_text(PROMPT, encoding="utf-8")
+    command = ("decode", "--prompt-file", str(tmp_path / "prompt.txt"), "--raw", "--tokens", "1", "--device",
+               "sim:tiny", "--policy")
+    few, all_of_them = (instinfer(*command, f"sketch:keep={keep},window=8,sinks=2") for keep in (16, 128))
+    for found in (few, all_of_them):
+        assert found["bit_exact"] is True
+        assert found["values_compared"] == 30 * 9 * 64
+        assert f"n=8, {16 if found is few else 128} tokens, int8" in found["policy"]
+    assert 0 < few["bytes_moved"][0] < all_of_them["bytes_moved"][0]
+    assert all_of_them["max_relative_error"] < 2**-5 < few["max_relative_error"], "only few lack rows"
+
+
 def test_zeroed_output_changes_the_text(network: tuple[SmolLM2, Tokenizer]) -> None:
     model, tokenizer = network
     result = decode(model, tokenizer, tokenizer.encode(PROMPT), 1, device="sim:tiny", check_model=False,
@@ -121,12 +135,18 @@ def test_one_flipped_bit_of_v_changes_the_logits(
 @pytest.mark.soak
 def test_demo_leaves_its_report(tmp_path: Path) -> None:
     """`instinfer demo`, two tokens: 256 tokens of prompt or more, text, errors, a picture."""
-    found = instinfer("demo", "--preset", "tiny", "--tokens", "2", "-o", str(tmp_path))
+    found = instinfer("demo", "--preset", "tiny", "--tokens", "2", "--policy-tokens", "1",
+                      "-o", str(tmp_path))
     assert found["prompt_tokens"] >= 256
     assert found["bit_exact"] is True
     assert found["text"] == found["reference_text"] != ""
     assert found["max_relative_error"] < 2**-10
+    (beside,) = found["beside"]
+    assert beside["bit_exact"] is True
+    assert beside["policy"].startswith("sketch")
+    assert 0 < beside["bytes_moved"][0] < found["bytes_moved"][0] / 2, "int8, and few of the rows"
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in page
+    assert beside["policy"] in page
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "timeline.json").read_text(encoding="utf-8"))["traceEvents"]

@@ -7,7 +7,7 @@ float64 reference and (unless the device is itself the model) the bit-exact func
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,14 @@ class MeteredAttention:
         return self._corrupt(out) if self._corrupt else out
 
 
+class MeanStep(NamedTuple):
+    """Means over some steps."""
+
+    cycles: float
+    stripes: float
+    bytes_moved: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeResult:
     """A decoded text, what it cost, and how far it is from the references (all errors absolute)."""
@@ -105,6 +113,13 @@ class DecodeResult:
     values_compared: int
     config: EngineConfig
     counters: Mapping[str, int]
+
+    def mean_step(self) -> "MeanStep":
+        """Of the steps but the first one, which may wait for the prefill's programs, if there are more."""
+        steps = self.steps[1:] or self.steps
+        return MeanStep(*(float(np.mean(values)) for values in (
+            [step.cycles for step in steps], [step.stripes for step in steps],
+            [step.slots * self.config.slot_bytes for step in steps])))
 
     def document(self) -> dict[str, Any]:
         """The JSON form: cycles are measured in RTL (zero for a device without a clock)."""

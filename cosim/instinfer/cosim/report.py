@@ -4,6 +4,7 @@
 import base64
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,43 +67,67 @@ def bus_shares(config: EngineConfig, found: list[Interval]) -> dict[str, float]:
             for index in range(config.channels)}
 
 
-def write_report(folder: Path, result: "DecodeResult", found: list[Interval], *, what: str) -> Path:
+def write_report(folder: Path, results: "Sequence[DecodeResult]", found: list[Interval], *,
+                 what: str) -> Path:
     """``report.html``, ``timeline.png``, ``timeline.json`` (Perfetto) and ``result.json`` in ``folder``.
 
     Args:
+        results: the first one is that of the timeline; others decoded the same prompt beside it.
         what: which commands the timeline shows.
     Returns:
         The page's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result.document(), indent=2) + "\n", encoding="utf-8")
-    write_perfetto(folder / "timeline.json", result.config, found)
-    draw_timeline(folder / "timeline.png", result.config, found, title=what)
+    documents = [result.document() for result in results]
+    (folder / "result.json").write_text(json.dumps({**documents[0], "beside": documents[1:]}, indent=2)
+                                        + "\n", encoding="utf-8")
+    first = results[0]
+    write_perfetto(folder / "timeline.json", first.config, found)
+    draw_timeline(folder / "timeline.png", first.config, found, title=what)
     picture = base64.b64encode((folder / "timeline.png").read_bytes()).decode()
-    exact = {None: "not compared", True: "yes", False: "NO"}[result.bit_exact]
-    facts = {
-        "text of the device": result.text, "text of the float reference": result.reference_text,
-        "bit-exact with the model": exact, "values compared": f"{result.values_compared:,}",
-        "largest error against float64": f"{result.max_error:.3g}",
-        "prefill": f"{result.prompt_tokens} tokens, {result.prefill_cycles:,} cycles",
-    }
-    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-                   for name, value in facts.items())
-    steps = "".join(
-        f"<tr><td>{number}</td><td>{step.cycles:,}</td>"
-        f"<td>{100 * (step.utilisation(result.config.channels) or 0):.1f} %</td>"
-        f"<td>{step.counters['stripes_sensed']}</td>"
-        f"<td>{step.counters['slots_moved'] * result.config.slot_bytes:,}</td></tr>"
-        for number, step in enumerate(result.steps))
     page = folder / "report.html"
     page.write_text(
         "<!doctype html><meta charset='utf-8'><title>InstInfer demo</title>"
         "<style>body{font:15px sans-serif;max-width:1500px;margin:2em auto}table{border-collapse:collapse}"
         "td,th{border:1px solid #bbb;padding:3px 8px;text-align:left}img{max-width:100%}</style>"
-        f"<h1>SmolLM2-135M, attention on {html.escape(result.device)}</h1><table>{rows}</table>"
+        f"<h1>SmolLM2-135M, attention on {html.escape(first.device)}</h1>{_facts(results)}"
         f"<h2>{html.escape(what)}</h2><img alt='timeline' src='data:image/png;base64,{picture}'>"
         "<p>timeline.json opens at ui.perfetto.dev. Cycles are measured in the RTL; they do not depend on "
-        "the machine that simulates.</p><h2>Decode steps</h2><table><tr><th>step</th><th>cycles, all layers"
-        f"</th><th>channel utilisation</th><th>stripes sensed</th><th>bytes from flash</th></tr>{steps}"
-        "</table>", encoding="utf-8")
+        f"the machine that simulates.</p>{''.join(map(_steps, results))}", encoding="utf-8")
     return page
+
+
+def _facts(results: "Sequence[DecodeResult]") -> str:
+    """A column for each policy."""
+    exact = {None: "not compared", True: "yes", False: "NO"}
+    rows: dict[str, list[str]] = {}
+    for result in results:
+        mean = result.mean_step()
+        for name, value in {
+            "policy": result.recipe.label, "text of the device": result.text,
+            "text of the float reference (dense)": result.reference_text,
+            "cycles of a step (mean without the first)": f"{mean.cycles:,.0f}",
+            "stripes sensed in a step": f"{mean.stripes:,.0f}",
+            "bytes from flash in a step": f"{mean.bytes_moved:,.0f}",
+            "bit-exact with the model": exact[result.bit_exact],
+            "values compared": f"{result.values_compared:,}",
+            "largest distance to dense float64 attention": f"{result.max_error:.3g}",
+            "prefill": f"{result.prompt_tokens} tokens, {result.prefill_cycles:,} cycles",
+        }.items():
+            rows.setdefault(name, []).append(value)
+    body = "".join(f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{html.escape(each)}</td>"
+                                                                 for each in values) + "</tr>"
+                   for name, values in rows.items())
+    return f"<table>{body}</table>"
+
+
+def _steps(result: "DecodeResult") -> str:
+    """A table of the decode steps."""
+    rows = "".join(
+        f"<tr><td>{number}</td><td>{step.cycles:,}</td>"
+        f"<td>{100 * (step.utilisation(result.config.channels) or 0):.1f} %</td>"
+        f"<td>{step.stripes}</td><td>{step.slots * result.config.slot_bytes:,}</td></tr>"
+        for number, step in enumerate(result.steps))
+    return (f"<h2>Decode steps, {html.escape(result.recipe.label)}</h2><table><tr><th>step</th><th>cycles, "
+            "all layers</th><th>channel utilisation</th><th>stripes sensed</th><th>bytes from flash</th></tr>"
+            f"{rows}</table>")
