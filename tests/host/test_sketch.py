@@ -196,7 +196,8 @@ def test_counts_follow_the_mask(csd: Csd, dtype: str) -> None:
         if stripe < settled:
             places[0].add((head, stripe))
             page = inside // shape.tokens_per_page(config)
-            places[1] |= {(head, stripe, each) for each in range(page + 1)}  # planes up to the last wanted one
+            # Planes up to the last wanted one are sensed.
+            places[1] |= {(head, stripe, each) for each in range(page + 1)}
             places[2].add((head, stripe, inside // shape.rows_per_slot))
         else:
             expected["tail_beats"] += 2 * shape.row_beats
@@ -301,6 +302,7 @@ def test_buffers_and_flash_of_sketches_are_given_back(csd: Csd) -> None:
     assert csd.read_table(Table.COUNTS, [1]) == [free[1] - held]
     before = csd.counters()["stripes_programmed"]
     sequence.write(0, k[:20], k[:20])
+    sequence.sync()
     assert csd.counters()["stripes_programmed"] == before + 2 * (1 + 1)
     sequence.free()
     assert csd.read_table(Table.COUNTS, [0, 1]) == free == [config.blocks, config.stripe_buffers]
