@@ -76,7 +76,8 @@ class Reader:
         store, config = self._store, self._config
         moved = places.flash[..., None] & slots
         sensed = np.logical_or.reduce(moved, axis=-1)
-        wanted = moved.reshape(*moved.shape[:-1], config.planes, config.slots_per_page).any(axis=-1)
+        by_page = moved.reshape(*moved.shape[:-1], config.planes, config.slots_per_page)
+        wanted = np.logical_or.reduce(by_page, axis=-1)
         # A multi-plane read senses the planes up to the last one that is wanted.
         pages = np.logical_or.accumulate(wanted[..., ::-1], axis=-1)
         for counter, amount in zip(COUNTERS[region], (sensed, pages, moved), strict=True):
