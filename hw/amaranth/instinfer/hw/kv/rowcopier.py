@@ -41,9 +41,10 @@ class RowCopier(wiring.Component):
     source, target : host memory and device DRAM
 
     Latency: a round trip of host memory and one of DRAM, plus 10 cycles. Throughput: one 32-byte beat per
-    cycle, padding included, one cycle more for each beat of a header; one piece per cycle and row per 2
-    cycles at most. Back-pressure: both memories may stall for any time; host data are always taken (they are
-    asked for when there is room), and a record is announced to DRAM when all of it is here.
+    cycle, padding included, of scales and sketches whatever part of a beat they are, one cycle more for each
+    beat of a header of two or three; one piece per cycle and row per 2 cycles at most. Back-pressure: both
+    memories may stall for any time; host data are always taken (they are asked for when there is room), and a
+    record is announced to DRAM when all of it is here.
     """
 
     def __init__(self, *, config: EngineConfig):
