@@ -12,7 +12,7 @@ from instinfer.abi.errors import require
 from ..numeric.pipeline import stages
 from ..signatures import LANES, merge_request, query_beat, result_beat
 from .merger import Merger
-from .ports import CorePort, merge_answer
+from .ports import CorePort, merge_answer, query_tap
 from .quantiser import QueryQuantiser
 
 
@@ -91,6 +91,7 @@ class AttentionHub(wiring.Component):
     results : rows in fp16, see signatures.result_beat and Merger.
     cores : one port per core, all driven alike.
     merge_active : 1 while the cores are held (a counter's enable).
+    tap : the query integers, as they go to the cores.
     """
 
     def __init__(self, *, config: EngineConfig, cores: int) -> None:
@@ -105,7 +106,7 @@ class AttentionHub(wiring.Component):
             "merge": In(stream.Signature(merge_request(config))),
             "results": Out(stream.Signature(result_beat(config))),
             "cores": Out(CorePort(config)).array(cores),
-            "merge_active": Out(1),
+            "merge_active": Out(1), "tap": Out(query_tap(config)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -136,6 +137,8 @@ class AttentionHub(wiring.Component):
         late = {name: stages(m, value, 1, name=name, reset=name not in ("query", "step", "open_slot"))[1]
                 for name, value in driven.items()}
         pairs = [stages(m, pair, 1, name=f"pair_{i}")[1] for i, pair in enumerate(quantiser.write_pairs)]
+        m.d.comb += [self.tap.valid.eq(late["query_valid"]), self.tap.query.eq(late["query"]),
+                     *(self.tap.pairs[i].eq(pair) for i, pair in enumerate(pairs))]
         for index, core in enumerate(self.cores):
             m.d.comb += [getattr(core, name).eq(value) for name, value in late.items()]
             m.d.comb += [core.query_pairs[i].eq(pair) for i, pair in enumerate(pairs)]

@@ -50,6 +50,13 @@ def query_write(config: EngineConfig) -> data.StructLayout:
     })
 
 
+def query_tap(config: EngineConfig) -> wiring.Signature:
+    """What is written into the query memories of all cores, at most every second cycle: see `CorePort`."""
+    return wiring.Signature({
+        "valid": Out(1), "query": Out(query_write(config)), "pairs": Out(PAIR_BITS).array(LANES // 2),
+    })
+
+
 def merge_step(config: EngineConfig) -> data.StructLayout:
     """One step; ``first`` and ``last`` frame the dies of an ADD."""
     return data.StructLayout({
