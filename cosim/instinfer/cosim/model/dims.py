@@ -84,7 +84,8 @@ class DimBuilder:
 
     The K slots of a block's row stripes are read back, transposed and programmed, head by head and stripe by
     stripe. A stripe that cannot be built, because a K slot is damaged or flash takes no more, is *given up*:
-    its entry is pinned and names no place. Nothing is lost, the block is scored from its K rows ever after.
+    its entry is pinned and names no place. Others of its block are programmed all the same (the device has
+    several under way at once). Nothing is lost, the block is scored from its K rows ever after.
     """
 
     def __init__(self, store: "KvStore", reader: "Reader") -> None:
@@ -113,7 +114,6 @@ class DimBuilder:
                 place = dim_placement(config, at.line + head, block, part)
                 row, _ = store.program(at.number, place, slots)
             if row is None:
-                data = None  # the rest of the block would never be read
                 store.set_entry(at, Region.DIMS, head, stripe, MapEntry(pinned=True))
             else:
                 store.set_entry(at, Region.DIMS, head, stripe, MapEntry(
