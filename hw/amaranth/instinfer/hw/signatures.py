@@ -18,6 +18,8 @@ LANES = 4
 WIDE_ROWS = 4
 """fp16 rows of a slot of 128 dims; one of 64 dims has twice as many, int8 doubles both."""
 SLOT_ROWS_MAX = 16
+BUFFER_BITS = 17
+"""Stripe buffers of the pool have numbers of 16 bits; behind them come those of blocks of dims."""
 
 
 class ChannelOp(enum.Enum, shape=2):
@@ -69,7 +71,7 @@ def channel_request(config: EngineConfig) -> data.StructLayout:
         "head_slot": range(config.head_slots), "passes": 4, "tokens": 10, "wide": 1, "int8": 1, "sketch": 1,
         "dims": 1, "keys": 1, "masked": 1,
         "pairs": max(config.slots_per_stripe // 2, DIMS_PER_PAGE * config.planes), "read_back": 1, "raw": 1,
-        "buffer": 16, "tag": 8,
+        "buffer": BUFFER_BITS, "tag": 8,
     })
 
 

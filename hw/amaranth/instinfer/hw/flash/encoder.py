@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import SLOT_DATA_BYTES, SLOT_SCALE_BYTES, EngineConfig
 from instinfer.abi.layout import CHECKED_BEATS, DATA_BEATS, TUPLE_BEAT
 
-from ..signatures import AXI_BYTES, BEAT_BITS, OWNER, MemoryReadPort
+from ..signatures import AXI_BYTES, BEAT_BITS, BUFFER_BITS, OWNER, MemoryReadPort
 from .crc import CRC_BITS, crc_skip, crc_step
 
 SLOTS = 4
@@ -45,7 +45,7 @@ class PageEncoder(wiring.Component):
     def __init__(self, *, config: EngineConfig):
         self._config = config
         super().__init__({
-            "start": In(1), "buffer": In(16), "owner": In(OWNER), "int8": In(1), "sketch": In(1),
+            "start": In(1), "buffer": In(BUFFER_BITS), "owner": In(OWNER), "int8": In(1), "sketch": In(1),
             "dims": In(1), "clear": In(1),
             "busy": Out(1), "loaded": Out(1), "take": In(1), "error": Out(1),
             "program_data": Out(MemoryReadPort()), "write": Out(stream.Signature(BEAT_BITS)),

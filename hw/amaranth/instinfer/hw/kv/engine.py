@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux
+from amaranth.hdl import Module, Mux, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -33,7 +33,8 @@ from ..stream.fifo import StreamFIFO
 from .admin import AdminCommands
 from .attend import AttendSequencer
 from .commands import CommandExecutor, IoCommands
-from .dispatch import ChannelDispatch, EventCollector, SharedService
+from .dimbuilder import DimBuilder
+from .dispatch import ChannelDispatch, EventCollector, ReadShare, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
 from .headports import SKETCH_LOAD, sketch_setup
@@ -56,10 +57,10 @@ HOST_READS = 2
 """Rows of writes; query rows."""
 HOST_WRITES = 2
 """Attention output; rows that are read back."""
-DRAM_READS = 5
-"""Tail rows; map of attentions; of writes; of flushes; of frees."""
-DRAM_WRITES = 3
-"""Rows of writes; map of writes; of flushes."""
+DRAM_READS = 6
+"""Tail rows; map of attentions; of writes; of flushes; of frees; of the building of dims."""
+DRAM_WRITES = 4
+"""Rows of writes; map of writes; of flushes; blocks of dims."""
 
 
 class KvEngine(wiring.Component):
@@ -264,7 +265,18 @@ class KvEngine(wiring.Component):
             s.writes.lookup_buffer.eq(copier.lookup_buffer),
             s.writes.settled.eq(s.flushes.settled & ~s.frees.busy),
         ]
-        connect(m, s.writes.flush, s.flushes.jobs)
+        s.builder = builder = DimBuilder(config=c)
+        # One at a time: the builder has jobs while the write that made its block due waits for it.
+        built, jobs = builder.flush, s.flushes.jobs
+        m.d.comb += [
+            Value.cast(jobs.payload).eq(Mux(built.valid, Value.cast(built.payload),
+                                            Value.cast(s.writes.flush.payload))),
+            jobs.valid.eq(built.valid | s.writes.flush.valid),
+            built.ready.eq(jobs.ready), s.writes.flush.ready.eq(jobs.ready & ~built.valid),
+        ]
+        connect(m, s.writes.builds, builder.builds)
+        connect(m, s.flushes.dims_ended, builder.ended)
+        connect(m, builder.memory, flipped(self.dram_write[3]))
         connect(m, copier.source, flipped(self.host_read[0]))
         connect(m, copier.target, flipped(self.dram_write[0]))
         for user, name, port in ((s.writes, "write_entries", 1), (s.flushes, "flush_entries", 2)):
@@ -276,7 +288,7 @@ class KvEngine(wiring.Component):
                 writer.clear.eq(user.entry_clear),
             ]
         for user, name, port in ((s.writes, "write_map", 2), (s.flushes, "flush_map", 3),
-                                 (s.frees, "free_map", 4)):
+                                 (s.frees, "free_map", 4), (builder, "dim_map", 5)):
             self._read_entries(m, user, name, port)
         for part in (s.flushes, s.frees):
             m.d.comb += [part.started.eq(s.attends.started), part.finished.eq(s.attends.finished)]
@@ -304,12 +316,19 @@ class KvEngine(wiring.Component):
         connect(m, loader.error, attends.host_error)
         connect(m, attends.walks, walker.walks)
         connect(m, flipped(self.masks), walker.masks)
-        connect(m, walker.row_masks, s.dispatch.masks)
+        s.share = share = ReadShare(config=c)
+        connect(m, walker.requests, share.requests)
+        connect(m, walker.row_masks, share.masks)
+        connect(m, s.builder.requests, share.keys)
+        connect(m, share.shared_masks, s.dispatch.masks)
         connect(m, walker.tail_masks, tail.masks)
         connect(m, attends.outputs, outputs.outputs)
         connect(m, outputs.ends, attends.ends)
-        self._counted(m, walker.requests, s.read_counts.senses, s.dispatch.requests[2])
-        connect(m, walker.tail, tail_jobs.i)
+        self._counted(m, share.shared, s.read_counts.senses, s.dispatch.requests[2])
+        s.tail_turns = tail_turns = StreamArbiter(shape=tail_job(c), ports=2)
+        connect(m, walker.tail, tail_turns.i[0])
+        connect(m, s.builder.tail, tail_turns.i[1])
+        connect(m, tail_turns.o, tail_jobs.i)
         connect(m, tail_jobs.o, tail.jobs)
         self._read_entries(m, walker, "walk_map", 1)
         connect(m, loader.memory, flipped(self.host_read[1]))
@@ -320,6 +339,7 @@ class KvEngine(wiring.Component):
         connect(m, flipped(self.results), outputs.results)
         connect(m, flipped(self.not_finite), attends.not_finite)
         connect(m, tail.errors, attends.tail_error)
+        m.d.comb += s.builder.spoilt.eq(tail.spoilt)
         connect(m, attends.open, flipped(self.open))
         connect(m, attends.setup, flipped(self.sketch_setup))
         for name in ("sketch_loads", "choices"):
@@ -337,7 +357,8 @@ class KvEngine(wiring.Component):
             attends.map_error.eq(walker.error), attends.chosen.eq(walker.chosen),
             attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch),
+            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch
+                                     & ~(tail.slots.payload.keys & tail.slots.payload.read_back)),
         ]
 
     def _read_back(self, m: Module) -> None:
@@ -357,6 +378,7 @@ class KvEngine(wiring.Component):
             connect(m, flipped(outside), inside)
         connect(m, s.attends.places, read_back.places)
         connect(m, read_back.memory, flipped(self.host_write[1]))
+        connect(m, read_back.keys, s.builder.slots)
         connect(m, read_back.finish, s.attends.finish[c.cores])
         connect(m, read_back.refused, s.attends.refused)
         s.peek = peek = PagePeek(config=c)
