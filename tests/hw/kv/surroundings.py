@@ -31,9 +31,9 @@ from instinfer.hw.kv import KvEngine
 from instinfer.hw.kv.attend import AttendSequencer
 from instinfer.hw.kv.dispatch import ChannelDispatch
 from instinfer.hw.kv.flushes import PROGRAMS_PER_DIE
+from instinfer.hw.kv.headwalker import HeadWalker
 from instinfer.hw.kv.readback import ReadBack
 from instinfer.hw.kv.tail import TailReader
-from instinfer.hw.kv.walker import StripeWalker
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -99,10 +99,11 @@ class SequencerOnStreams(wiring.Component):
     """The sequencer of attentions with its walker and the way to the channels; all else is outside."""
 
     def __init__(self, config: EngineConfig):
-        self.parts = AttendSequencer(config=config), StripeWalker(config=config)
+        self.parts = AttendSequencer(config=config), HeadWalker(config=config)
         self.dispatch = ChannelDispatch(config=config, sources=1)
         attends, walker = (part.signature.members for part in self.parts)
-        inner = {"walks", "chosen", "issued", "sensed", "map_error", "error", "masks_waiting"}
+        inner = {"walks", "chosen", "keys", "issued", "sensed", "map_error", "error", "masks_waiting",
+                 "dim_finish"}
         channels = self.dispatch.signature.members
         super().__init__({
             **{name: member for members in (attends, walker) for name, member in members.items()
@@ -119,7 +120,10 @@ class SequencerOnStreams(wiring.Component):
         wiring.connect(m, walker.row_masks, dispatch.masks)
         m.d.comb += [attends.map_error.eq(walker.error), attends.masks_waiting.eq(self.masks.valid),
                      *(getattr(attends, name).eq(getattr(walker, name))
-                       for name in ("chosen", "issued", "sensed"))]
+                       for name in ("chosen", "keys", "issued", "sensed"))]
+        for number, each in enumerate(walker.dim_finish):
+            report = self.finish[dim_report(walker.config, number)]
+            m.d.comb += [each.valid.eq(report.valid), each.base_slot.eq(report.base_slot)]
         for outside, inside in ((self.channels, dispatch.channels), (self.row_masks, dispatch.channel_masks)):
             for outer, port in zip(outside, inside, strict=True):
                 wiring.connect(m, port, wiring.flipped(outer))
@@ -128,6 +132,11 @@ class SequencerOnStreams(wiring.Component):
                 if name in self.signature.members and name not in ("channels", "row_masks"):
                     join(m, member, getattr(self, name), getattr(part, name))
         return m
+
+
+def dim_report(config: EngineConfig, core: int) -> int:
+    """The number among `finish_reports` of a core's scorer of dims."""
+    return 2 * config.cores + 1 + core
 
 
 def join(m: Module, member: Any, outside: Any, inside: Any) -> None:

@@ -14,7 +14,7 @@ from instinfer.abi.layout import KIND_KEY, KIND_VALUE, SKETCH_OFFSET, record_byt
 from instinfer.abi.records import Records, pack_records, unpack_records
 from instinfer.abi.selection import scores_kept
 
-from .errors import AbsentError, DriverError, PolicyError
+from .errors import DriverError
 from .operands import (
     Half,
     Rows,
@@ -40,18 +40,6 @@ DENSE = Dense()
 STAGING_BYTES = 4 << 20
 """K (and V) of one KV_WRITE: larger writes are cut, so that staging memory stays bounded."""
 TOKENS_PER_COMMAND = (1 << 16) - 1
-
-
-class _BySparf(Pending[Half]):
-    """An attention by SparF. All that the cache and the policy must fit was checked, so POLICY means that the
-    engine lacks it."""
-
-    def result(self, timeout_us: float | None = None) -> Half:
-        try:
-            return super().result(timeout_us)
-        except PolicyError as error:
-            raise AbsentError("SparF: this engine stores dim pages but does not attend by them yet; attend "
-                              "with Sketch or Dense") from error
 
 
 class Sequence:
@@ -194,8 +182,7 @@ class Sequence:
             command = self._send(Opcode.APPEND_ATTEND, layer, [operands, staged], value=out.copy,
                                  token=position, tokens=1, prp2=staged.address, **fields)
             self._tokens[layer] += 1
-        kind = _BySparf if isinstance(policy, SparF) else Pending
-        return kind(self._queue, [command], lambda commands: commands[0].value)
+        return Pending(self._queue, [command], lambda commands: commands[0].value)
 
     def _require_policy(self, policy: Policy) -> None:
         """Refuse what the cache was not made for (ConfigError)."""

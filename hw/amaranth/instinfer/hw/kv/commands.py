@@ -66,8 +66,7 @@ class IoCommands(wiring.Component):
     tables : access to the tables
     regions, allowed : a `WindowCheck`
     writes, written : a `WriteEngine`
-    attentions : attentions and read-backs, for an `AttendSequencer`; none by a SparF policy, which ends with
-        POLICY: dims are kept, but nothing scores by them yet
+    attentions : attentions and read-backs, for an `AttendSequencer`
     syncs, frees : a `SyncWaiter` and a `FreeEngine`
 
     Latency: about 30 cycles to a verdict, plus a few per region and DMA window. Back-pressure: one command at
@@ -126,7 +125,8 @@ class IoCommands(wiring.Component):
         turn = Signal(2)
         wanted = self._describe_region(m, f, turn, appends, attends, reads, key_beats, value_beats,
                                        query_beats, sketch_beats)
-        place, chooses = self._place_sketches(m, cache), self.attentions.payload.choose
+        place = self._place_sketches(m, cache)
+        chooses = self.attentions.payload.choose & ~self.attentions.payload.by_dims
 
         def end(code: Any) -> None:
             m.d.sync += completion.status.eq(code)
@@ -283,8 +283,10 @@ class IoCommands(wiring.Component):
         room_log2 = self.config.score_groups.bit_length() - 1
         too_long = Array(groups > (1 << (room_log2 - (passes - 1).bit_length())) if passes else Const(0)
                          for passes in range(QUERIES_MAX + 1))[attention.passes]
-        bad_policy = (policy[:8] == PolicyKind.SPARF) | attention.choose & (
-            ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2) | too_long)
+        head_dim = layer.query_beats << 4
+        bad_policy = attention.choose & (too_long | Mux(
+            attention.by_dims, ~layer.dims | policy[62] | (attention.last_dim >= head_dim),
+            ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2)))
         checks = (
             (~Cat(is_.values()).any(), Status.BAD_OPCODE),
             (f.reserved | (f["nsid"] != NAMESPACE) | (f["flags"] != 0), Status.BAD_FIELD),
@@ -390,13 +392,17 @@ class IoCommands(wiring.Component):
             ]
 
     def _describe_choice(self, m: Module, f: Any, policy: Value, cache: Value, query_beats: Value) -> None:
-        """What a sketch policy asks for; the sketches of the queries lie behind the queries."""
+        """What a policy asks for; the sketches of the queries lie behind the queries."""
         attention: Any = self.attentions.payload
+        kind = policy[:8]
+        by_dims = kind == PolicyKind.SPARF
         dims = cache[49:56]
         m.d.comb += [
-            attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (policy[:8] == PolicyKind.SKETCH)),
+            attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (by_dims | (kind == PolicyKind.SKETCH))),
+            attention.by_dims.eq((f["opcode"] != Opcode.KV_READ) & by_dims),
             *(getattr(attention, name).eq(policy[low:low + len(getattr(attention, name))])
-              for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("sinks", 45))),
+              for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("last_dim", 55))),
+            attention.sinks.eq(Mux(by_dims, policy[45:55], policy[45:61])),
             attention.query_sketches.eq(f["prp1"] + (_even(query_beats) << 5)),
             attention.query_sketch_beats.eq((SKETCH_OFFSET + dims + AXI_BYTES - 1) >> 5),
         ]

@@ -11,6 +11,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..queue.windows import WindowCheck
 from ..selection.ports import mask_word
+from ..selection.sparfports import kept_dims, sparf_job
 from ..selection.tokens import token_job
 from ..signatures import (
     CHANNEL_EVENT,
@@ -34,10 +35,12 @@ from .admin import AdminCommands
 from .attend import AttendSequencer
 from .commands import CommandExecutor, IoCommands
 from .dimbuilder import DimBuilder
+from .dimslots import dim_setup
 from .dispatch import ChannelDispatch, EventCollector, ReadShare, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
 from .headports import SKETCH_LOAD, sketch_setup
+from .headwalker import HeadWalker
 from .outputs import OutputWriter
 from .peek import PagePeek
 from .ports import REPLACEMENT, tail_job
@@ -50,7 +53,6 @@ from .sequences import FreeEngine, SyncWaiter
 from .slots import SlotGate
 from .tables import Tables
 from .tail import TailReader
-from .walker import StripeWalker
 from .writes import WriteEngine
 
 HOST_READS = 2
@@ -83,7 +85,9 @@ class KvEngine(wiring.Component):
     faults : withheld slots per channel
     finish : finished stripes of rows, channels 0 to C - 1, then the tail core
     sketch_finish : finished stripes of sketches, of the scorers in the same order
-    tail, tail_sketches : slots for the tail core and for its scorer, read from stripe buffers (die 0)
+    dim_finish : finished stripes of dims and of keys alone, of the scorers of dims in the same order
+    tail, tail_sketches, tail_keys : slots for the tail core and for its scorers, read from stripe buffers
+        (die 0)
     read_backs : slots of the channels that go to host memory, in front of each channel's core taken aside
     open : one pulse per head slot before its query rows come: its partials start anew
     queries : query rows, head by head, beside the search for the head's stripes
@@ -97,7 +101,8 @@ class KvEngine(wiring.Component):
         the host refused a beat of it; an exponent is out of range
     sketches_loaded : per base slot, the sketches of its queries are in the scorers: its slots may enter them.
         Falls with ``open``, before any slot of the head is asked for
-    sketch_setup : how sketches are scored, at ``open``
+    sketch_setup, dim_setup : how sketches are scored, and dims, at ``open``
+    folds, kept, folded : a `SparfQuery`, for each head by dims
     choices, masks : a `TokenChooser`. A choice must be taken as soon as that before it is stored, whether or
         not its masks are taken
     merge, results : one request per pass when all stripes of a head are finished, and its output
@@ -127,8 +132,10 @@ class KvEngine(wiring.Component):
             "faults": In(read_fault(config)).array(config.channels),
             "finish": In(stripe_finish(config)).array(config.cores),
             "sketch_finish": In(stripe_finish(config)).array(config.cores),
+            "dim_finish": In(stripe_finish(config)).array(config.cores),
             "tail": Out(stream.Signature(slot_beat(config))),
             "tail_sketches": Out(stream.Signature(slot_beat(config))),
+            "tail_keys": Out(stream.Signature(slot_beat(config))),
             "read_backs": In(stream.Signature(slot_beat(config))).array(config.channels),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
@@ -138,6 +145,8 @@ class KvEngine(wiring.Component):
             "sketch_loads": Out(stream.Signature(SKETCH_LOAD)), "sketch_setup": Out(sketch_setup(config)),
             "sketch_loaded": In(pulse), "sketch_error": In(pulse), "bad_exponent": In(pulse),
             "sketches_loaded": Out(config.head_slots),
+            "folds": Out(stream.Signature(sparf_job(config))), "dim_setup": Out(dim_setup(config)),
+            "kept": In(stream.Signature(kept_dims(config))), "folded": In(pulse),
             "choices": Out(stream.Signature(token_job(config))),
             "masks": In(stream.Signature(mask_word(config))),
             "merge": Out(stream.Signature(merge_request(config))),
@@ -306,7 +315,7 @@ class KvEngine(wiring.Component):
         connect, flipped = wiring.connect, wiring.flipped
         attends = s.attends
         s.loader = loader = QueryLoader(config=c)
-        s.walker = walker = StripeWalker(config=c)
+        s.walker = walker = HeadWalker(config=c)
         s.outputs = outputs = OutputWriter(config=c)
         s.tail_jobs = tail_jobs = StreamFIFO(shape=tail_job(c), depth=4)
         s.tail = tail = TailReader(config=c)
@@ -316,6 +325,7 @@ class KvEngine(wiring.Component):
         connect(m, loader.error, attends.host_error)
         connect(m, attends.walks, walker.walks)
         connect(m, flipped(self.masks), walker.masks)
+        connect(m, flipped(self.kept), walker.kept)
         s.share = share = ReadShare(config=c)
         connect(m, walker.requests, share.requests)
         connect(m, walker.row_masks, share.masks)
@@ -342,11 +352,12 @@ class KvEngine(wiring.Component):
         m.d.comb += s.builder.spoilt.eq(tail.spoilt)
         connect(m, attends.open, flipped(self.open))
         connect(m, attends.setup, flipped(self.sketch_setup))
-        for name in ("sketch_loads", "choices"):
+        connect(m, attends.dim_setup, flipped(self.dim_setup))
+        for name in ("sketch_loads", "folds", "choices"):
             connect(m, getattr(attends, name), flipped(getattr(self, name)))
         for name in ("sketch_loaded", "sketch_error", "bad_exponent"):
             connect(m, flipped(getattr(self, name)), getattr(attends, name))
-        finish = zip([*self.finish, *self.sketch_finish],
+        finish = zip([*self.finish, *self.sketch_finish, *self.dim_finish],
                      [each for number, each in enumerate(attends.finish) if number != c.cores], strict=True)
         for outside, inside in (*finish, *zip(self.faults, attends.faults, strict=True)):
             connect(m, flipped(outside), inside)
@@ -355,6 +366,9 @@ class KvEngine(wiring.Component):
             self.queries_loaded.eq(attends.queries_loaded), self.rows_wanted.eq(attends.rows_wanted),
             attends.issued.eq(walker.issued), attends.sensed.eq(walker.sensed),
             attends.map_error.eq(walker.error), attends.chosen.eq(walker.chosen),
+            attends.keys.eq(walker.keys), attends.folded.eq(self.folded.valid),
+            *(line for ours, theirs in zip(walker.dim_finish, self.dim_finish, strict=False)
+              for line in (ours.valid.eq(theirs.valid), ours.base_slot.eq(theirs.base_slot))),
             attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
             self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch
@@ -373,6 +387,7 @@ class KvEngine(wiring.Component):
         connect(m, s.tail.slots, gate.slots)
         connect(m, gate.core, flipped(self.tail))
         connect(m, gate.scorer, flipped(self.tail_sketches))
+        connect(m, gate.dims, flipped(self.tail_keys))
         connect(m, gate.read_back, read_back.slots[c.channels])
         for outside, inside in zip(self.read_backs, read_back.slots, strict=False):
             connect(m, flipped(outside), inside)

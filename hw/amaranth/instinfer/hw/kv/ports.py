@@ -17,6 +17,7 @@ from ..selection.ports import (
     ElementBits,
     pairs_per_stripe,
 )
+from ..selection.sparfports import DIM_BITS
 from ..signatures import BLOCK_BITS, BUFFER_BITS
 
 TOKEN_BITS = 18
@@ -93,14 +94,14 @@ ATTEND_JOB = data.StructLayout({
     "layer": LAYER, "queue": 5, "cid": 16, "head": 8, "heads": 8, "queries": 4, "passes": 4, "query": 64,
     "output": 64, "scale2": 32, "context": TOKEN_BITS, "resident": TOKEN_BITS,
     "read_back": 1, "first": TOKEN_BITS,
-    "choose": 1, "keep": KEEP_BITS, "group_log2": GROUP_LOG2_BITS, "window": FORCED_BITS,
-    "sinks": FORCED_BITS, "query_sketches": 64, "query_sketch_beats": 2,
+    "choose": 1, "by_dims": 1, "last_dim": DIM_BITS, "keep": KEEP_BITS, "group_log2": GROUP_LOG2_BITS,
+    "window": FORCED_BITS, "sinks": FORCED_BITS, "query_sketches": 64, "query_sketch_beats": 2,
 })
 """ATTEND; or KV_READ (``read_back``) of tokens [``first``, ``context``): then ``query`` and ``output`` are
 where K records and V records go, ``queries`` and ``passes`` are 1, and ``scale2`` has no meaning. ``choose``:
-by sketches, ``keep`` groups of 2**``group_log2`` tokens beside the first ``sinks`` and the last ``window``
-ones; the sketches of the queries of all heads lie from ``query_sketches`` on, each in
-``query_sketch_beats`` 32-byte beats."""
+``keep`` groups of 2**``group_log2`` tokens beside the first ``sinks`` and the last ``window`` ones, by
+sketches; the sketches of the queries of all heads lie from ``query_sketches`` on, each in
+``query_sketch_beats`` 32-byte beats; or (``by_dims``, groups of one token) by ``last_dim`` + 1 dims."""
 
 SEQUENCE_JOB = data.StructLayout({
     "layer": LAYER, "layers": 9, "free": 1, "queue": 5, "cid": 16,
