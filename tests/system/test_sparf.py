@@ -17,8 +17,8 @@ from support.sparf import sparf_attention
 from .test_agreement import AGREEING
 
 DIMS = ("DIM_STRIPES_SENSED", "DIM_PAGES_SENSED", "DIM_SLOTS_MOVED")
-POLICIES = (SparF(dims=8, tokens=40, window=6, sinks=2), Dense(), SparF(dims=1, tokens=0, window=9, sinks=0),
-            SparF(dims=64, tokens=100, window=1, sinks=4), Sketch(keep_tokens=24, group=4, window=6, sinks=2))
+POLICIES = (SparF(dims=8, tokens=40, window=6, sinks=2), Dense(), SparF(dims=64, tokens=0, window=9, sinks=4),
+            Sketch(keep_tokens=24, group=4, window=6, sinks=2))
 KINDS = ("model:tiny", "sim:tiny")
 
 
@@ -85,6 +85,7 @@ def test_blocks_that_are_given_up_are_scored_from_their_keys() -> None:
             sequence.sync()
             csd.transport.faults.fail_program(channel=0, die=0, count=0)  # type: ignore[attr-defined]
             sequence.write(0, k[540:], v[540:])
+            sequence.sync()
             before = csd.counters()
             q = queries(random, 4, 64)
             assert_same_bits(sequence.attend(0, q, policy=POLICIES[0]),
