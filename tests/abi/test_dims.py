@@ -50,9 +50,10 @@ def test_every_element_lies_where_place_of_says(config: EngineConfig, shape: Dim
     assert max(per_page) == DIMS_PER_PAGE, "the dims of a page, never one in two pages"
     assert len(pages) == head_dim
     if scale is not None:
-        first = shape.place_of(config, head_dim, 0)
-        found = slots.reshape(-1, SLOT_DATA_BYTES)[first[0] * config.slots_per_stripe + first[1]:]
-        assert np.array_equal(np.ascontiguousarray(found).reshape(-1).view(np.float16)[:block], scale)
+        half = shape.tokens_per_slot // shape.scale_places
+        for token in (0, half - 1, half, int(random.integers(block)), block - 1):
+            stripe, slot = shape.place_of(config, head_dim + token % shape.tokens_per_slot // half, token)
+            assert slots[stripe, slot].view(np.float16)[token % half] == scale[token], "beside its elements"
     used = shape.places * block * shape.element_bytes
     assert not data.reshape(-1)[used:].any(), "places behind the last are zeros"
 

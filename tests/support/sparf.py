@@ -34,19 +34,20 @@ def integer_choice(qi: I64, exponent: I64, k: F16 | I8, scale: F16 | None, polic
     weight = [sum(abs(rows[n][dim]) >> min(largest - exponents[n], 63) for n in range(queries))
               for dim in range(head_dim)]
     dims = sorted(sorted(range(head_dim), key=lambda dim: (-weight[dim], dim))[:policy.dims])
-    keys = k.astype(np.float64) if scale is None else k * scale.astype(np.float64)[:, None]
-    scores = []
+    folds = []
     for row, power in zip(rows, exponents, strict=True):
         part, whole = sum(abs(row[dim]) for dim in dims), sum(map(abs, row))
         factor = math.isqrt((whole << 30) // part) if part else 1 << 15
         excess = factor.bit_length() - 16
-        folded = {dim: int(math.copysign((abs(row[dim]) * (factor >> excess) + (1 << 15)) >> 16, row[dim]))
-                  for dim in dims}
-        unit = Fraction(2) ** (min(power + excess + 1, arith.EXPONENT_MAX) - arith.QUERY_FRACTION)
+        folded = {dim: (abs(row[dim]) * (factor >> excess) + (1 << 15)) >> 16 for dim in dims}
+        short = {dim: int(math.copysign(min((folded[dim] + 256) >> 9, 255), row[dim])) for dim in dims}
+        folds.append((short, min(power + excess + 1, arith.EXPONENT_MAX)))
+    keys = _integer_keys(k, scale, max(power for _, power in folds))
+    scores = []
+    for short, power in folds:
         line = []
         for key in keys:
-            # arith.score floors to 16 fractional bits, what it saturates at saturates here too.
-            exact = sum((folded[dim] * Fraction(float(key[dim])) for dim in dims), Fraction(0)) * unit
+            exact = sum((short[dim] * key[dim] for dim in dims), Fraction(0)) * Fraction(2) ** (power - 8)
             step = math.floor(exact * 2 ** selection.SCORE_FRACTION)
             line.append(max(selection.SCORE_LOWEST, min(selection.SCORE_HIGHEST, step)))
         scores.append(line)
@@ -57,6 +58,17 @@ def integer_choice(qi: I64, exponent: I64, k: F16 | I8, scale: F16 | None, polic
     free = sorted((token for token in range(context) if token not in forced),
                   key=lambda token: (-values[token], token))
     return Chosen(dims, scores, sorted(forced | set(free[:policy.tokens])))
+
+
+def _integer_keys(k: F16 | I8, scale: F16 | None, largest: int) -> list[list[Fraction]]:
+    """Elements of K as scores see them."""
+    if scale is not None:
+        return [[Fraction(int(each)) * Fraction(float(size)) for each in row]
+                for row, size in zip(k, scale, strict=True)]
+    unit = Fraction(2) ** -(largest + selection.SCORE_FRACTION + 4)
+    limit = 1 << 24
+    return [[unit * max(-limit, min(limit - 1, math.floor(Fraction(float(each)) / unit))) for each in row]
+            for row in k]
 
 
 def _log2_of_sum(values: list[int]) -> int:

@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from host.test_sparf import rows_of
+from instinfer.abi.commands import Dtype
+from instinfer.abi.dims import DimShape
+from instinfer.abi.layout import RowShape
 from instinfer.cosim.state import DriveState
 from instinfer.host import Csd, open_csd
 from support import rng
@@ -72,6 +76,40 @@ def test_each_opens_the_others_drive(tmp_path: Path, writer: str, reader: str) -
         for sequence, layers in zip(sequences, expected, strict=True):
             for layer, output in enumerate(layers):
                 assert_same_bits(sequence.attend(layer, q), output)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_dim_pages(tmp_path: Path, dtype: str) -> None:
+    """The same pages, counts and tables; a drive goes on in the other device, where its next block is due."""
+    random = rng(f"dim pages {dtype}")
+    shape = DimShape(RowShape(64, Dtype[dtype.upper()]))
+    states, counters = [], []
+    kinds = ("model:tiny", "sim:tiny")
+    with open_csd(kinds[0], erased=True) as csd:
+        block, page = shape.tokens_per_block(csd.config), shape.rows.tokens_per_page(csd.config)
+    stored = [tuple(rows_of(dtype, random, (block + page, 2, 64)) for _ in range(2)) for _ in range(2)]
+    for kind, other in (kinds, kinds[::-1]):
+        folder = tmp_path / kind.replace(":", "-")
+        with open_csd(kind, erased=True) as csd:
+            cache = csd.kv_cache(layers=1, kv_heads=2, query_heads=2, head_dim=64, max_tokens=2 * block + 100,
+                                 dtype=dtype, dims=True)
+            sequence = cache.new_sequence()
+            sequence.write(0, *stored[0])
+            sequence.sync()
+            csd.save(folder)
+        with open_csd(other, state=folder) as csd:
+            sequence = csd.caches[0].sequences[0]
+            before = csd.counters()
+            sequence.write(0, *stored[1])
+            sequence.sync()
+            counters.append({name: count - before[name] for name, count in csd.counters().items()})
+            csd.save(folder / "on")
+            states.append(DriveState.load(folder / "on"))
+            sequence.free()
+    assert states[0].differences(states[1]) == []
+    for name in AGREEING:
+        assert counters[0][name.lower()] == counters[1][name.lower()], name
+    assert counters[0]["slots_moved"] == 2 * block * 64 * (1 + (dtype == "fp16")) // 1024
 
 
 def test_reads_behind_pending_programs(csd: Csd) -> None:

@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
+from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.abi.layout import encode_stripe
 from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
 from instinfer.hw.flash.nand import NandPackage, nand_sources
@@ -79,17 +80,29 @@ class Stripe:
     """A stripe's place, owner and data, and the requests and slots that follow from them."""
 
     def __init__(self, config: EngineConfig, generator: np.random.Generator, *, die: int, block: int,
-                 page: int, int8: bool = False, sketch: bool = False):
+                 page: int, int8: bool = False, sketch: bool = False, dims: bool = False):
         self.config, self.die, self.block, self.page = config, die, block, page
         self.generation, self.layer, self.head, self.stripe = (
             int(generator.integers(1 << bits)) for bits in (16, 16, 8, 16))
         self.data = generator.integers(0, 256, config.stripe_data_bytes, np.uint8)
         self.scales = generator.integers(0, 256, config.stripe_scale_bytes, np.uint8) if int8 else None
-        self.sketch = sketch
+        self.sketch, self.dims = sketch, dims
+
+    @property
+    def whole(self) -> bool:
+        """Its slots are moved one by one and leave the ring whole."""
+        return self.sketch or self.dims
+
+    def slots_of(self, places: int, count: int) -> list[int]:
+        """The first ``count`` slots of each of these places of dims."""
+        each = self.config.slots_per_page // DIMS_PER_PAGE
+        return [place * each + slot for place in range(DIMS_PER_PAGE * self.config.planes)
+                if places >> place & 1 for slot in range(count)]
 
     def encoded(self) -> NDArray[np.uint8]:
         return encode_stripe(self.config, self.data, generation=self.generation, layer=self.layer,
-                             head=self.head, stripe=self.stripe, scales=self.scales, sketch=self.sketch)
+                             head=self.head, stripe=self.stripe, scales=self.scales, sketch=self.sketch,
+                             dims=self.dims)
 
     def store(self, store: Any) -> None:
         """Into the NAND's storage, past the bus."""
@@ -106,7 +119,7 @@ class Stripe:
         own = {"generation": self.generation, "layer": self.layer, "head": self.head, "stripe": self.stripe}
         values = {"op": op, "die": self.die, "block": self.block, "page": self.page, "passes": 1,
                   "owner": {**own, **(owner or {})}, "int8": int(self.scales is not None),
-                  "sketch": int(self.sketch), **fields}
+                  "sketch": int(self.sketch), "dims": int(self.dims), **fields}
         return int(channel_request(self.config).const(values).as_bits())
 
     def rows_per_slot(self, wide: int) -> int:
@@ -120,25 +133,31 @@ class Stripe:
 
     def beats(self, *, tokens: int, wide: int, head_slot: int, passes: int, read_back: int = 0,
               bad_slots: frozenset[int] = frozenset(), stripe: int | None = None,
-              rows: Mapping[int, int] | None = None) -> list[dict[str, int]]:
+              rows: Mapping[int, int] | None = None, keys: int = 0,
+              places: int = 0) -> list[dict[str, int]]:
         """The beats that a read must give; ``data`` is missing where it has no meaning. ``stripe``: what the
-        request calls it; ``rows``: masks of a masked read by pair."""
+        request calls it; ``rows``: masks of a masked read by pair; ``places``: of dims, a bit each."""
         per_slot = self.rows_per_slot(wide)
         if rows is None:
             rows = {pair: (1 << min(per_slot, tokens - pair * per_slot)) - 1
                     for pair in range(-(-tokens // per_slot))}
-        units = ([((slot, 0),) for slot in range(tokens)] if self.sketch
-                 else [((2 * pair, 0), (2 * pair + 1, 1)) for pair in sorted(rows)])
+        units: list[tuple[tuple[int, int], ...]]
+        if self.sketch:
+            units = [((slot, 0),) for slot in range(tokens)]
+        elif self.dims:
+            units = [((slot, 0),) for slot in self.slots_of(places, tokens)]
+        else:
+            units = [((2 * pair, 0), (2 * pair + 1, 1))[:2 - keys] for pair in sorted(rows)]
         result = []
         for unit in units:
             for turn in range(passes):
                 for slot, kind in unit:
                     wanted = [row for row in range(per_slot) if rows.get(slot // 2, 0) >> row & 1]
-                    bad = bool(bad_slots & {slot, slot - kind}) or not (wanted or self.sketch)
+                    bad = bool(bad_slots & {slot, slot - kind}) or not (wanted or self.whole)
                     end = turn == passes - 1 and (slot, kind) == units[-1][-1]
                     fields = {"head_slot": (head_slot + turn) % self.config.head_slots,
                               "base_slot": head_slot, "wide": wide, "stripe_end": int(end),
-                              "read_back": read_back}
+                              "read_back": read_back, "keys": keys}
                     number = self.stripe if stripe is None else stripe
                     result += self._slot_beats(slot, kind, [] if bad else wanted, fields, number=number,
                                                bad=bad)
@@ -149,15 +168,15 @@ class Stripe:
         config, int8 = self.config, self.scales is not None
         words = self.data.reshape(-1, SLOT_DATA_BYTES).view("<u8")[slot]
         row_beats = len(words) // self.rows_per_slot(fields["wide"])
-        group = number * config.slots_per_stripe + slot if self.sketch else (
+        group = number * config.slots_per_stripe + slot if self.whole else (
             number * (config.slots_per_stripe // 2) + slot // 2)
         fields = {**fields, "die": self.die, "kind": kind, "int8": int(int8), "sketch": int(self.sketch),
-                  "rows": 0 if bad else 16 if self.sketch else len(wanted),
+                  "dims": int(self.dims), "rows": 0 if bad else 16 if self.whole else len(wanted),
                   "group": group & (1 << slot_beat(config)["group"].width) - 1}
         beats: list[dict[str, int]] = [fields] if bad else []
-        if self.sketch and not bad:
+        if self.whole and not bad:
             beats = [{**fields, "data": int(word)} for word in words]
-        for row in wanted if not self.sketch else ():
+        for row in wanted if not self.whole else ():
             scale = {} if self.scales is None else {"scale": int(self.scales.view("<u2")[slot * 16 + row])}
             beats += [{**fields, **scale, "data": int(word)}
                       for word in words[row * row_beats:(row + 1) * row_beats]]
@@ -182,6 +201,7 @@ def check_slots(config: EngineConfig, received: list[int], expected: dict[int, l
         assert not wrong, f"beat {number}: {wrong}, got {beat}"
         if beat["die"] != previous["die"]:
             assert previous["last"] == 1, "a slot was interrupted"
-            assert previous["kind"] == 1 or previous.get("sketch"), "a pair was interrupted"
+            alone = previous.get("sketch") or previous.get("dims") or previous.get("keys")
+            assert previous["kind"] == 1 or alone, "a pair was interrupted"
         previous = beat
     assert not any(by_die.values()), {die: len(beats) for die, beats in by_die.items()}

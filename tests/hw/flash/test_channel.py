@@ -13,6 +13,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 
 from hw.flash.channel_bench import BASE, BUILD, COUNTS, Stripe, blocks, check_slots
 from hw.flash.store import Store
+from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.hw.flash.scheduler import reads_over
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
@@ -134,16 +135,17 @@ class Reads:
         self.expected: dict[int, list[dict[str, int]]] = {die: [] for die in range(CONFIG.dies)}
 
     async def send_masked(self, stripe: Stripe, rows: Mapping[int, int], *, wide: int,
-                          passes: int = 1) -> None:
+                          passes: int = 1, keys: bool = False) -> None:
         """Masks belong to the next request: they go when the last one, and it goes when they, were taken."""
         await self._channel.requests.drained()
         self._channel.masks.send(*stripe.masks(rows))
         await self._channel.masks.drained()
-        self.send(stripe, tokens=1, wide=wide, passes=passes, rows=rows)
+        self.send(stripe, tokens=1, wide=wide, passes=passes, rows=rows, keys=keys)
 
     def send(self, stripe: Stripe, *, tokens: int | None = None, wide: int | None = None, passes: int = 1,
              bad_slots: frozenset[int] = frozenset(), owner: Mapping[str, int] | None = None,
-             raw: bool = False, rows: Mapping[int, int] | None = None) -> None:
+             raw: bool = False, rows: Mapping[int, int] | None = None, keys: bool = False,
+             places: int = 0) -> None:
         wide = int(self._random.integers(2)) if wide is None else wide
         limit = (CONFIG.slots_per_stripe if stripe.sketch
                  else CONFIG.slots_per_stripe // 2 * stripe.rows_per_slot(wide))
@@ -152,10 +154,12 @@ class Reads:
                  "head_slot": int(self._random.integers(CONFIG.head_slots)),
                  "read_back": int(passes == 1 and (raw or self._random.integers(2)))}
         masked = {} if rows is None else {"masked": 1, "pairs": sum(1 << pair for pair in rows)}
+        if stripe.dims:
+            masked = {"pairs": places}
         self._channel.requests.send(
-            stripe.request(ChannelOp.READ, **shape, **masked, raw=int(raw), owner=owner))
-        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots, rows=rows,
-                                                   stripe=(owner or {}).get("stripe"))
+            stripe.request(ChannelOp.READ, **shape, **masked, raw=int(raw), keys=int(keys), owner=owner))
+        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots, rows=rows, keys=int(keys),
+                                                   stripe=(owner or {}).get("stripe"), places=places)
 
     async def check(self) -> None:
         total = sum(map(len, self.expected.values()))
@@ -295,6 +299,59 @@ async def masked_reads(dut: Any) -> None:
                       and pair // half_page == (pair - 1) // half_page == (pair + 1) // half_page}
         needs += Counter(slots_moved=2 * len(moved), pages_sensed=pairs[-1] // half_page + 1,
                          stripes_sensed=1)
+    await reads.check()
+    counts = channel.counts()
+    assert {name: counts[name] for name in needs} == needs
+    assert min(needs.values()) > 0
+    assert channel.faults == []
+    channel.finish()
+
+
+@bench(cycles=900_000, part="channel")
+async def dims_and_keys(dut: Any) -> None:
+    """Slots of dims are programmed with their own tuple, and of a read those of the marked places move alone;
+    of rows the key slots alone, masked or not, whatever is read before and after."""
+    channel = Channel(dut, back_pressure=0.2)
+    reads = Reads(channel, "dims")
+    random = rng("places")
+    made = [*stripes("dims", 6, dims=True), *stripes("int8", 3, block=4, int8=True),
+            *stripes("fp16", 3, block=6), *stripes("sketch", 2, block=8, sketch=True)]
+    await channel.start()
+    for tag, stripe in enumerate(made):
+        channel.dram.buffers[tag] = stripe.data
+        if stripe.scales is not None:
+            channel.dram.scales[tag] = stripe.scales
+        channel.requests.send(stripe.request(ChannelOp.PROGRAM, buffer=tag, tag=tag))
+    await channel.until(lambda: len(channel.events.received) == len(made))
+    assert all(stripe.stored_in(channel.store) for stripe in made)
+    half_page, places = CONFIG.slots_per_page // 2, DIMS_PER_PAGE * CONFIG.planes
+    needs: Counter[str] = Counter()
+    for _ in range(80):
+        stripe = made[random.integers(len(made))]
+        wide, passes = int(random.integers(2)), int(random.integers(1, 3))
+        if stripe.dims:
+            density = random.choice([0.1, 0.5, 1.0])
+            marks = np.flatnonzero(random.random(places) < density).tolist() or [
+                int(random.integers(places))]
+            count = int(random.integers(1, CONFIG.slots_per_page // DIMS_PER_PAGE + 1))
+            reads.send(stripe, tokens=count, wide=wide, passes=passes,
+                       places=sum(1 << mark for mark in marks))
+            needs += Counter(dim_slots_moved=len(marks) * count, dim_stripes_sensed=1,
+                             dim_pages_sensed=marks[-1] // DIMS_PER_PAGE + 1)
+            continue
+        if stripe.sketch:
+            reads.send(stripe, passes=passes)
+            continue
+        pairs = sorted(random.choice(2 * half_page, int(random.integers(1, 4)), replace=False).tolist())
+        if random.integers(2):
+            full = (1 << stripe.rows_per_slot(wide)) - 1
+            await reads.send_masked(stripe, {pair: int(random.integers(1, full + 1)) for pair in pairs},
+                                    wide=wide, passes=passes, keys=True)
+        else:
+            tokens = int(random.integers(1, CONFIG.planes * half_page * stripe.rows_per_slot(wide) + 1))
+            reads.send(stripe, tokens=tokens, wide=wide, passes=passes, keys=True)
+            pairs = list(range(-(-tokens // stripe.rows_per_slot(wide))))
+        needs += Counter(slots_moved=len(pairs), pages_sensed=pairs[-1] // half_page + 1, stripes_sensed=1)
     await reads.check()
     counts = channel.counts()
     assert {name: counts[name] for name in needs} == needs
@@ -555,6 +612,23 @@ async def stuck_die(dut: Any) -> None:
             for slot in range(count) for turn in range(2)]
     await reads.check()
     assert len(channel.faults) == 2 * (lost + 16) + 2 * count
+    # Of dims each wanted slot, of keys each key slot, without a report where they are read back.
+    dims = stripes("lost dims", 1, die=0, dims=True)[0]
+    faults = len(channel.faults)
+    places, rows = 0b1011_0010, {0: 1, 3: 15}
+    for stripe, fields, slots in ((dims, {"tokens": 1, "pairs": places}, dims.slots_of(places, 1)),
+                                  (made[0], {"tokens": 9, "wide": 1, "keys": 1}, [0, 2, 4])):
+        reads.send(other)
+        channel.requests.send(stripe.request(ChannelOp.READ, **fields))
+        unit = stripe.beats(tokens=1, wide=1, head_slot=0, passes=1, places=places, rows=rows)
+        first = unit[0]["group"] - (0 if stripe is made[0] else slots[0])
+        reads.expected[0] += [{**empty, "kind": 0, "stripe_end": int(slot == slots[-1]),
+                               "group": first + (slot if stripe.dims else slot // 2)} for slot in slots]
+        faults += len(slots)
+    channel.requests.send(made[0].request(ChannelOp.READ, tokens=4, wide=1, keys=1, read_back=1))
+    reads.expected[0] += [{**empty, "kind": 0, "stripe_end": 1, "keys": 1, "read_back": 1}]
+    await reads.check()
+    assert len(channel.faults) == faults
     # In the middle of a program: the page encoder is free again for the other die.
     channel.store.call("clear_faults")
     dut.enable.value = 0

@@ -10,6 +10,7 @@ import numpy as np
 from hw.kv.surroundings import Bench, io_entry
 from instinfer.abi.arith import scale2_of
 from instinfer.abi.commands import AdminOpcode, Dtype, Opcode, Status
+from instinfer.abi.dims import DimShape
 from instinfer.abi.layout import (
     KIND_KEY,
     KIND_VALUE,
@@ -39,6 +40,7 @@ class Cache:
     dtype: Dtype = Dtype.FP16
     sketch_dims: int = 0
     sketch_bits: int = 0
+    dims: int = 0
 
     @property
     def shape(self) -> RowShape:
@@ -109,7 +111,7 @@ class Drive:
         await self.good(self.bench.admin_command(
             AdminOpcode.KV_CONFIG, index=handle, cdw10=cache.layers | cache.kv_heads << 16,
             cdw11=cache.queries | cache.head_dim << 16, cdw12=cache.max_tokens,
-            cdw13=cache.dtype | cache.sketch_dims << 8 | cache.sketch_bits << 16))
+            cdw13=cache.dtype | cache.sketch_dims << 8 | cache.sketch_bits << 16 | cache.dims << 24))
         return cache
 
     async def sequence(self, number: int, cache: Cache) -> Sequence:
@@ -118,7 +120,9 @@ class Drive:
         base = self._map
         sketches = 0 if cache.sketch is None else cache.sketch.stripes(self.config, cache.max_tokens)
         self._map += -(-map_bytes(cache.layers, cache.kv_heads,
-                                  cache.shape.stripes(self.config, cache.max_tokens), sketches) // 32) * 32
+                                  cache.shape.stripes(self.config, cache.max_tokens), sketches,
+                                  cache.dims * DimShape(cache.shape).stripes(self.config, cache.max_tokens))
+                       // 32) * 32
         await self.good(self.bench.admin_command(
             AdminOpcode.SEQ_CREATE, index=number, generation=sequence.generation, cdw10=cache.handle,
             prp1=base))

@@ -10,16 +10,19 @@ import cocotb
 from cocotb.triggers import ClockCycles, Event, RisingEdge
 
 from hw.kv.surroundings import SEQUENCER_CONFIG as CONFIG
-from hw.kv.surroundings import Fields, Sink
+from hw.kv.surroundings import Fields, Sink, dim_report
 from instinfer.abi.commands import Dtype, Status
+from instinfer.abi.dims import DimShape, dim_placement
 from instinfer.abi.layout import MapEntry, RowShape, SketchShape, flash_stripes, placement
 from instinfer.hw.flash.queues import DEPTH
+from instinfer.hw.kv.dimslots import DIM_SETUP
 from instinfer.hw.kv.entries import ENTRY_READ
 from instinfer.hw.kv.headports import SKETCH_LOAD, finish_reports
 from instinfer.hw.kv.outputs import OUTPUT
 from instinfer.hw.kv.ports import ATTEND_JOB, LAYER, tail_job
 from instinfer.hw.kv.queries import QUERY_LOAD
 from instinfer.hw.selection.ports import MaskOp, mask_word
+from instinfer.hw.selection.sparfports import kept_dims, sparf_job
 from instinfer.hw.selection.tokens import token_job
 from instinfer.hw.signatures import COMPLETION, OWNER, ChannelOp, channel_request, row_mask
 from support import rng
@@ -36,9 +39,10 @@ PULSES = ("loaded", "sketch_loaded", "refused", *(name for name in TROUBLES if n
 
 @dataclasses.dataclass(kw_only=True)
 class Attention:
-    """A command: an attention, of a sketch policy with ``sketch``, or a read-back."""
+    """A command: an attention, of a sketch policy with ``sketch``, by so many ``dims``, or a read-back."""
 
     sketch: SketchShape | None = None
+    dims: int = 0
     heads: int = 1
     queries: int = 1
     head_dim: int = 64
@@ -54,13 +58,18 @@ class Attention:
         return RowShape(self.head_dim, self.dtype)
 
     @property
+    def chooses(self) -> bool:
+        return self.sketch is not None or self.dims > 0
+
+    @property
     def passes(self) -> int:
         return -(-self.queries // CONFIG.queries)
 
 
 @dataclasses.dataclass(kw_only=True)
 class Head:
-    """What must be asked for, and what has been: (core, stripe, place, tokens or slots, rows by pair)."""
+    """What must be asked for, and what has been: (core, stripe, place, tokens or slots, rows by pair), of
+    dims the places."""
 
     number: int
     base: int
@@ -70,10 +79,14 @@ class Head:
     masks: dict[int, dict[int, int]] | None = None
     lost: bool = False
     """The place of one of its stripes is."""
-    wanted: dict[bool, list[tuple[Any, ...]]] = dataclasses.field(default_factory=dict)
-    """Of rows (False) and sketches (True)."""
-    asked: dict[bool, list[tuple[Any, ...]]] = dataclasses.field(
-        default_factory=lambda: {False: [], True: []})
+    wanted: dict[str, list[tuple[Any, ...]]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    """Of rows, sketches, dims and keys."""
+    asked: dict[str, list[tuple[Any, ...]]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    kept: int = 0
+    built: set[int] = dataclasses.field(default_factory=set)
+    """Blocks that are read from dim pages."""
+    slots: int = 0
+    """That are scored."""
 
 
 @dataclasses.dataclass
@@ -81,7 +94,7 @@ class Stripe:
     """A stripe on its way: ``left`` pairs or slots of all passes, the first of them at cycle ``due``."""
 
     head: Head
-    sketch: bool
+    kind: str
     left: int
     due: int
 
@@ -105,13 +118,14 @@ class Sequencer:
         self._poison: dict[str, deque[str | None]] = defaultdict(deque)
         self._next_slot, self._next_generation, self._next_map = 0, 1, 1 << 20
         self._sources = {name: StreamSource(dut, name, idle=noise)
-                         for name in ("jobs", "entries", "masks")}
+                         for name in ("jobs", "entries", "masks", "kept")}
         self.completions = StreamSink(dut, "completions", back_pressure=noise)
         self.sinks = {name: Sink(dut, name, handler, back_pressure=noise) for name, handler in (
             ("choices", self._take_choice), ("entry_reads", self._read_entry),
             ("loads", lambda payload: self._load("loads", "loaded", payload)),
             ("sketch_loads", lambda payload: self._load("sketch_loads", "sketch_loaded", payload)),
-            ("tail", self._take_tail), ("tail_masks", lambda payload: self._take_mask(TAIL, payload)),
+            ("folds", self._fold), ("tail", self._take_tail),
+            ("tail_masks", lambda payload: self._take_mask(TAIL, payload)),
         )}
         for channel in range(CONFIG.channels):
             self.sinks[f"channels__{channel}"] = Sink(
@@ -120,7 +134,7 @@ class Sequencer:
             Sink(dut, f"row_masks__{channel}",
                  lambda payload, channel=channel: self._take_mask(channel, payload), back_pressure=noise)
             getattr(dut, f"faults__{channel}__valid").value = 0
-        for name in ("collected", "ends__valid", "ends__payload", "outputs__ready"):
+        for name in ("folded", "collected", "ends__valid", "ends__payload", "outputs__ready"):
             getattr(dut, name).value = 0
         self._pulses: dict[str, tuple[deque[int], Event]] = {}
         finishes = (f"finish__{number}" for number in range(finish_reports(CONFIG)))
@@ -130,6 +144,8 @@ class Sequencer:
             getattr(dut, f"{name}__valid").value = 0
             cocotb.start_soon(self._pulse(name, field))
         self._row_masks: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
+        self._block: list[tuple[int, int] | None] = [None] * CONFIG.channels
+        """Per channel, the block of dims of which a slot came last."""
         self._stripes = [[deque() for _ in range(CONFIG.dies)] for _ in range(CONFIG.cores)]
         self._choosing: Head | None = None
         self._scores_left = 0
@@ -147,8 +163,11 @@ class Sequencer:
         line, kv_heads = int(random.integers(50)), first_head + command.heads
         stripes_max = shape.stripes(CONFIG, command.resident) + int(random.integers(2))
         sketch_max = 0 if sketch is None else sketch.stripes(CONFIG, command.resident)
-        maps = self._next_map, self._next_map + 8 * stripes_max * kv_heads
-        self._next_map += 8 * (stripes_max + sketch_max) * kv_heads
+        blocks = DimShape(shape)
+        dim_max = blocks.stripes(CONFIG, command.resident) * (command.dims > 0)
+        maps = [self._next_map + 8 * kv_heads * before
+                for before in (0, stripes_max, stripes_max + sketch_max)]
+        self._next_map += 8 * (stripes_max + sketch_max + dim_max) * kv_heads
         policy = {name: int(random.integers(1 << width)) for name, width in
                   (("keep", 18), ("group_log2", 3), ("window", 16), ("sinks", 16))}
         places = {name: int(random.integers(1 << 40)) * 32 for name in ("query", "output", "query_sketches")}
@@ -163,6 +182,8 @@ class Sequencer:
             query_beats=row // 32, wide=int(command.head_dim > 64), int8=int(command.dtype is Dtype.INT8),
             rows_log2=rows_log2, map=maps[0], line=line, stripes_max=stripes_max,
             sketch=int(sketch is not None), sketch_map=maps[1], sketch_stripes_max=sketch_max,
+            dims=int(command.dims > 0), dim_map=maps[2], dim_stripes_max=dim_max,
+            dim_stripes=blocks.stripes_per_block(CONFIG),
             **{f"sketch_{name}": value for name, value in of_sketch.items()})
         unlucky = int(random.integers(command.heads)) if command.trouble else None
         good, sensed = True, 0
@@ -177,20 +198,28 @@ class Sequencer:
             self._opening.extend(((head.base + turn) % CONFIG.head_slots, turn, head)
                                  for turn in range(command.passes))
             index, common = first_head + number, {"head_slot": head.base}
-            if sketch is not None:
+            if command.chooses:
                 head.masks = self._some_rows(command)
+                self._expected["choices"].append(Fields(token_job(CONFIG)).pack(
+                    context=command.context, passes=command.passes, rows_log2=rows_log2, **common, **policy,
+                    queries=command.queries - (command.passes - 1) * CONFIG.queries))
+            if command.dims:
+                kept = random.choice(command.head_dim, command.dims, replace=False)
+                head.kept = sum(1 << int(dim) for dim in kept)
+                self._expect("folds", head, Fields(sparf_job(CONFIG)).pack(
+                    passes=command.passes, last_group=command.head_dim // 4 - 1, last_dim=command.dims - 1,
+                    queries=command.queries - (command.passes - 1) * CONFIG.queries, **common))
+                self._lay_out_dims(head, maps[2] + 8 * dim_max * index, line + index)
+            if sketch is not None:
                 self._lay_out(head, sketch, maps[1] + 8 * sketch_max * index, line + index)
                 self._expect("sketch_loads", head, Fields(SKETCH_LOAD).pack(
                     address=places["query_sketches"] + number * command.queries * record,
                     queries=command.queries, beats=record // 32, **of_sketch, **common))
-                self._expected["choices"].append(Fields(token_job(CONFIG)).pack(
-                    context=command.context, passes=command.passes, rows_log2=rows_log2, **common, **policy,
-                    queries=command.queries - (command.passes - 1) * CONFIG.queries))
             self._lay_out(head, shape, maps[0] + 8 * stripes_max * index, line + index)
             chosen = (command.context - command.first if head.masks is None else
                       sum(rows.bit_count() for pairs in head.masks.values() for rows in pairs.values()))
-            self.rows_expected += 2 * chosen
-            sensed += sum(core != TAIL for core, *_ in head.wanted[False])
+            self.rows_expected += 2 * chosen + sum(tokens for *_, tokens, _ in head.wanted["keys"])
+            sensed += sum(core != TAIL for kind in ("rows", "keys") for core, *_ in head.wanted[kind])
             output = places["output"] + number * command.queries * row
             if not command.read_back:
                 self._expect("loads", head, Fields(QUERY_LOAD).pack(
@@ -208,7 +237,8 @@ class Sequencer:
             result=result if good else 0))
         self._sources["jobs"].send(Fields(ATTEND_JOB).pack(
             layer=layer, queue=3, cid=generation, head=first_head, heads=command.heads, scale2=generation,
-            choose=int(sketch is not None), query_sketch_beats=record // 32, **policy, **places,
+            choose=int(command.chooses), by_dims=int(command.dims > 0),
+            last_dim=max(0, command.dims - 1), query_sketch_beats=record // 32, **policy, **places,
             **{name: int(getattr(command, name))
                for name in ("queries", "passes", "context", "resident", "first", "read_back")}))
 
@@ -232,20 +262,22 @@ class Sequencer:
         """Map entries of a head, and the stripes that must be asked for."""
         random, command = self.random, head.command
         of_sketches = isinstance(shape, SketchShape)
+        kind_of = "sketches" if of_sketches else "rows"
+        unscored = self._unscored(head)
         if isinstance(shape, SketchShape):
             whole, amount = CONFIG.slots_per_stripe, -(-command.context // shape.vectors_per_slot)
             numbers = range(shape.stripes(CONFIG, command.context))
         else:
             whole, amount = shape.tokens_per_stripe(CONFIG), command.context
             numbers = range(command.first // whole, shape.stripes(CONFIG, command.context))
+        everything = range(shape.stripes(CONFIG, command.context))
         if head.masks is not None and not of_sketches:
             numbers = sorted(head.masks)  # type: ignore[assignment]
         settled = flash_stripes(CONFIG, shape, command.resident, command.context)
-        wanted = head.wanted[of_sketches] = []
         lost = None
         if head.trouble == "map_error" and (random.random() < 0.5 if of_sketches else not head.lost):
             lost, head.lost = int(random.choice(numbers)), True
-        for number in range(max(numbers) + 1):
+        for number in everything:
             entry = MapEntry(block=int(random.integers(16)), page=int(random.integers(8)),
                              die=int(random.integers(CONFIG.dies)), buffer=int(random.integers(64)))
             kind, looks = random.choice(["flash", "pinned", "late"], p=[.7, .15, .15]), 0
@@ -259,18 +291,63 @@ class Sequencer:
             error = int(number == lost and random.integers(2))
             word = 0 if number == lost and not error else entry.pack()
             self._entries[address + 8 * number] = word, looks, error
-            if number not in numbers:
-                continue
-            masks = None if head.masks is None or of_sketches else head.masks[number]
             left = min(whole, amount - number * whole)
             core, _ = placement(CONFIG, line, number)
+            place: tuple[Any, ...] = core, number, (entry.die, entry.block, entry.page), left
             if number == lost:
-                if of_sketches:
-                    wanted.append((TAIL, number, 0, left, masks))
+                place = TAIL, number, 0, left
             elif number >= settled or entry.pinned:
-                wanted.append((TAIL, number, entry.buffer, left, masks))
-            else:
-                wanted.append((core, number, (entry.die, entry.block, entry.page), left, masks))
+                place = TAIL, number, entry.buffer, left
+            if number in numbers and (of_sketches or number != lost):
+                masks = None if head.masks is None or of_sketches else head.masks[number]
+                head.wanted[kind_of].append((*place, masks))
+            if of_sketches:
+                head.slots += left
+            elif number in unscored:
+                head.wanted["keys"].append((*place, None))
+                head.slots += -(-left // command.shape.rows_per_slot)
+
+    def _unscored(self, head: Head) -> set[int]:
+        """Row stripes whose tokens no dim page holds."""
+        command, blocks = head.command, DimShape(head.command.shape)
+        if not command.dims:
+            return set()
+        each = blocks.tokens_per_block(CONFIG) // command.shape.tokens_per_stripe(CONFIG)
+        stripes = range(command.shape.stripes(CONFIG, command.context))
+        return {stripe for stripe in stripes if stripe // each not in head.built}
+
+    def _lay_out_dims(self, head: Head, address: int, line: int) -> None:
+        """Map entries of the blocks of dims, and what must be asked for of those that were built."""
+        random, command = self.random, head.command
+        shape = DimShape(command.shape)
+        each, per_stripe = shape.stripes_per_block(CONFIG), shape.places_per_stripe(CONFIG)
+        places = head.kept | ((1 << shape.scale_places) - 1) << command.head_dim
+        blocks = shape.blocks_read(CONFIG, command.resident, command.context)
+        unlucky = head.trouble == "map_error" and blocks > 0 and random.random() < 0.5
+        lost = int(random.integers(blocks * each)) if unlucky else None
+        head.lost |= unlucky
+        for block in range(blocks):
+            channel, _ = dim_placement(CONFIG, line, block, 0)
+            tokens = shape.tokens_per_block(CONFIG)
+            left = min(tokens, command.context - block * tokens)
+            slots, wanted, built = -(-left // shape.tokens_per_slot), [], True
+            for part in range(each):
+                number = block * each + part
+                entry = MapEntry(block=int(random.integers(16)), page=int(random.integers(8)),
+                                 die=(block + part) % CONFIG.dies, in_flash=True)
+                kind = random.choice(["flash", "given up", "late"], p=[.8, .05, .15])
+                if kind == "given up":
+                    entry = MapEntry(pinned=True)
+                built &= entry.in_flash and number != lost
+                self._entries[address + 8 * number] = (
+                    entry.pack(), int(kind == "late") * int(random.integers(1, 4)), int(number == lost))
+                marked = places >> part * per_stripe & (1 << per_stripe) - 1
+                if marked:
+                    wanted.append((channel, number, (entry.die, entry.block, entry.page), slots, marked))
+            if built:
+                head.built.add(block)
+                head.wanted["dims"] += wanted
+                head.slots += sum(marked.bit_count() for *_, marked in wanted) * slots
 
     # -- answers -------------------------------------------------------------------------------
     async def _pulse(self, name: str, field: str) -> None:
@@ -300,9 +377,38 @@ class Sequencer:
                 slot, turn, head = self._opening.popleft()
                 assert int(dut.open__head_slot.value) == slot
                 assert bool(dut.setup__valid.value) == (head.command.sketch is not None)
+                assert bool(dut.dim_setup__valid.value) == (head.command.dims > 0)
+                if head.command.dims:
+                    self._check_setup(head)
                 if turn == 0:
                     self._at_base[slot] = head
             self.rows_wanted += int(dut.rows_wanted.value)
+
+    def _check_setup(self, head: Head) -> None:
+        command = head.command
+        assert Fields(DIM_SETUP).unpack(int(self.dut.dim_setup__setup.value)) == {
+            "context": command.context, "dims": command.dims, "head_dim": command.head_dim,
+            "stripes": DimShape(command.shape).stripes_per_block(CONFIG),
+            "rows_log2": command.shape.rows_per_slot.bit_length() - 1}
+
+    def _fold(self, payload: int) -> None:
+        """Queries in the cores become folded ones in the scorers, one head at a time."""
+        assert payload == self._expected["folds"].popleft()
+        self._poison["folds"].popleft()
+        base = Fields(sparf_job(CONFIG)).unpack(payload)["head_slot"]
+        assert int(self.dut.queries_loaded.value) >> base & 1
+        cocotb.start_soon(self._folded(base))
+
+    async def _folded(self, base: int) -> None:
+        self.sinks["folds"].hold = True
+        await ClockCycles(self.dut.clk, int(self.random.integers(5, 400)))
+        self._sources["kept"].send(
+            Fields(kept_dims(CONFIG)).pack(head_slot=base, kept=self._at_base[base].kept))
+        await ClockCycles(self.dut.clk, int(self.random.integers(1, 100)))
+        self.dut.folded.value = 1
+        await RisingEdge(self.dut.clk)
+        self.dut.folded.value = 0
+        self.sinks["folds"].hold = False
 
     def _load(self, name: str, answer: str, payload: int) -> None:
         assert payload == self._expected[name].popleft(), name
@@ -349,10 +455,9 @@ class Sequencer:
     def _take_choice(self, payload: int) -> None:
         assert payload == self._expected["choices"].popleft()
         head = self._at_base[Fields(token_job(CONFIG)).unpack(payload)["head_slot"]]
-        assert head.command.sketch is not None
+        assert head.command.chooses
         self._choosing = head
-        self._scores_left = head.command.passes * -(-head.command.context
-                                                    // head.command.sketch.vectors_per_slot)
+        self._scores_left = head.command.passes * head.slots
         self.sinks["choices"].hold = True
         cocotb.start_soon(self._choose(head))
 
@@ -396,7 +501,9 @@ class Sequencer:
         self.sinks["tail"].hold = len(self._stripes[TAIL][0]) >= DEPTH
 
     def _ask(self, head: Head, core: int, stripe: int, place: Any, request: dict[str, int]) -> None:
-        command, sketch = head.command, bool(request["sketch"])
+        command = head.command
+        kind = next((name for name, flag in (("sketches", "sketch"), ("dims", "dims"), ("keys", "keys"))
+                     if request.get(flag)), "rows")
         marked = self._row_masks.pop((core, request["die"]), None)
         assert (marked is not None) == bool(request["masked"])
         if marked is not None:
@@ -405,16 +512,23 @@ class Sequencer:
                             ("wide", command.head_dim > 64), ("int8", command.dtype is Dtype.INT8),
                             ("read_back", command.read_back)):
             assert request[name] == int(value), name
-        head.asked[sketch].append((core, stripe, place, request["tokens"], marked))
-        walk = ("S" if sketch else "R"), head.number
+        wanted = request["pairs"] if kind == "dims" else marked
+        head.asked[kind].append((core, stripe, place, request["tokens"], wanted))
+        walk = ("R" if kind == "rows" else "S"), head.number
         if walk not in self.order:
             self.order.append(walk)
-        units = (request["tokens"] if sketch else len(marked) if marked is not None
-                 else -(-request["tokens"] // command.shape.rows_per_slot))
+        units = {"sketches": request["tokens"], "dims": request["tokens"] * request["pairs"].bit_count(),
+                 "rows": len(marked or ())}.get(kind, 0)
+        units = units or -(-request["tokens"] // command.shape.rows_per_slot)
         before = self._stripes[core][request["die"]]
         sensed = 0 if core == TAIL else int(self.random.integers(30, 300))
         due = max([cycle(), *(each.due for each in before)]) + sensed
-        before.append(Stripe(head, sketch, units * command.passes, due))
+        before.append(Stripe(head, kind, units * command.passes, due))
+        if kind == "dims":
+            block = head.number, stripe // DimShape(command.shape).stripes_per_block(CONFIG)
+            others = [each for queue in self._stripes[core] for each in queue if each.kind == "dims"]
+            assert block == self._block[core] or len(others) == 1, "two blocks of dims at one scorer"
+            self._block[core] = block
 
     async def _move_slots(self, core: int) -> None:
         """One slot after the other, of any die that has sensed; none passes one that waits."""
@@ -429,31 +543,33 @@ class Sequencer:
             while not self._passes(stripe):
                 await ClockCycles(dut.clk, 3)
             await ClockCycles(dut.clk, int(random.integers(1, 5)))
-            self._scores_left -= stripe.sketch
+            self._scores_left -= stripe.kind != "rows"
             stripe.left -= 1
             if not stripe.left:
                 queue.popleft()
                 self.sinks["tail" if core == TAIL else f"channels__{core}"].hold = any(
                     len(each) >= DEPTH for each in self._stripes[core])
                 number = (CONFIG.cores if stripe.head.command.read_back else
-                          core + (CONFIG.cores + 1) * stripe.sketch)
+                          core if stripe.kind == "rows" else
+                          core + CONFIG.cores + 1 if stripe.kind == "sketches" else
+                          dim_report(CONFIG, core))
                 self._report(f"finish__{number}", stripe.head.base)
 
     def _passes(self, stripe: Stripe) -> bool:
         """Its operands are there, and so is who takes the scores of sketches."""
-        gate = self.dut.sketches_loaded if stripe.sketch else self.dut.queries_loaded
+        gate = self.dut.sketches_loaded if stripe.kind == "sketches" else self.dut.queries_loaded
         loaded = bool(int(gate.value) >> stripe.head.base & 1)
-        return loaded and (not stripe.sketch or self._choosing is stripe.head)
+        return loaded and (stripe.kind == "rows" or self._choosing is stripe.head)
 
     async def finished(self) -> None:
         """All completions have come, with what they promise."""
         await self.completions.finished()
         for head in self.heads:
-            for sketch, wanted in ((False, head.wanted[False]), (True, head.wanted.get(True, []))):
+            for kind in ("rows", "sketches", "dims", "keys"):
                 for core in range(CONFIG.cores):
-                    found, due = ([each for each in stripes if each[0] == core]
-                                  for stripes in (head.asked[sketch], wanted))
-                    assert found == due, (head, sketch, core)
+                    found, due = ([each for each in stripes[kind] if each[0] == core]
+                                  for stripes in (head.asked, head.wanted))
+                    assert found == due, (head, kind, core)
         assert self.rows_wanted == self.rows_expected
         assert not any(self._expected.values())
         assert not self._opening

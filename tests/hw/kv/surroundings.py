@@ -20,7 +20,7 @@ from instinfer.abi.layout import SCALE_BYTES, MapEntry, RowShape, SketchShape
 from instinfer.abi.registers import Counter
 from instinfer.cosim.model.admin import Admin
 from instinfer.cosim.model.executor import Executor
-from instinfer.cosim.model.layer import Layer
+from instinfer.cosim.model.layer import Layer, Region
 from instinfer.cosim.model.memory import Dram, HostMemory
 from instinfer.cosim.model.nand import Nand
 from instinfer.cosim.model.rows import sketches_view, stripe_bytes
@@ -31,9 +31,9 @@ from instinfer.hw.kv import KvEngine
 from instinfer.hw.kv.attend import AttendSequencer
 from instinfer.hw.kv.dispatch import ChannelDispatch
 from instinfer.hw.kv.flushes import PROGRAMS_PER_DIE
+from instinfer.hw.kv.headwalker import HeadWalker
 from instinfer.hw.kv.readback import ReadBack
 from instinfer.hw.kv.tail import TailReader
-from instinfer.hw.kv.walker import StripeWalker
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     COMMAND,
@@ -99,10 +99,11 @@ class SequencerOnStreams(wiring.Component):
     """The sequencer of attentions with its walker and the way to the channels; all else is outside."""
 
     def __init__(self, config: EngineConfig):
-        self.parts = AttendSequencer(config=config), StripeWalker(config=config)
+        self.parts = AttendSequencer(config=config), HeadWalker(config=config)
         self.dispatch = ChannelDispatch(config=config, sources=1)
         attends, walker = (part.signature.members for part in self.parts)
-        inner = {"walks", "chosen", "issued", "sensed", "map_error", "error", "masks_waiting"}
+        inner = {"walks", "chosen", "keys", "issued", "sensed", "map_error", "error", "masks_waiting",
+                 "dim_finish"}
         channels = self.dispatch.signature.members
         super().__init__({
             **{name: member for members in (attends, walker) for name, member in members.items()
@@ -119,7 +120,10 @@ class SequencerOnStreams(wiring.Component):
         wiring.connect(m, walker.row_masks, dispatch.masks)
         m.d.comb += [attends.map_error.eq(walker.error), attends.masks_waiting.eq(self.masks.valid),
                      *(getattr(attends, name).eq(getattr(walker, name))
-                       for name in ("chosen", "issued", "sensed"))]
+                       for name in ("chosen", "keys", "issued", "sensed"))]
+        for number, each in enumerate(walker.dim_finish):
+            report = self.finish[dim_report(walker.config, number)]
+            m.d.comb += [each.valid.eq(report.valid), each.base_slot.eq(report.base_slot)]
         for outside, inside in ((self.channels, dispatch.channels), (self.row_masks, dispatch.channel_masks)):
             for outer, port in zip(outside, inside, strict=True):
                 wiring.connect(m, port, wiring.flipped(outer))
@@ -128,6 +132,11 @@ class SequencerOnStreams(wiring.Component):
                 if name in self.signature.members and name not in ("channels", "row_masks"):
                     join(m, member, getattr(self, name), getattr(part, name))
         return m
+
+
+def dim_report(config: EngineConfig, core: int) -> int:
+    """The number among `finish_reports` of a core's scorer of dims."""
+    return 2 * config.cores + 1 + core
 
 
 def join(m: Module, member: Any, outside: Any, inside: Any) -> None:
@@ -303,14 +312,15 @@ def rows_of(shape: RowShape, stripe: Stripe, tokens: int) -> bytes:
 
 
 def slot_payloads(config: EngineConfig, stripe: Stripe, *, tokens: int, wide: int, die: int, head_slot: int,
-                  number: int, int8: int = 0, bad_pairs: Collection[int] = ()) -> list[int]:
-    """Slots of stripe ``number`` on their way past the core, in one pass; those of bad pairs have no rows."""
+                  number: int, int8: int = 0, bad_pairs: Collection[int] = (), keys: int = 0) -> list[int]:
+    """Slots of stripe ``number`` on their way past the core, in one pass; those of bad pairs have no rows.
+    ``keys``: key slots alone."""
     shape, slot = padded_shape(wide, int8), Fields(slot_beat(config))
     payloads = []
     pairs = -(-tokens // shape.rows_per_slot)
     for pair in range(pairs):
         rows = 0 if pair in bad_pairs else min(shape.rows_per_slot, tokens - pair * shape.rows_per_slot)
-        for kind in range(2):
+        for kind in range(2 - keys):
             start = shape.row_offset(pair * shape.rows_per_slot, kind)
             at = shape.scale_offset(pair * shape.rows_per_slot, kind)
             words = np.frombuffer(stripe.data[start:start + max(8, rows * shape.row_bytes)], "<u8")
@@ -319,7 +329,8 @@ def slot_payloads(config: EngineConfig, stripe: Stripe, *, tokens: int, wide: in
                 data=int(word), head_slot=head_slot, base_slot=head_slot, die=die, kind=kind, rows=rows,
                 wide=wide, int8=int8, scale=int(scales[index // shape.row_beats]) if int8 else 0,
                 read_back=1, group=number * config.slots_per_stripe // 2 + pair,
-                stripe_end=int(kind == 1 and pair == pairs - 1), last=int(index == len(words) - 1),
+                stripe_end=int(kind == 1 - keys and pair == pairs - 1), last=int(index == len(words) - 1),
+                keys=keys,
             ) for index, word in enumerate(words)]
     return payloads
 
@@ -427,7 +438,7 @@ class Flash:
             assert not request["sketch"], request
             place = config.stripe_buffers * size + request["buffer"] * area
             content = Stripe(content.data, bytes(self.bench.dram.view(place, area)))
-        kinds = {"int8": request["int8"], "sketch": request["sketch"]}
+        kinds = {name: request[name] for name in ("int8", "sketch", "dims")}
         self.stored[row] = (content, {**self._owner.unpack(request["owner"]), **kinds})
         return True
 
@@ -444,11 +455,11 @@ class Flash:
         erased = Stripe(bytes([0xFF]) * self.config.stripe_data_bytes), self._owner.unpack(0)
         row = (channel, die, request["block"], request["page"])
         content, owner = self.stored.get(row, erased) if request["raw"] else self.stored[row]
-        kinds = {"int8": request["int8"], "sketch": request["sketch"]}
+        kinds = {name: request[name] for name in ("int8", "sketch", "dims")}
         wanted = {**self._owner.unpack(request["owner"]), **kinds}
         assert request["raw"] or owner == wanted, (owner, request)
         error = self.read_errors.pop(0) if self.read_errors else None
-        if error is not None:
+        if error is not None and not request["keys"]:
             valid = getattr(self.dut, f"faults__{channel}__valid")
             getattr(self.dut, f"faults__{channel}__head_slot").value = request["head_slot"]
             getattr(self.dut, f"faults__{channel}__error").value = error.value
@@ -463,7 +474,7 @@ class Flash:
             bad = {None: frozenset[int](), ReadError.TIMEOUT: frozenset(range(0, request["tokens"], rows))}
             self._read_backs[channel].send(*slot_payloads(
                 self.config, content, tokens=request["tokens"], wide=request["wide"], int8=request["int8"],
-                die=die, head_slot=request["head_slot"], number=owner["stripe"],
+                die=die, head_slot=request["head_slot"], number=owner["stripe"], keys=request["keys"],
                 bad_pairs={first // rows for first in bad.get(error, {0})}))
             return
         while not int(self.dut.queries_loaded.value) >> request["head_slot"] & 1:
@@ -728,6 +739,15 @@ class Bench:
                             scales = dram.read(config.stripe_buffers * size + entry.buffer * area, area)
                             parts.append(kept_bytes(shape, data, scales, tokens))
                         assert parts[0] == parts[1], (at.layer, region, head, stripe)
+
+            if at.cache.dims:
+                built = at.dim_shape.blocks_built(config, resident) * at.dim_shape.stripes_per_block(config)
+                for head in range(at.cache.kv_heads):
+                    for stripe in range(built):
+                        where = self.store._entry_address(at, Region.DIMS, head, stripe)
+                        mine, theirs = (MapEntry.unpack(int(dram.read(where, 8).view("<u8")[0]))
+                                        for dram in (self.dram, self.store.dram))
+                        assert mine == theirs, (at.layer, head, stripe)
 
     def _layers(self) -> Iterator[Layer]:
         tables = self.store.tables

@@ -35,35 +35,53 @@ async def order(dut: Any) -> None:
     assert walks == ["S0", "S1", "R0", "S2", "R1", "S3", "R2", "S4", "R3", "R4", "R5", "S6", "R6"]
 
 
-@bench(cycles=400_000, part="sequencer")
+@bench(cycles=200_000, part="sequencer")
+async def order_by_dims(dut: Any) -> None:
+    """Likewise by dims, with sketches among them; late queries let the rows before them by."""
+    sequencer = await prepare(dut)
+    for heads in (3, 2):
+        sequencer.send(Attention(dims=9, heads=heads, context=1300, resident=1500))
+    sequencer.send(Attention(sketch=SHAPES[5], heads=1, context=300, resident=900))
+    await sequencer.finished()
+    for kind in "SR":
+        assert [number for walk, number in sequencer.order if walk == kind] == list(range(6))
+    assert all(sequencer.order.index(("S", number)) < sequencer.order.index(("R", number))
+               for number in range(6))
+    assert sequencer.order.index(("S", 1)) < sequencer.order.index(("R", 0))
+
+
+@bench(cycles=900_000, part="sequencer")
 async def traffic(dut: Any) -> None:
-    """Heads of one to four passes, with and without sketches, and read-backs, of all shapes."""
+    """Heads of one to four passes, with sketches, by dims and with neither, and read-backs, of all shapes."""
     sequencer = await prepare(dut)
     random = sequencer.random
     for _ in range(parameters()["commands"]):
-        kind = random.choice(["sketch", "dense", "read"], p=[.6, .3, .1])
-        resident = int(random.integers(1, 700))
+        kind = random.choice(["sketch", "dims", "dense", "read"], p=[.3, .4, .2, .1])
+        resident = int(random.integers(1, 2600 if kind == "dims" else 700))
         context = int(random.integers(1, resident + 1))
+        head_dim = int(random.choice(HEAD_DIMS))
         sequencer.send(Attention(
             sketch=SHAPES[random.integers(6)] if kind == "sketch" else None,
+            dims=int(random.choice([1, 8, head_dim])) if kind == "dims" else 0,
             heads=int(random.integers(1, 5)), queries=1 if kind == "read" else int(random.integers(1, 9)),
-            head_dim=int(random.choice(HEAD_DIMS)), dtype=Dtype(random.integers(2)), context=context,
+            head_dim=head_dim, dtype=Dtype(random.integers(2)), context=context,
             resident=resident, read_back=kind == "read",
             first=int(random.integers(context)) if kind == "read" else 0))
     await sequencer.finished()
 
 
-@bench(cycles=200_000, part="sequencer")
+@bench(cycles=400_000, part="sequencer")
 async def trouble(dut: Any) -> None:
     """Each fault ends its own command; the choice and the heads behind it go on."""
     sequencer = await prepare(dut)
     for round_ in range(2):
         for name in TROUBLES:
-            for sketch in (SHAPES[5], None):
+            for sketch, dims in ((SHAPES[5], 0), (None, 0), (None, 5)):
                 if sketch is None and name in ("sketch_error", "bad_exponent"):
                     continue
-                sequencer.send(Attention(sketch=sketch, heads=2, queries=3, context=300, resident=400,
-                                         trouble=name))
+                context = 700 if dims else 300
+                sequencer.send(Attention(sketch=sketch, dims=dims, heads=2, queries=3, context=context,
+                                         resident=context + 100, trouble=name))
         sequencer.send(Attention(sketch=SHAPES[5], heads=1 + round_, queries=8, context=200, resident=300))
     await sequencer.finished()
 
@@ -71,4 +89,4 @@ async def trouble(dut: Any) -> None:
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_sequencer(noise: float) -> None:
     passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise, "commands": 30})
-    assert len(passed) == 3
+    assert len(passed) == 4

@@ -7,8 +7,12 @@ from cocotb.triggers import ClockCycles
 
 from hw.kv.drive import SCALE2, Drive
 from hw.kv.surroundings import CONFIG, Bench, blocks, io_entry
-from instinfer.abi.commands import SQE, AdminOpcode, Dtype, Opcode, Status, Table, pack
-from instinfer.abi.layout import map_bytes, record_bytes
+from instinfer.abi.commands import ADMIN_SQE, SQE, AdminOpcode, Dtype, Opcode, Status, Table, pack
+from instinfer.abi.dims import DimShape
+from instinfer.abi.layout import MapEntry, RowShape, map_bytes, record_bytes
+from instinfer.abi.registers import Counter
+from instinfer.cosim.model.layer import Region
+from instinfer.cosim.model.nand import PlaneBlock
 from instinfer.hw.signatures import ReadError
 from support import run_cocotb
 from support.benches import bench, cycle, parameters, start
@@ -117,6 +121,96 @@ async def number_formats(dut):
         await surroundings.compare_tables()
         await drive.good(surroundings.io(Opcode.KV_FREE, **sequence.names))
     assert (await surroundings.table(Table.COUNTS, 1))[1] == CONFIG.stripe_buffers
+
+
+DIM_FORMATS = (
+    # head_dim, dtype, sketch dims and bits, KV heads, blocks
+    (64, Dtype.FP16, 16, 4, 3, 1),
+    (128, Dtype.FP16, 0, 0, 2, 2),
+    (80, Dtype.INT8, 0, 0, 1, 1),
+    (64, Dtype.INT8, 8, 2, 2, 1),
+    (96, Dtype.INT8, 0, 0, 1, 1),
+)
+
+
+@bench(cycles=900_000, part="engine")
+async def dim_pages(dut):
+    """Blocks are built by the append that makes them due, one token or many at once, with attentions and
+    other sequences beside them; every row, map entry, count and byte of flash is the model's."""
+    surroundings, drive = await prepare(dut)
+    for number, (head_dim, dtype, dims, bits, kv_heads, count) in enumerate(DIM_FORMATS):
+        shape = DimShape(RowShape(head_dim, dtype))
+        due = [block * shape.tokens_per_block(CONFIG) + shape.rows.tokens_per_page(CONFIG)
+               for block in range(1, count + 1)]
+        cache = await drive.cache(number % 3, layers=2, kv_heads=kv_heads, queries=2, head_dim=head_dim,
+                                  max_tokens=due[-1] + 100, dtype=dtype, sketch_dims=dims, sketch_bits=bits,
+                                  dims=1)
+        other = await drive.cache(3, layers=1, kv_heads=2, queries=1, head_dim=64, max_tokens=100)
+        sequence, beside = await drive.sequence(number, cache), await drive.sequence(7, other)
+        await drive.write(sequence, 1, due[0] - 1)
+        await drive.write(beside, 0, 70)
+        await surroundings.settle()
+        assert surroundings.store._counters[Counter.STRIPES_SENSED] == surroundings.flash.counts["READ"]
+        waiting = [drive.attend_entry(sequence, 1)[0], drive.write_entry(sequence, 1, 1),
+                   drive.attend_entry(sequence, 1)[0], drive.attend_entry(beside, 0)[0]]
+        for cid, expected in [(surroundings.submit(entry, 1), surroundings.expected(entry, 1))
+                              for entry in waiting]:
+            assert await surroundings.result(cid, 1) == expected
+        await drive.write(sequence, 1, due[-1] + 50 - due[0])
+        await drive.read(sequence, 1, first=due[0] - 3, tokens=9)
+        await drive.attend(sequence, 1, append=True)
+        await surroundings.settle()
+        assert surroundings.store._counters[Counter.STRIPES_SENSED] == surroundings.flash.counts["READ"]
+        await surroundings.compare_tables()
+        for each in (sequence, beside):
+            await drive.good(surroundings.io(Opcode.KV_FREE, **each.names))
+    await surroundings.compare_tables()
+    assert (await surroundings.table(Table.COUNTS, 1))[1] == CONFIG.stripe_buffers
+
+
+@bench(cycles=400_000, part="engine")
+async def lost_dim_pages(dut):
+    """What cannot be built is given up: damaged keys, dies that fail; pinned rows are built from DRAM."""
+    surroundings, drive = await prepare(dut)
+    flash, nand = surroundings.flash, surroundings.store.nand
+    cache = await drive.cache(0, layers=1, kv_heads=2, queries=2, head_dim=64, max_tokens=1600, dims=1)
+    shape = DimShape(cache.shape)
+    block, page = shape.tokens_per_block(CONFIG), cache.shape.tokens_per_page(CONFIG)
+    sequence = await drive.sequence(0, cache)
+    for failing in (flash.program_failures, nand.program_failures):
+        failing[1, 1] = 3
+    first = cache.shape.tokens_per_stripe(CONFIG)
+    await drive.write(sequence, 0, first)  # of head 1 alone to that die
+    status, _ = await surroundings.io(Opcode.KV_SYNC, **sequence.names)
+    assert status is Status.WRITE_FAULT
+    await drive.write(sequence, 0, block + page + 1 - first)
+    await surroundings.settle()
+    await surroundings.compare_tables()
+    await drive.write(sequence, 0, block - 2)
+    await surroundings.settle()
+    for failing in (flash.program_failures, nand.program_failures):
+        failing[0, 0] = 100
+    await drive.write(sequence, 0, 1)
+    await surroundings.settle()
+    for failing in (flash.program_failures, nand.program_failures):
+        failing[0, 0] = 0
+    await surroundings.compare_tables()
+    await drive.write(sequence, 0, block - 1)
+    await surroundings.settle()
+    # A damaged K slot of head 0: the model's row is altered, the engine's read fails.
+    store = surroundings.store
+    at = next(surroundings._layers())
+    stripe = 2 * block // cache.shape.tokens_per_stripe(CONFIG)
+    row = store.row(at, Region.ROWS, 0, stripe, MapEntry.unpack(
+        int(store.words(at, Region.ROWS, 0, 1, stripe + 1)[0, stripe].view("<u8")[0])))
+    nand.flip(PlaneBlock(row.channel, row.die, 0, row.block), row.page, 100, 0)
+    flash.read_errors.append(ReadError.GUARD)
+    await drive.write(sequence, 0, 1)
+    await surroundings.settle()
+    nand.flip(PlaneBlock(row.channel, row.die, 0, row.block), row.page, 100, 0)
+    await surroundings.compare_tables()
+    await drive.good(surroundings.io(Opcode.KV_FREE, **sequence.names))
+    await surroundings.compare_tables()
 
 
 @bench(cycles=400_000, part="engine")
@@ -247,6 +341,23 @@ async def bad_input(dut):
     await refused_admin(Status.BAD_FIELD, create, index=4, prp1=1 << 40)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.POLICY_SET, index=0, cdw10=1)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.POLICY_SET, index=CONFIG.max_policies)
+    sparf = {"index": 5, "cdw10": 2, "cdw11": 7, "cdw12": 1023 << 16 | 64, "cdw13": 128 << 8}
+    for bad in ({"cdw13": 0}, {"cdw13": 129 << 8}, {"cdw13": 1 << 17 | 16 << 8}, {"cdw13": 16 << 8 | 1},
+                {"cdw12": 1024 << 16}, {"cdw11": 1 << 18}, {"cdw11": 0, "cdw12": 0}):
+        await refused_admin(Status.BAD_FIELD, AdminOpcode.POLICY_SET, **{**sparf, **bad})
+    for good in ({}, {"index": 6, "cdw11": 0}, {"index": 7, "cdw12": 0, "cdw13": 1 << 16 | 1 << 8}):
+        await drive.good(surroundings.admin_command(AdminOpcode.POLICY_SET, **{**sparf, **good}))
+    word = surroundings.store.tables.read(Table.POLICY, 7)
+    for value, status in ((word, Status.SUCCESS), (word | 7 << 26, Status.SUCCESS),
+                          (word & ~(0xFF_FFFF << 8), Status.BAD_FIELD)):
+        await refused_admin(status, AdminOpcode.TABLE_WRITE, cdw10=Table.POLICY, cdw11=4,
+                            cdw12=value & 0xFFFF_FFFF, cdw13=value >> 32)
+    await refused(Status.POLICY, policy=5)
+    for opcode, fields in (  # sums of V, which the model has
+            (AdminOpcode.KV_CONFIG, {"index": 1, **shape, "cdw13": 3 << 24}),
+            (AdminOpcode.TABLE_WRITE, {"cdw10": Table.CACHE, "cdw11": 1, "cdw13": 1 << 31 | 3 << 26})):
+        entry = int.from_bytes(pack(ADMIN_SQE, opcode=opcode, **fields), "little")
+        assert await surroundings.result(surroundings.submit(entry, 0), 0) == (Status.BAD_FIELD, 0)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.WINDOW_SET, index=0, prp1=64)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.WINDOW_SET, index=CONFIG.max_windows)
     await refused_admin(Status.BAD_FIELD, AdminOpcode.FORMAT, cdw10=2)

@@ -42,6 +42,24 @@ def test_a_wrong_maximum_is_seen():
         run("scorer", "wrong_maximum")
 
 
+def test_dims():
+    assert len(run("dims", "dims_|keys_|rate_")) == 9
+
+
+def test_a_wrong_score_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("dims", "wrong_score")
+
+
+def test_slots_of_dims():
+    assert len(run("dimslots", "slots_")) == 2
+
+
+def test_a_wrong_slot_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("dimslots", "wrong_slot")
+
+
 def test_chooser():
     assert len(run("chooser", "random_jobs|jobs_that|time_of")) == 5
 

@@ -8,15 +8,19 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig, load
+from instinfer.hw.kv.dimslots import DimIntake, DimSlotScorer, dim_setup
 from instinfer.hw.kv.headports import SKETCH_LOAD, sketch_setup
 from instinfer.hw.kv.selection import Selection
 from instinfer.hw.kv.sketchslots import SlotScorer
 from instinfer.hw.selection.chooser import GroupChooser
+from instinfer.hw.selection.dimoperands import DimOperands
+from instinfer.hw.selection.dimports import short_write
 from instinfer.hw.selection.join import MaximaJoin
 from instinfer.hw.selection.loader import SketchQueryLoader
 from instinfer.hw.selection.masks import MaskBuilder
 from instinfer.hw.selection.ports import group_beat, mask_word, query_sketch_beat, sketch_beat
 from instinfer.hw.selection.scorer import SketchScorer
+from instinfer.hw.selection.sparfports import folded_write, head_opening
 from instinfer.hw.selection.tokens import TokenChooser, token_job
 from instinfer.hw.signatures import MemoryReadPort, slot_beat, stripe_finish
 from support.harness import Bundle, bundle
@@ -42,6 +46,36 @@ class LoadedScorer(wiring.Component):
         connect(m, flipped(self.slots), scorer.slots)
         connect(m, scorer.maxima, flipped(self.maxima))
         m.d.comb += [self.loading.eq(loader.busy), self.busy.eq(scorer.busy)]
+        return m
+
+
+class LoadedDimScorer(wiring.Component):
+    """`DimOperands` and a `DimSlotScorer`."""
+
+    def __init__(self, *, config: EngineConfig, blocks: bool = True):
+        self._config = config
+        self._blocks = blocks
+        super().__init__({
+            "opened": In(head_opening(config)), "folded": In(folded_write(config)),
+            "slots": In(stream.Signature(slot_beat(config))), "setup": In(dim_setup(config)),
+            "maxima": Out(stream.Signature(group_beat(config))), "busy": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.operands = operands = DimOperands(config=self._config)
+        m.submodules.scorer = scorer = DimSlotScorer(config=self._config, blocks=self._blocks)
+        for name in ("opened", "folded"):
+            connect(m, flipped(getattr(self, name)), getattr(operands, name))
+        connect(m, flipped(self.slots), scorer.slots)
+        connect(m, scorer.port.maxima, flipped(self.maxima))
+        m.d.comb += [
+            self.busy.eq(scorer.busy),
+            *(getattr(scorer.port.write, name).eq(getattr(operands.write, name))
+              for name in short_write(self._config).members),
+            *(getattr(scorer.port.setup, name).eq(getattr(self.setup, name))
+              for name in dim_setup(self._config).members),
+        ]
         return m
 
 
@@ -75,6 +109,9 @@ class SelectionWithScorers(wiring.Component):
         return m
 
 
+DIMS = load(preset="tiny", overrides={
+    "queries": 2, "page_bytes": 8192, "spare_bytes": 512, "max_context": 4096})
+"""Blocks of 1,024 fp16 or 2,048 int8 tokens, dims in two slots, two passes."""
 SELECTION = load(preset="tiny", overrides={"channels": 1, "queries": 2, "max_context": 1024})
 JOINED = 3
 
@@ -117,8 +154,9 @@ def selection_top(config: EngineConfig) -> Bundle:
     """All blocks side by side."""
     tokens = TokenChooser(config=TOKENS.config, score_groups=TOKENS.score_groups, lanes=TOKENS.lanes)
     return bundle(
-        scorer=LoadedScorer(config=config), tokens=tokens, whole=SelectionWithScorers(config=SELECTION),
-        join=MaximaJoin(config=SELECTION, scorers=JOINED),
+        scorer=LoadedScorer(config=config), dims=LoadedDimScorer(config=DIMS),
+        dim_slots=DimIntake(config=DIMS), dim_keys=LoadedDimScorer(config=DIMS, blocks=False), tokens=tokens,
+        whole=SelectionWithScorers(config=SELECTION), join=MaximaJoin(config=SELECTION, scorers=JOINED),
         **{name: setting.component() for name, setting in CHOOSERS.items()},
         **{name: MaskBuilder(config=setting.config, lanes=setting.lanes)
            for name, setting in BUILDERS.items()})

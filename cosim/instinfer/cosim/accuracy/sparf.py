@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from instinfer.abi import arith, sparf
 from instinfer.abi.arith import F16, I64
 from instinfer.abi.sparf import SparfPolicy
-from instinfer.cosim.model import attention as model_attention
 
 from .attention import Mask, Rows
 from .choice import ABSENT, choose_among
@@ -35,20 +34,25 @@ class HeadScores:
 
     def _blocks(self) -> Iterator[tuple[slice, I64]]:
         """Some positions, and their scores (positions, queries, tokens) up to the last one's context."""
-        positions, queries, dims = self._qi.shape
+        positions, queries, _ = self._qi.shape
         step = max(1, _BLOCK_SCORES // (queries * int(self._contexts[-1])))
         for start in range(0, positions, step):
             part = slice(start, min(positions, start + step))
             tokens = int(self._contexts[part][-1])
             folded, power = sparf.fold(self._qi[part], self._exponent[part], self.kept[part])
-            folded, power = folded.reshape(1, -1, dims), power.reshape(1, -1)
-            k = self._rows.k[self._head][None]
-            if self._rows.k_scale is None:
-                found = model_attention.scores(folded, power, k, tokens)
-            else:
-                found = model_attention.scores_int8(folded, power, k, self._rows.k_scale[self._head][None],
-                                                    tokens)
-            yield part, sparf.narrowed(found).reshape(-1, queries, tokens)
+            found = np.empty((len(folded), queries, tokens), np.int64)
+            largest = power.max(axis=-1)
+            for each in np.unique(largest):  # these share their integers of K
+                alike = largest == each
+                found[alike] = self._scores(folded[alike], power[alike], tokens)
+            yield part, found
+
+    def _scores(self, folded: I64, power: I64, tokens: int) -> I64:
+        """(positions, queries, tokens) of positions with the same largest exponent."""
+        scale = None if self._rows.k_scale is None else self._rows.k_scale[self._head, :tokens]
+        flat = sparf.scores(folded.reshape(-1, folded.shape[-1]), power.reshape(-1),
+                            self._rows.k[self._head, :tokens], scale)
+        return flat.reshape(*folded.shape[:2], tokens)
 
     def choose(self) -> Mask:
         """Tokens that each position attends, (positions, tokens)."""

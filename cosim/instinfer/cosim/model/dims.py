@@ -15,7 +15,6 @@ from instinfer.abi.records import ELEMENT
 from instinfer.abi.registers import Counter
 from instinfer.abi.sparf import SparfPolicy
 
-from . import attention
 from .layer import Layer, Region
 from .tables import CommandError
 
@@ -51,7 +50,8 @@ class LayerDims:
         self.k[head, tokens, dims] = places[:max(0, dims.stop - first)].view(self.k.dtype).T
         scale_places = _scale_places(self._config, self._shape, part)
         if scale_places is not None:
-            self.k_scale[head, tokens] = places[scale_places].reshape(-1).view(np.float16)
+            slots = places[scale_places].reshape(self._shape.scale_places, -1, SLOT_DATA_BYTES)
+            self.k_scale[head, tokens] = slots.swapaxes(0, 1).reshape(-1).view(np.float16)
 
 
 def _scale_places(config: EngineConfig, shape: DimShape, part: int) -> slice | None:
@@ -84,7 +84,8 @@ class DimBuilder:
 
     The K slots of a block's row stripes are read back, transposed and programmed, head by head and stripe by
     stripe. A stripe that cannot be built, because a K slot is damaged or flash takes no more, is *given up*:
-    its entry is pinned and names no place. Nothing is lost, the block is scored from its K rows ever after.
+    its entry is pinned and names no place. Others of its block are programmed all the same (the device has
+    several under way at once). Nothing is lost, the block is scored from its K rows ever after.
     """
 
     def __init__(self, store: "KvStore", reader: "Reader") -> None:
@@ -113,7 +114,6 @@ class DimBuilder:
                 place = dim_placement(config, at.line + head, block, part)
                 row, _ = store.program(at.number, place, slots)
             if row is None:
-                data = None  # the rest of the block would never be read
                 store.set_entry(at, Region.DIMS, head, stripe, MapEntry(pinned=True))
             else:
                 store.set_entry(at, Region.DIMS, head, stripe, MapEntry(
@@ -169,10 +169,10 @@ class DimScorer:
         k = np.take_along_axis(_joined(held, rows.k, copy.k[some]), dims, axis=2)
         folded, power = sparf.fold(qi, exponent, kept)
         folded = np.take_along_axis(folded, dims, axis=2)
-        found = (attention.scores(folded, power, k, context) if rows.k_scale is None
-                 else attention.scores_int8(folded, power, k,
-                                            _joined(held, rows.k_scale, copy.k_scale[some]), context))
-        return sparf.narrowed(found), int(keys.any(axis=-1).sum())
+        scale = None if rows.k_scale is None else _joined(held, rows.k_scale, copy.k_scale[some])
+        found = np.stack([sparf.scores(folded[each], power[each], k[each],
+                                       None if scale is None else scale[each]) for each in range(heads)])
+        return found, int(keys.any(axis=-1).sum())
 
     def _held(self, at: Layer, places: "Places", context: int) -> NDArray[np.bool_]:
         """(heads, context): tokens that dim pages hold."""

@@ -16,6 +16,7 @@ from .attention.ports import CorePort
 from .axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
 from .events import COMMAND_EVENT, COMPLETION_EVENT, CoreActivity, channel_event, event_layouts
 from .flash.channel import FlashChannel
+from .kv.dimslots import DimScorerPort, DimSlotScorer
 from .kv.engine import DRAM_READS, DRAM_WRITES, HOST_READS, HOST_WRITES, KvEngine
 from .kv.selection import Selection
 from .kv.sketchslots import ScorerPort, SlotScorer
@@ -42,6 +43,9 @@ CHANNEL_COUNTERS = {
     "sketch_stripes_sensed": "sketch_stripes_sensed",
     "sketch_pages_sensed": "sketch_pages_sensed",
     "sketch_slots_moved": "sketch_slots_moved",
+    "dim_stripes_sensed": "dim_stripes_sensed",
+    "dim_pages_sensed": "dim_pages_sensed",
+    "dim_slots_moved": "dim_slots_moved",
     "stripes_programmed": "programmed",
     "program_failures": "program_failures",
     "stripes_erased": "erased",
@@ -64,19 +68,19 @@ def core_activity(core: Any) -> Value:
 
 
 class ChannelWithCore(wiring.Component):
-    """A flash channel, the attention core and the scorer that consume its slots, and the way past them
+    """A flash channel, the attention core and the scorers that consume its slots, and the way past them
     (connections only).
 
     Parameters
     ----------
     config : the engine's configuration
-    core, scorer : the modules of the attention core and of the scorer
+    core, scorer, dims : the modules of the attention core, of the scorer of sketches and of that of dims
 
     Members
     -------
     requests, masks, events, fault, program_data, phy, replace : see `FlashChannel`
     finish, port : see `AttentionCore`
-    sketch_finish, scorer : see `SlotScorer`
+    sketch_finish, scorer : see `SlotScorer`; dim_finish, dim_scorer : see `DimSlotScorer`
     loaded, sketches_loaded : see `SlotGate`; one cycle late
     read_back : slots that go to host memory instead of the core
     pulses : what the counters count
@@ -85,9 +89,9 @@ class ChannelWithCore(wiring.Component):
     Latency, throughput and back-pressure are those of its parts.
     """
 
-    def __init__(self, *, config: EngineConfig, core: SharedModule, scorer: SharedModule):
+    def __init__(self, *, config: EngineConfig, core: SharedModule, scorer: SharedModule, dims: SharedModule):
         self._config = config
-        self._core, self._scorer = core, scorer
+        self._core, self._scorer, self._dims = core, scorer, dims
         super().__init__(
             {
                 "requests": In(stream.Signature(channel_request(config))),
@@ -102,6 +106,8 @@ class ChannelWithCore(wiring.Component):
                 "port": In(CorePort(config)),
                 "sketch_finish": Out(stripe_finish(config)),
                 "scorer": In(ScorerPort(config)),
+                "dim_finish": Out(stripe_finish(config)),
+                "dim_scorer": In(DimScorerPort(config)),
                 "loaded": In(config.head_slots),
                 "sketches_loaded": In(config.head_slots),
                 "pulses": Out(PULSES),
@@ -114,17 +120,21 @@ class ChannelWithCore(wiring.Component):
         m.submodules.flash = flash = FlashChannel(config=self._config)
         m.submodules.core = core = self._core.instance()
         m.submodules.scorer = scorer = self._scorer.instance()
+        m.submodules.dims = dims = self._dims.instance()
         m.submodules.gate = gate = SlotGate(config=self._config)
         for name in ("requests", "masks", "events", "fault", "program_data", "phy", "replace"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
         wiring.connect(m, flash.slots, gate.slots)
         wiring.connect(m, gate.core, core.slots)
         wiring.connect(m, gate.scorer, scorer.slots)
+        wiring.connect(m, gate.dims, dims.slots)
         wiring.connect(m, gate.read_back, wiring.flipped(self.read_back))
         wiring.connect(m, wiring.flipped(self.port), core.port)
         wiring.connect(m, wiring.flipped(self.finish), core.finish)
         wiring.connect(m, wiring.flipped(self.scorer), scorer.port)
         wiring.connect(m, wiring.flipped(self.sketch_finish), scorer.finish)
+        wiring.connect(m, wiring.flipped(self.dim_scorer), dims.port)
+        wiring.connect(m, wiring.flipped(self.dim_finish), dims.finish)
         m.d.comb += flash.enable.eq(1)  # the domain's reset is the channel's
         m.d.sync += [
             gate.loaded.eq(self.loaded),
@@ -162,11 +172,12 @@ class Engine(wiring.Component):
         self.config = config
         core = SharedModule(AttentionCore(config=config), name="instinfer_core")
         scorer = SharedModule(SlotScorer(config=config), name="instinfer_scorer")
+        dims = SharedModule(DimSlotScorer(config=config), name="instinfer_dim_scorer")
         channel = SharedModule(
-            ChannelWithCore(config=config, core=core, scorer=scorer), name="instinfer_channel"
+            ChannelWithCore(config=config, core=core, scorer=scorer, dims=dims), name="instinfer_channel"
         )
         self._core, self._scorer, self._channel = core, scorer, channel
-        self.shared = (core, scorer, channel)
+        self.shared = (core, scorer, dims, channel)
         """Modules that are generated once and instantiated here."""
         super().__init__(
             {
@@ -194,6 +205,7 @@ class Engine(wiring.Component):
         m.submodules.tail_core = tail_core = in_core(self._core.instance())
         m.submodules.selection = selection = in_core(Selection(config=self.config))
         m.submodules.tail_scorer = tail_scorer = in_core(self._scorer.instance())
+        m.submodules.tail_dims = tail_dims = in_core(DimSlotScorer(config=self.config, blocks=False))
         channels = []
         for index in range(self.config.channels):
             m.submodules[f"channel_{index}"] = channel = in_core(self._channel.instance())
@@ -202,6 +214,7 @@ class Engine(wiring.Component):
         self._commands(m, registers, queues, kv)
         self._attention(m, kv, hub, channels, tail_core)
         self._selection(m, kv, selection, channels, tail_scorer)
+        self._dims(m, kv, selection, hub, channels, tail_dims)
         self._count(m, registers, queues, kv, hub, channels, tail_core, bridges)
         self._show(m, queues, hub, channels, tail_core)
         return m
@@ -296,6 +309,22 @@ class Engine(wiring.Component):
         for index, (port, finish) in enumerate(ends):
             wiring.connect(m, selection.scorers[index], port)
             wiring.connect(m, finish, kv.sketch_finish[index])
+
+    def _dims(
+        self, m: Module, kv: Any, selection: Any, hub: Any, channels: list[Any], tail_dims: Any
+    ) -> None:
+        """Queries to the scorers of dims."""
+        wiring.connect(m, hub.tap, selection.tap)
+        wiring.connect(m, kv.folds, selection.folds)
+        wiring.connect(m, selection.kept, kv.kept)
+        wiring.connect(m, selection.folded, kv.folded)
+        wiring.connect(m, kv.dim_setup, selection.dim_setup)
+        wiring.connect(m, kv.tail_keys, tail_dims.slots)
+        ends = [*((channel.dim_scorer, channel.dim_finish) for channel in channels),
+                (tail_dims.port, tail_dims.finish)]
+        for index, (port, finish) in enumerate(ends):
+            wiring.connect(m, selection.dim_scorers[index], port)
+            wiring.connect(m, finish, kv.dim_finish[index])
 
     def _count(
         self,

@@ -9,6 +9,7 @@ from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.dims import DIMS_PER_PAGE
 
 AXI_BYTES = 32
 BEAT_BITS = 64
@@ -17,6 +18,8 @@ LANES = 4
 WIDE_ROWS = 4
 """fp16 rows of a slot of 128 dims; one of 64 dims has twice as many, int8 doubles both."""
 SLOT_ROWS_MAX = 16
+BUFFER_BITS = 17
+"""Stripe buffers of the pool have numbers of 16 bits; behind them come those of blocks of dims."""
 
 
 class ChannelOp(enum.Enum, shape=2):
@@ -55,16 +58,20 @@ def channel_request(config: EngineConfig) -> data.StructLayout:
     READ moves the pairs of slots that hold the first ``tokens`` tokens, or, ``masked``, those marked in
     ``pairs`` (at least one; the rows of each marked pair were sent before as a `row_mask`), to the core,
     each pair ``passes`` times: pass p goes to head slot ``(head_slot + p) mod head_slots``. ``wide`` rows
-    have 128 dims, others 64. ``sketch``: the stripe holds sketches, ``tokens`` counts slots, never masked.
-    ``read_back``: the slots go to the host instead of the core, in one pass; ``raw``: unchecked. PROGRAM
-    takes its data from stripe buffer ``buffer`` in device DRAM, the scales of ``int8`` rows from its scale
-    area. PROGRAM and ERASE answer with ``tag``.
+    have 128 dims, others 64. ``keys``: of each pair the key slot alone. ``sketch``: the stripe holds
+    sketches, ``tokens`` counts slots, never masked. ``dims``: it holds dims, never ``masked``; of each of
+    its places that is marked in ``pairs`` the first ``tokens`` slots move. ``read_back``: the slots go to
+    the host instead of the core, in one pass, with ``keys`` to the builder of dim pages, and then without a
+    `read_fault`; ``raw``: unchecked. PROGRAM takes its data from stripe buffer ``buffer`` in device DRAM, the
+    scales of ``int8`` rows from its scale area (``dims`` have none there). PROGRAM and ERASE answer with
+    ``tag``.
     """
     return data.StructLayout({
         "op": ChannelOp, "die": 3, "block": 13, "page": 12, "owner": OWNER,
         "head_slot": range(config.head_slots), "passes": 4, "tokens": 10, "wide": 1, "int8": 1, "sketch": 1,
-        "masked": 1, "pairs": config.slots_per_stripe // 2, "read_back": 1, "raw": 1,
-        "buffer": 16, "tag": 8,
+        "dims": 1, "keys": 1, "masked": 1,
+        "pairs": max(config.slots_per_stripe // 2, DIMS_PER_PAGE * config.planes), "read_back": 1, "raw": 1,
+        "buffer": BUFFER_BITS, "tag": 8,
     })
 
 
@@ -103,15 +110,16 @@ def slot_beat(config: EngineConfig) -> data.StructLayout:
     order, of 32 beats if ``wide`` else 16, of ``int8`` half as many; the last beat is marked ``last``; a slot
     with ``rows`` = 0 has one beat without meaning. Element i of beat g of a row is dim 4 g + i, of ``int8``
     8 g + i; a head is wholly int8 or wholly fp16. ``scale``: fp16 bits, of the int8 row at hand. ``kind`` 0
-    key, 1 value. A value slot always follows its key slot. ``sketch``: a slot of sketches, all of its data
-    (``rows`` = 16 stands for its 128 beats). ``head_slot`` is the slot of this pass, ``base_slot`` that of
-    pass 0; ``group`` is the number of the pair, or of the sketch slot, within the head; ``stripe_end`` marks
-    a stripe's last slot in its last pass.
+    key, 1 value. A value slot always follows its key slot, unless ``keys``: then the key slot stands
+    alone. ``sketch``, ``dims``: a slot of sketches or of a dim, all of its data (``rows`` = 16 stands for its
+    128 beats), ``kind`` 0. ``head_slot`` is the slot of this pass, ``base_slot`` that of pass 0; ``group`` is
+    the number of the pair, or of the slot of sketches or dims, within the head; ``stripe_end`` marks a
+    stripe's last slot in its last pass.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "head_slot": range(config.head_slots), "base_slot": range(config.head_slots),
-        "die": 3, "kind": 1, "rows": 5, "wide": 1, "int8": 1, "sketch": 1, "scale": 16, "stripe_end": 1,
-        "last": 1,
+        "die": 3, "kind": 1, "rows": 5, "wide": 1, "int8": 1, "sketch": 1, "dims": 1, "keys": 1, "scale": 16,
+        "stripe_end": 1, "last": 1,
         "read_back": 1, "group": range(max(2, -(-config.max_context // WIDE_ROWS))),
     })
 

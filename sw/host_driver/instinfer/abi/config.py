@@ -17,6 +17,8 @@ SLOT_DATA_BYTES = 1024
 SLOT_SCALE_BYTES = 32
 SLOT_TUPLE_BYTES = 12
 BEAT_BYTES = 8
+DIM_BLOCKS_AHEAD = 2
+"""Blocks of dims for which there is room in device DRAM: one is programmed while the next one is made."""
 """One flash-channel beat: 64 bits per fabric clock cycle."""
 
 
@@ -201,8 +203,19 @@ class EngineConfig:
 
     @property
     def buffers_bytes(self) -> int:
-        """Device DRAM taken by stripe buffers, data and scales; the maps follow."""
-        return self.stripe_buffers * (self.stripe_data_bytes + self.stripe_scale_bytes)
+        """Device DRAM taken by stripe buffers, data and scales, and by blocks of dims; the maps follow."""
+        return (self.dim_buffers_first + DIM_BLOCKS_AHEAD * self.dim_buffers) * self.stripe_data_bytes
+
+    @property
+    def dim_buffers(self) -> int:
+        """Stripes of the largest block of dims: int8, whose scales take two places more."""
+        return -(-(self.head_dim_max + 2) // (4 * self.planes))
+
+    @property
+    def dim_buffers_first(self) -> int:
+        """Number of the first buffer in which blocks of dims are made, in stripes from the start of DRAM."""
+        used = self.stripe_buffers * (self.stripe_data_bytes + self.stripe_scale_bytes)
+        return -(-used // self.stripe_data_bytes)
 
     @property
     def dies_total(self) -> int:

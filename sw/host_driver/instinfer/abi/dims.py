@@ -24,8 +24,9 @@ class DimShape:
     A *block* of tokens is stored dim by dim: a page holds DIMS_PER_PAGE *places*, a place the elements of one
     dim for all tokens of the block, in whole slots, so that a kept dim moves its own slots alone. Int8 rows
     have two places more, behind those of the dims: the fp16 scales of the block's rows, which every score
-    needs, read like two dims. (The scale area of a slot is too small for them, DRAM too dear.) A stripe holds
-    neighbouring places; those behind the last are zeros. A block is a whole number of row stripes.
+    needs, read like two dims: the slots n of both hold those of the tokens of a dim's slot n, one half after
+    the other. (The scale area of a slot is too small for them, DRAM too dear.) A stripe holds neighbouring
+    places; those behind the last are zeros. A block is a whole number of row stripes.
     """
 
     rows: RowShape
@@ -106,6 +107,7 @@ def pack_block(config: EngineConfig, shape: DimShape, k: NDArray[Any],
     head_dim = shape.rows.head_dim
     places[:head_dim] = np.ascontiguousarray(k.T).view(np.uint8)
     if scale is not None:
-        places[head_dim:shape.places] = (
-            np.ascontiguousarray(scale, np.float16).view(np.uint8).reshape(shape.scale_places, size))
+        slots = np.ascontiguousarray(scale, np.float16).view(np.uint8).reshape(
+            -1, shape.scale_places, SLOT_DATA_BYTES)
+        places[head_dim:shape.places] = slots.swapaxes(0, 1).reshape(shape.scale_places, size)
     return places.reshape(-1, config.stripe_data_bytes)

@@ -7,8 +7,10 @@ Chain of one KV head, whose queries were quantised by ``arith.quantise_query`` (
 2. ``fold``: SparQ's temperature. The usual softmax scale belongs to all dims; a dot product of the kept ones
    alone is divided by sqrt(|q kept|_1 / |q|_1) of its query as well. That factor, at least 1, goes into
    the 18-bit query and its exponent, so that scoring needs nothing that attention does not have.
-3. ``scores``: ``arith.score`` of the kept dims, moved to the format of ``abi.selection``. Dot products are
-   exact, so a token has the same score whether its K comes from dim pages, K slots or DRAM, in any order.
+3. ``scores``: dot products of the kept dims in the format of ``abi.selection``, from 9 bits of the query. Of
+   an fp16 K each element becomes an integer of a unit that the KV head's queries share (``fixed_keys``), an
+   int8 K stays as it is. Each is rounded alone and integers are summed, so a token has the same score
+   whether its K comes from dim pages, K slots or DRAM, in any order.
 4. ``choose``: ``abi.selection``'s choice in groups of one token: per query log2 of the sum over all tokens,
    per token log2 of the sum of probabilities over the queries, the largest ones, ties to the lower index.
 5. With mean-V, ``blend``: alpha times the output plus (1 - alpha) times the mean of V over all tokens, alpha
@@ -34,7 +36,16 @@ TEMPERATURE_FRACTION = 15
 """A temperature is at least 1, at most 2**12, floored to 2**-15; 16 bits of it multiply the query."""
 FACTOR_BITS = TEMPERATURE_FRACTION + 1
 ALPHA_FRACTION = 16
-SCORE_DROP = arith.SCORE_FRACTION - selection.SCORE_FRACTION
+SHORT_BITS = 9
+"""Of a folded query's elements when they meet K."""
+SHORT_DROP = arith.QUERY_BITS - SHORT_BITS
+SHORT_FRACTION = SHORT_BITS - 1
+SHORT_MAX = (1 << SHORT_FRACTION) - 1
+FIXED_BITS = 25
+"""Of an fp16 element of K as an integer, signed."""
+FIXED_GUARD = 4
+"""Bits of it below the step of a score, at the query's largest element."""
+FIXED_FRACTION = selection.SCORE_FRACTION + FIXED_GUARD
 BLEND_FRACTION = arith.FP16_UNIT + ALPHA_FRACTION
 
 
@@ -109,20 +120,38 @@ def fold(qi: I64, exponent: I64, kept: NDArray[np.bool_]) -> tuple[I64, I64]:
     return folded, np.minimum(exponent + excess + 1, arith.EXPONENT_MAX)
 
 
+def shortened(folded: I64) -> I64:
+    """Elements of :func:`fold` in SHORT_BITS, halves away from zero: a query is their 2**(exponent - 8)."""
+    magnitude = (np.abs(folded) + (1 << (SHORT_DROP - 1))) >> SHORT_DROP
+    return np.copysign(np.minimum(magnitude, SHORT_MAX), folded).astype(np.int64)
+
+
+def fixed_keys(k: F16, largest: I64) -> I64:
+    """floor(k * 2**(largest + FIXED_FRACTION)) in FIXED_BITS, saturated: k (..., tokens, head_dim), largest
+    (...), the largest exponent of the KV head's queries."""
+    mantissa, shift = arith.fp16_fields(k)
+    left = shift + largest[..., None, None] + (FIXED_FRACTION - arith.FP16_UNIT)
+    moved = np.where(left >= 0, mantissa << np.maximum(left, 0), mantissa >> np.clip(-left, 0, 63))
+    limit = 1 << (FIXED_BITS - 1)
+    return np.clip(moved, -limit, limit - 1)
+
+
 def scores(folded: I64, exponent: I64, k: F16 | I8, scale: F16 | None = None) -> I64:
     """Approximate scores (..., queries, tokens) in the format of ``abi.selection``.
 
     Args:
-        folded, exponent: from :func:`fold`; k: (..., tokens, head_dim), its scale (..., tokens) when int8.
+        folded, exponent: from :func:`fold`, of all queries of a KV head; k: (..., tokens, head_dim), its
+        scale (..., tokens) when int8.
     """
-    found = (arith.score(folded, exponent, k) if scale is None  # type: ignore[arg-type]
-             else arith.score_int8(folded, exponent, k, scale))  # type: ignore[arg-type]
-    return narrowed(found)
-
-
-def narrowed(found: I64) -> I64:
-    """Scores of ``arith`` as scores of ``abi.selection``: fewer fractional bits (floor), saturated."""
-    return np.clip(found >> SCORE_DROP, selection.SCORE_LOWEST, selection.SCORE_HIGHEST)
+    short = shortened(folded)
+    if scale is not None:
+        return selection.sketch_scores(short, exponent - SHORT_FRACTION, k, scale)  # type: ignore[arg-type]
+    largest = exponent.max(axis=-1)
+    keys = fixed_keys(k, largest)  # type: ignore[arg-type]
+    # At most 2**39: exact in float64.
+    dot = np.matmul(short.astype(np.float64), np.swapaxes(keys, -1, -2).astype(np.float64)).astype(np.int64)
+    right = (FIXED_GUARD + SHORT_FRACTION) + largest[..., None] - exponent
+    return np.clip(dot >> np.minimum(right, 63)[..., None], selection.SCORE_LOWEST, selection.SCORE_HIGHEST)
 
 
 def choose(found: I64, policy: SparfPolicy) -> NDArray[np.bool_]:

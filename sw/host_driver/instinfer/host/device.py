@@ -202,7 +202,7 @@ class Csd:
 
         Raises:
             ConfigError: the device cannot hold it.
-            AbsentError: the device's engine has no dim pages.
+            AbsentError: the device's engine has no dim pages, or keeps no sums of V.
             ResourceError: all handles are in use.
         """
         shape = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
@@ -221,8 +221,9 @@ class Csd:
             if not dims:
                 raise
             # What was asked for is right, so the engine lacks it.
-            raise AbsentError(f"dims = True: this engine does not have them yet (KV_CONFIG ended with "
-                              f"{error.status.name}); make the cache without dims") from error
+            what, cure = (("mean_v", "without mean_v") if mean_v else ("dims", "without dims"))
+            raise AbsentError(f"{what} = True: this engine does not have it yet (KV_CONFIG ended with "
+                              f"{error.status.name}); make the cache {cure}") from error
         self._caches[free[0]] = cache = KvCache(self, free[0], shape, sketch)
         return cache
 

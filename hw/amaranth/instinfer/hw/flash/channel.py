@@ -48,15 +48,16 @@ class FlashChannel(wiring.Component):
     slots : slots for the core: those of a stripe in order, stripes of a die in order, pages of different dies
         interleaved
     fault : a slot failed its check or never came. The first time-out makes a die dead until ``enable``
-        falls: its reads then yield one pair of slots without rows each, programs and erases end in TIMEOUT
+        falls: its reads then yield one pair of slots without rows each, those of single slots all that
+        are to come without rows, programs and erases end in TIMEOUT
     events : ends of programs and erases
     program_data : stripe buffers in DRAM, at ``buffer * stripe_data_bytes``
     phy : the flash bus
     replace : see `BlockMap`, which outlives ``enable``
     data_cycle, command_cycle, array_wait_cycle, buffer_wait_cycle, idle_cycle : what the bus does,
         exactly one per cycle while enabled
-    stripes_sensed, pages_sensed, slots_moved : one pulse per event, of rows; with ``sketch_`` before: of
-        sketches
+    stripes_sensed, pages_sensed, slots_moved : one pulse per event, of rows; with ``sketch_`` or ``dim_``
+        before: of sketches, of dims
     programmed, program_failures, erased, tuple_errors : likewise
     trace : the same for a timeline, with the die of the latest bus operation
 
@@ -128,6 +129,7 @@ class FlashChannel(wiring.Component):
             encoder.start.eq(scheduler.encoder_start), encoder.clear.eq(scheduler.encoder_clear | ~run),
             encoder.buffer.eq(scheduler.program.buffer), encoder.owner.eq(scheduler.program.owner),
             encoder.int8.eq(scheduler.program.int8), encoder.sketch.eq(scheduler.program.sketch),
+            encoder.dims.eq(scheduler.program.dims),
             encoder.take.eq(sequencer.take), sequencer.loaded.eq(encoder.loaded),
             sequencer.bad_data.eq(encoder.error), scheduler.encoder_busy.eq(encoder.busy),
             scheduler.encoder_loaded.eq(encoder.loaded),

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import SLOT_DATA_BYTES, SLOT_SCALE_BYTES, EngineConfig
 from instinfer.abi.layout import CHECKED_BEATS, DATA_BEATS, TUPLE_BEAT
 
-from ..signatures import AXI_BYTES, BEAT_BITS, OWNER, MemoryReadPort
+from ..signatures import AXI_BYTES, BEAT_BITS, BUFFER_BITS, OWNER, MemoryReadPort
 from .crc import CRC_BITS, crc_skip, crc_step
 
 SLOTS = 4
@@ -29,7 +29,7 @@ class PageEncoder(wiring.Component):
     Members
     -------
     start : begin with the stripe of ``buffer`` and ``owner``, only while not ``busy``; ``int8`` rows have
-        scales, ``sketch`` slots are numbered one by one
+        scales, slots of ``sketch`` and ``dims`` are numbered one by one
     clear : drop everything; data that were asked for before are thrown away when they come
     busy : from ``start`` until the last beat of the stripe has been taken
     loaded : a whole slot that no ``take`` has claimed is here
@@ -45,8 +45,8 @@ class PageEncoder(wiring.Component):
     def __init__(self, *, config: EngineConfig):
         self._config = config
         super().__init__({
-            "start": In(1), "buffer": In(16), "owner": In(OWNER), "int8": In(1), "sketch": In(1),
-            "clear": In(1),
+            "start": In(1), "buffer": In(BUFFER_BITS), "owner": In(OWNER), "int8": In(1), "sketch": In(1),
+            "dims": In(1), "clear": In(1),
             "busy": Out(1), "loaded": Out(1), "take": In(1), "error": Out(1),
             "program_data": Out(MemoryReadPort()), "write": Out(stream.Signature(BEAT_BITS)),
         })
@@ -137,9 +137,10 @@ class PageEncoder(wiring.Component):
         ]
         m.d.comb += [available.eq((claimed != 0) | (whole != 0)), self.write.valid.eq(available & fresh)]
 
-        owner = Cat(self.owner.generation, self.owner.layer, self.owner.head, slot[0] & ~self.sketch,
-                    self.sketch, Const(0, 6))
-        group = Mux(self.sketch, Cat(slot, self.owner.stripe), Cat(slot[1:], self.owner.stripe))
+        single = self.sketch | self.dims
+        owner = Cat(self.owner.generation, self.owner.layer, self.owner.head, Mux(single, self.dims, slot[0]),
+                    single, Const(0, 6))
+        group = Mux(single, Cat(slot, self.owner.stripe), Cat(slot[1:], self.owner.stripe))
         # The CRC is linear: what the tuple adds to it is known before the data are.
         crc, of_tuple, whole_crc = (Signal(CRC_BITS, name=name) for name in ("crc", "of_tuple", "whole_crc"))
         payload = self.write.payload

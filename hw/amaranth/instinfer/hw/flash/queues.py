@@ -9,6 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.dims import DIMS_PER_PAGE
 
 from ..signatures import SLOT_ROWS_MAX, ChannelOp, channel_request, row_mask
 
@@ -105,16 +106,16 @@ class RequestQueues(wiring.Component):
         return m
 
 
-def wanted_pairs(config: EngineConfig, entry: Any) -> Value:
-    """The pairs that a read moves, a bit each; the last pair of an odd number of sketch slots is half one."""
-    tokens = entry.tokens
-
-    def pairs(places: int) -> Value:
-        return (tokens + (1 << places) - 1) >> places
-
-    count = Mux(entry.sketch, pairs(1), _by_rows(entry, pairs(2), pairs(3), pairs(4)))
-    first = Cat(count > pair for pair in range(config.slots_per_stripe // 2))
-    return Mux(entry.masked, entry.pairs, first)
+def wanted_slots(config: EngineConfig, entry: Any) -> Value:
+    """The slots that a read moves, a bit each."""
+    tokens, slots = entry.tokens, config.slots_per_stripe
+    per_place = config.slots_per_page // DIMS_PER_PAGE
+    pairs = _by_rows(entry, *((tokens + (1 << rows) - 1) >> rows for rows in (2, 3, 4)))
+    of_pairs = Mux(entry.masked, entry.pairs, Cat(pairs > pair for pair in range(slots // 2)))
+    rows = Cat(of_pairs[slot // 2] & ~(entry.keys & (slot & 1)) for slot in range(slots))
+    sketches = Cat(tokens > slot for slot in range(slots))
+    dims = Cat(entry.pairs[slot // per_place] & (tokens > slot % per_place) for slot in range(slots))
+    return Mux(entry.dims, dims, Mux(entry.sketch, sketches, rows))
 
 
 def row_extent(entry: Any) -> tuple[Value, Value]:

@@ -19,12 +19,12 @@ ROW_BEATS_MAX = 32
 
 def slot_ticket(config: EngineConfig) -> data.StructLayout:
     """What is known of a slot when it is asked for. ``rows``: those that are wanted, a bit each. ``absent``:
-    it never comes (its die is dead); ``raw``: it may hold anything."""
+    it never comes (its die is dead); ``raw``: it may hold anything. ``kind`` as in `slot_beat`."""
     return data.StructLayout({
         "generation": 16, "layer": 16, "head": 8, "group": 32,
         "head_slot": range(config.head_slots), "passes": 4, "die": 3, "kind": 1, "rows": SLOT_ROWS_MAX,
-        "wide": 1, "int8": 1, "sketch": 1, "stripe_end": 1, "read_back": 1, "absent": 1,
-        "raw": 1,
+        "wide": 1, "int8": 1, "sketch": 1, "dims": 1, "keys": 1, "stripe_end": 1, "read_back": 1,
+        "absent": 1, "raw": 1,
     })
 
 
@@ -54,8 +54,8 @@ class SlotChecker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         crc, stored, ticket = Signal(CRC_BITS), Signal(CRC_BITS), self.ticket
-        tuple_head = Cat(ticket.generation, ticket.layer, ticket.head, ticket.kind, ticket.sketch,
-                         Const(0, 6))
+        tuple_head = Cat(ticket.generation, ticket.layer, ticket.head, ticket.kind | ticket.dims,
+                         ticket.sketch | ticket.dims, Const(0, 6))
         covered = Signal(BEAT_BITS)
         m.d.comb += [self.guard.eq(crc != stored), covered.eq(self.beat)]
         with m.If(self.index == TUPLE_BEAT):
@@ -91,9 +91,10 @@ class SlotRing(wiring.Component):
     beat_valid, beat : the PHY's beats
     stray : a beat came while no slot was expected (a status)
     slots : checked slots for the core, pair by pair, each pair ``passes`` times, of each slot the wanted
-        rows; sketch slots one by one, likewise. A slot that failed, and the value slot of a key slot that
-        failed, has no rows
-    fault : one pulse per failed or absent slot, with its cause; none for a slot without a wanted row
+        rows; slots of sketches, of dims and of keys alone one by one, likewise. A slot that failed, and the
+        value slot of a key slot that failed, has no rows
+    fault : one pulse per failed or absent slot, with its cause; none for a slot without a wanted row, nor for
+        keys that are read back
     tuple_error : that pulse, without the absent ones
 
     Latency: a slot is offered 2 cycles after its last beat came. Throughput: one beat per cycle, no bubble
@@ -169,7 +170,8 @@ class SlotRing(wiring.Component):
             m.d.comb += wrong.eq(closed.absent)
         with m.If(closing):
             m.d.comb += [
-                self.fault.valid.eq(wrong), self.fault.head_slot.eq(closed.head_slot),
+                self.fault.valid.eq(wrong & ~(closed.keys & closed.read_back)),
+                self.fault.head_slot.eq(closed.head_slot),
                 self.tuple_error.eq(wrong & ~closed.absent),
                 self.fault.error.eq(Mux(closed.absent, ReadError.TIMEOUT,
                                         Mux(checker.guard, ReadError.GUARD, ReadError.REFERENCE_TAG))),
@@ -184,25 +186,27 @@ class SlotRing(wiring.Component):
         gone = Signal(SLOT_ROWS_MAX)  # wanted rows of the slot that have left
         row, last_row = Signal(range(SLOT_ROWS_MAX)), Signal()
         out = self.slots.payload
-        step, last_beat, last_pass, unit_end = Signal(), Signal(), Signal(), Signal()
+        step, last_beat, last_pass, unit_end, whole = (
+            Signal(name=name) for name in ("step", "last_beat", "last_pass", "unit_end", "whole"))
         empty = Array(bad)[offered[:-1]] | (leaving.rows == 0)
         left = Signal(SLOT_ROWS_MAX)
         m.d.comb += [
             left.eq(leaving.rows & ~gone), last_row.eq((left & (left - 1)) == 0),
             step.eq((offered != checked) & (~self.slots.valid | self.slots.ready)),
-            last_pass.eq(this_pass + 1 >= leaving.passes), unit_end.eq(leaving.kind | leaving.sketch),
+            last_pass.eq(this_pass + 1 >= leaving.passes),
+            unit_end.eq(leaving.kind | whole | leaving.keys), whole.eq(leaving.sketch | leaving.dims),
             get.en.eq(step), out.data.eq(get.data),
             get_scale.addr.eq(Cat(row[2:], offered[:-1])),
         ]
         for each in reversed(range(SLOT_ROWS_MAX)):
             with m.If(left[each]):
                 m.d.comb += row.eq(each)
-        # A row has 32, 16 or 8 beats; a sketch slot counts as 16 rows of 8.
+        # A row has 32, 16 or 8 beats; a slot of sketches or dims counts as 16 rows of 8.
         row_end = Signal()
         for eighths, chosen in enumerate((
-                leaving.sketch | leaving.int8 & ~leaving.wide,
-                ~leaving.sketch & (leaving.int8 ^ ~leaving.wide),
-                ~leaving.sketch & leaving.wide & ~leaving.int8)):
+                whole | leaving.int8 & ~leaving.wide,
+                ~whole & (leaving.int8 ^ ~leaving.wide),
+                ~whole & leaving.wide & ~leaving.int8)):
             bits = 3 + eighths
             with m.If(chosen):
                 m.d.comb += [get.addr.eq(Cat(beat[:bits], row[:7 - bits], offered[:-1])),
@@ -215,7 +219,7 @@ class SlotRing(wiring.Component):
                 self.slots.valid.eq(1), beat.eq(beat + 1),
                 out.head_slot.eq(leaving.head_slot + this_pass), out.base_slot.eq(leaving.head_slot),
                 out.die.eq(leaving.die), out.kind.eq(leaving.kind), out.wide.eq(leaving.wide),
-                out.int8.eq(leaving.int8), out.sketch.eq(leaving.sketch),
+                *(out[name].eq(leaving[name]) for name in ("int8", "sketch", "dims", "keys")),
                 out.scale.eq(get_scale.data.word_select(row[:2], SCALE_BITS)),
                 out.rows.eq(Mux(empty, 0, popcount(leaving.rows))), out.last.eq(last_beat),
                 out.stripe_end.eq(leaving.stripe_end & last_pass), out.read_back.eq(leaving.read_back),

@@ -12,7 +12,7 @@ from instinfer.abi.config import EngineConfig
 from ..signatures import CHANNEL_EVENT, SLOT_ROWS_MAX, ChannelOp, MediaStatus, channel_request
 from .die import TIMEOUT_TICKS, DieControl, Work, poll_cycles
 from .onfi import ADDRESS_CYCLES, Command
-from .queues import DEPTH, row_extent, wanted_pairs
+from .queues import DEPTH, row_extent, wanted_slots
 from .ring import slot_ticket
 from .sequencer import JOB, JobKind
 from .turns import Turns
@@ -37,15 +37,15 @@ def reads_over(config: EngineConfig) -> bool:
 
 
 def read_span(config: EngineConfig) -> data.StructLayout:
-    """What a read moves from its die's position on: pairs, bit 0 the one there; whether that one is
-    wanted or lies between two that are; the planes with a wanted pair."""
-    return data.StructLayout({"pairs": config.slots_per_stripe // 2, "wanted": 1, "planes": config.planes})
+    """What a read moves from its die's position on: slots, bit 0 the one there; whether that one is
+    wanted or lies between two pairs that are; the planes with a wanted slot."""
+    return data.StructLayout({"slots": config.slots_per_stripe, "wanted": 1, "planes": config.planes})
 
 
 READ_PULSES = ("stripes_sensed", "pages_sensed", "slots_moved")
-"""Of rows; those of sketches, ``sketch_stripes_sensed`` and so on, count apart."""
-PULSES = (*READ_PULSES, *(f"sketch_{name}" for name in READ_PULSES), "programmed", "program_failures",
-          "erased")
+"""Of rows; those of sketches, ``sketch_stripes_sensed`` and so on, and of dims count apart."""
+PULSES = (*(f"{kind}{name}" for kind in ("", "sketch_", "dim_") for name in READ_PULSES), "programmed",
+          "program_failures", "erased")
 
 
 class Scheduler(wiring.Component):
@@ -57,9 +57,9 @@ class Scheduler(wiring.Component):
     4. the next slot of the current run, when the slot ring has room;
     5. a page of a program.
 
-    A *run* is neighbouring pairs of a page that are wanted; those between two runs are skipped by a column
-    change, single ones read over and dropped where that is cheaper (`reads_over`). A stripe is sensed in its
-    planes up to the last one that holds a wanted pair.
+    A *run* is neighbouring slots of a page that are wanted; those between two runs are skipped by a column
+    change, single pairs between two of rows read over and dropped where that is cheaper (`reads_over`). A
+    stripe is sensed in its planes up to the last one that holds a wanted slot.
 
     Parameters
     ----------
@@ -115,8 +115,8 @@ class Scheduler(wiring.Component):
         span, run_start = Signal(read_span(config)), Signal(range(config.slots_per_stripe))
         patience = PROGRAM_PATIENCE * config.slots_per_page
         passed = Signal(range(patience + 1))
-        finished, final = Signal(), Signal()
-        picked = self._decide(m, dies, turns, passed == patience)
+        finished, final, in_pair = Signal(), Signal(), Signal()
+        picked = self._decide(m, dies, turns, passed == patience, in_pair)
         own = [finished & (chosen == index) for index in range(config.dies)]
         self._connect_dies(m, dies, turns, own=own, task=task, final=final, run_start=run_start)
         mine = Array(dies)[chosen]
@@ -142,7 +142,7 @@ class Scheduler(wiring.Component):
                 self._measure(m, mine, entry, span)
                 m.next = "RUN"
             with m.State("RUN"):
-                self._run(m, mine, turns, task, work, entry, span, run_start, final, finished)
+                self._run(m, mine, turns, task, work, entry, span, run_start, final, finished, in_pair)
                 with m.If(finished):
                     m.next = "DECIDE"
         with m.If(finished & (task == Task.WORK) & (work == Work.PROGRAM)):
@@ -153,20 +153,21 @@ class Scheduler(wiring.Component):
 
     @property
     def _slot_moved(self) -> Any:
-        return self.slots_moved | self.sketch_slots_moved
+        return self.slots_moved | self.sketch_slots_moved | self.dim_slots_moved
 
     def _measure(self, m: Module, die: Any, entry: Any, span: Any) -> None:
         config = self._config
-        per_page = config.slots_per_page // 2
-        pairs, joined = (Signal(config.slots_per_stripe // 2, name=name) for name in ("pairs", "joined"))
-        m.d.comb += [pairs.eq(wanted_pairs(config, entry)), joined.eq(pairs)]
+        per_page = config.slots_per_page
+        slots, joined = (Signal(config.slots_per_stripe, name=name) for name in ("slots", "joined"))
+        m.d.comb += [slots.eq(wanted_slots(config, entry)), joined.eq(slots)]
         if reads_over(config):
-            inside = (pair for pair in range(len(pairs)) if pair % per_page not in (0, per_page - 1))
-            m.d.comb += [joined[pair].eq(pairs[pair - 1:pair + 2:2].all() | pairs[pair]) for pair in inside]
+            whole = ~(entry.keys | entry.sketch | entry.dims)
+            inside = (slot for slot in range(len(slots)) if 2 <= slot % per_page < per_page - 2)
+            m.d.comb += [joined[slot].eq(whole & slots[slot - 2] & slots[slot + 2] | slots[slot])
+                         for slot in inside]
         m.d.sync += [
-            span.pairs.eq(joined >> (die.position >> 1)),
-            span.wanted.eq(pairs.bit_select(die.position >> 1, 1)),
-            span.planes.eq(Cat(pairs.word_select(plane, per_page).any() for plane in range(config.planes))),
+            span.slots.eq(joined >> die.position), span.wanted.eq(slots.bit_select(die.position, 1)),
+            span.planes.eq(Cat(slots.word_select(plane, per_page).any() for plane in range(config.planes))),
         ]
 
     def _connect_dies(self, m: Module, dies: list[DieControl], turns: Turns, *, own: list[Any],
@@ -202,14 +203,15 @@ class Scheduler(wiring.Component):
                 turns.transferable[index].eq(die.transferable), turns.arrived[index].eq(die.arrived),
             ]
 
-    def _decide(self, m: Module, dies: list[DieControl], turns: Turns, impatient: Value) -> Any:
+    def _decide(self, m: Module, dies: list[DieControl], turns: Turns, impatient: Value,
+                in_pair: Value) -> Any:
         """The best thing to do in this cycle."""
         picked = Signal(data.StructLayout({"valid": 1, "task": Task, "work": Work, "die": 3}))
         current, following = Array(dies)[turns.current], Array(dies)[turns.following]
         ready, transfer, between = Signal(), Signal(), Signal()
         m.d.comb += [
-            # The empty pair of a dead die comes between two pairs, while no slot is on its way.
-            between.eq((Cat(die.work == Work.FORGO for die in dies) != 0) & ~current.position[0]),
+            # The empty slots of a dead die come between two pairs, while no slot is on its way.
+            between.eq((Cat(die.work == Work.FORGO for die in dies) != 0) & ~in_pair),
             ready.eq(turns.current_valid & current.prepared),
             transfer.eq(ready & (self.free != 0) & ~between),
             self.buffer_wait.eq(ready & (self.free == 0)),
@@ -237,38 +239,43 @@ class Scheduler(wiring.Component):
         return picked
 
     def _run(self, m: Module, die: Any, turns: Turns, task: Signal, work: Signal, entry: Any,
-             span: Any, run_start: Signal, final: Signal, finished: Signal) -> None:
+             span: Any, run_start: Signal, final: Signal, finished: Signal, in_pair: Signal) -> None:
         """Offer the job to the sequencer, or do what needs no bus."""
         config = self._config
         job, ticket = self.job.payload, self.ticket
         page_bits = (config.slots_per_page - 1).bit_length()
         forgone = Signal(range(config.slots_per_stripe))
         index, plane = Signal(range(config.slots_per_stripe)), Signal(range(max(2, config.planes)))
-        last_pair, accepted = Signal(), Signal()
+        number = Signal.like(index)  # of the slot that a ticket is for
+        last_pair, accepted, whole, single = (
+            Signal(name=name) for name in ("last_pair", "accepted", "whole", "single"))
         rows_whole, rows_last = row_extent(entry)
         sensed, moved = Signal(), Signal()
         done = {"pages_sensed": sensed, "stripes_sensed": sensed & final, "slots_moved": moved}
         for name in READ_PULSES:
-            m.d.comb += [getattr(self, name).eq(done[name] & ~entry.sketch),
-                         getattr(self, f"sketch_{name}").eq(done[name] & entry.sketch)]
+            m.d.comb += [getattr(self, name).eq(done[name] & ~whole),
+                         getattr(self, f"sketch_{name}").eq(done[name] & entry.sketch),
+                         getattr(self, f"dim_{name}").eq(done[name] & entry.dims)]
         m.d.comb += [
-            accepted.eq(self.job.valid & self.job.ready), last_pair.eq(span.pairs[1:] == 0),
+            accepted.eq(self.job.valid & self.job.ready), whole.eq(entry.sketch | entry.dims),
+            single.eq(whole | entry.keys), number.eq(index),
+            last_pair.eq((span.slots[2:] == 0) & ~(index[0] & span.slots[1])),
             index.eq(Mux(task == Task.COLUMN, run_start, die.position)),
             plane.eq(Mux(task == Task.WORK, die.plane, index >> page_bits)),
             job.die.eq(self.die), job.slot.eq(index[:page_bits]),
             job.plane.eq(plane), job.block.eq(entry.block), job.page.eq(entry.page),
             ticket.generation.eq(entry.owner.generation), ticket.layer.eq(entry.owner.layer),
             ticket.head.eq(entry.owner.head),
-            ticket.group.eq(Mux(entry.sketch, Cat(index, entry.owner.stripe),
-                                Cat(index[1:], entry.owner.stripe))),
+            ticket.group.eq(Mux(whole, Cat(number, entry.owner.stripe),
+                                Cat(number[1:], entry.owner.stripe))),
             ticket.head_slot.eq(entry.head_slot), ticket.passes.eq(entry.passes), ticket.die.eq(self.die),
-            ticket.wide.eq(entry.wide), ticket.int8.eq(entry.int8), ticket.sketch.eq(entry.sketch),
-            ticket.read_back.eq(entry.read_back), ticket.raw.eq(entry.raw),
+            *(ticket[name].eq(entry[name])
+              for name in ("wide", "int8", "sketch", "dims", "keys", "read_back", "raw")),
         ]
-        # The first wanted pair at or behind the position.
-        for pair in reversed(range(len(span.pairs))):
-            with m.If(span.pairs[pair]):
-                m.d.comb += run_start.eq(die.position + 2 * pair)
+        # The first wanted slot at or behind the position.
+        for slot in reversed(range(len(span.slots))):
+            with m.If(span.slots[slot]):
+                m.d.comb += run_start.eq(die.position + slot)
 
         def bus(kind: JobKind, confirm: Any = 0) -> None:
             m.d.comb += [self.job.valid.eq(1), job.kind.eq(kind), job.confirm.eq(confirm),
@@ -281,16 +288,18 @@ class Scheduler(wiring.Component):
             bus(JobKind.COLUMN, Command.COLUMN_CONFIRM)
         with m.Elif(task == Task.TRANSFER):
             bus(JobKind.TRANSFER)
-            last = last_pair & (index[0] | (entry.sketch & (index == (entry.tokens - 1)[:len(index)])))
-            run_end = index[:page_bits].all() | (index[0] & ~span.pairs[1])
+            last = span.slots[1:] == 0
+            run_end = index[:page_bits].all() | ~span.slots[1]
             m.d.comb += [
                 self.issue.eq(accepted), moved.eq(accepted), final.eq(last),
-                ticket.kind.eq(index[0] & ~entry.sketch), ticket.stripe_end.eq(last),
+                ticket.kind.eq(index[0] & ~whole), ticket.stripe_end.eq(last),
                 ticket.rows.eq(Mux(entry.masked, Mux(span.wanted, self.rows, 0),
                                    Mux(last_pair, rows_last, rows_whole))),
                 turns.run_done.eq(accepted & (run_end | last)), self.pop.eq(accepted & last),
             ]
-            with m.If(entry.sketch):
+            with m.If(accepted):
+                m.d.sync += in_pair.eq(~single & ~index[0])
+            with m.If(whole):
                 m.d.comb += ticket.rows.eq((1 << SLOT_ROWS_MAX) - 1)
         with m.Else(), m.Switch(work):
             with m.Case(Work.RESET):
@@ -324,14 +333,15 @@ class Scheduler(wiring.Component):
                     self.events.payload.tag.eq(entry.tag), self.events.payload.status.eq(die.status),
                 ]
             with m.Case(Work.FORGO):
-                # A pair of rows, or all slots of sketches: each group of a context has its maximum.
-                last = Mux(entry.sketch, forgone == (entry.tokens - 1)[:len(forgone)], forgone[0])
+                # A pair of rows, or all single slots that are still to come: whoever scores them counts.
+                wanted = ~single | span.slots.bit_select(forgone, 1)
+                last = Mux(single, (span.slots >> forgone)[1:] == 0, forgone[0])
                 m.d.comb += [
-                    self.issue.eq(self.free != 0), ticket.absent.eq(1), ticket.stripe_end.eq(last),
-                    ticket.kind.eq(forgone[0] & ~entry.sketch),
+                    self.issue.eq((self.free != 0) & wanted), ticket.absent.eq(1), ticket.stripe_end.eq(last),
+                    ticket.kind.eq(forgone[0] & ~single),
                     finished.eq(self.issue & last), self.pop.eq(finished),
                 ]
-                with m.If(entry.sketch):
-                    m.d.comb += ticket.group.eq(Cat(forgone, entry.owner.stripe))
-                with m.If(self.issue):
+                with m.If(single):
+                    m.d.comb += number.eq(index + forgone)
+                with m.If(self.issue | ~wanted):
                     m.d.sync += forgone.eq(Mux(last, 0, forgone + 1))

@@ -11,11 +11,13 @@ from instinfer.abi.commands import AdminOpcode, Dtype, PolicyKind, Status, Table
 from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
 from instinfer.abi.layout import HEAD_DIMS, SKETCH_BITS, SKETCH_DIMS
 from instinfer.abi.selection import GROUP_LOG2_MAX
+from instinfer.abi.sparf import DIMS_MAX, SINKS_MAX
 
 from ..selection.ports import GROUP_LOG2_BITS, KEEP_BITS
 from ..signatures import COMMAND, COMPLETION
 from .access import access, read, write
 from .decode import admin_entry
+from .dimplaces import DimPlaces
 from .peek import PEEK, PEEK_BITS
 from .ports import DRAM_BITS, STRIPE_BITS, Geometry, TableOp, TablePort, rows_log2
 from .sketchplace import SketchPlace, vector_size
@@ -146,8 +148,8 @@ class AdminCommands(wiring.Component):
                 end(Status.BAD_FIELD)
 
     def _configure_cache(self, m: Module, entry: Any, end: Any) -> None:
-        """KV_CONFIG: the shape has to be one that the engine was made for, and no sequence may use the
-        handle."""
+        """KV_CONFIG: the shape has to be one that the engine was made for (it keeps no sums of V), and no
+        sequence may use the handle."""
         c = self.config
         layers, kv_heads = entry["cdw10"][:16], entry["cdw10"][16:]
         queries, head_dim = entry["cdw11"][:16], entry["cdw11"][16:]
@@ -158,13 +160,13 @@ class AdminCommands(wiring.Component):
         def within(value: Value, limit: int) -> Value:
             return (value != 0) & (value <= limit)
 
-        dtype, sketch_dims, bits = (entry["cdw13"].word_select(byte, 8) for byte in range(3))
+        dtype, sketch_dims, bits, copies = (entry["cdw13"].word_select(byte, 8) for byte in range(4))
         sketchless = (sketch_dims == 0) & (bits == 0)
         sketch = (Cat(sketch_dims == each for each in SKETCH_DIMS).any()
                   & Cat(bits == each for each in SKETCH_BITS).any())
         width = Mux(sketch_dims == 0, 0, Mux(bits[3], 2, bits[2]))
         good = (
-            (entry["cdw13"][24:] == 0) & (sketchless | sketch)
+            (copies[1:] == 0) & (sketchless | sketch)
             & within(layers, c.max_layers) & within(kv_heads, c.max_kv_heads)
             & within(queries, min(QUERIES_MAX, c.queries * c.head_slots))
             & Cat(head_dim == dim for dim in dims).any() & within(tokens, c.max_context))
@@ -184,7 +186,7 @@ class AdminCommands(wiring.Component):
             with m.If(self.tables.answer[63] & (self.tables.answer[16:22] == handle)):
                 end(Status.BUSY)
         value = Cat(layers[:9], kv_heads[:8], queries[:4], head_dim[:8], tokens[:18], dtype[:2],
-                    sketch_dims[:7], width[:2], Const(0, 5), Const(1, 1))
+                    sketch_dims[:7], width[:2], copies[0], Const(0, 4), Const(1, 1))
         with m.State("WRITE_CACHE"), m.If(write(m, self.tables, Table.CACHE, handle, value)):
             end(Status.SUCCESS)
 
@@ -196,7 +198,8 @@ class AdminCommands(wiring.Component):
         cache = Signal(64)
         lines, stripes = Signal(17), Signal(STRIPE_BITS)
         map_end = Signal(DRAM_BITS + 1)
-        sketch_stripes = Signal(STRIPE_BITS)
+        sketch_stripes, dim_stripes = Signal(STRIPE_BITS), Signal(STRIPE_BITS)
+        places, units, int8 = DimPlaces(c), cache[21:29] >> 4, cache[47]
         rows = rows_log2(cache[21:29], cache[47])
         m.submodules.place = place = SketchPlace(config=c)
         m.d.comb += [place.tokens.eq(cache[29:47]), place.size.eq(vector_size(cache[49:56], cache[56:58]))]
@@ -209,6 +212,8 @@ class AdminCommands(wiring.Component):
             m.d.sync += [
                 lines.eq(cache[:9] * cache[9:17]),
                 stripes.eq(g.stripes(cache[29:47], rows)), sketch_stripes.eq(0),
+                dim_stripes.eq(Mux(cache[58], places.blocks(cache[29:47], int8)
+                                   * places.stripes_per_block(units, int8), 0)),
             ]
             m.d.comb += place.start.eq(1)
             m.next = "PLACE_MAP"
@@ -218,7 +223,8 @@ class AdminCommands(wiring.Component):
             m.d.sync += sketch_stripes.eq(place.stripe + ((place.slot != 0) | (place.vector != 0)))
             m.next = "PLACE_MAP"
         with m.State("PLACE_MAP"):
-            m.d.sync += map_end.eq(base[:DRAM_BITS] + ((lines * (stripes + sketch_stripes)) << 3))
+            m.d.sync += map_end.eq(
+                base[:DRAM_BITS] + ((lines * (stripes + sketch_stripes + dim_stripes)) << 3))
             m.next = "CHECK_SEQUENCE"
         with m.State("CHECK_SEQUENCE"), m.If(read(m, self.tables, Table.SEQUENCE, entry["index"])):
             m.next = "WRITE_SEQUENCE"
@@ -234,13 +240,17 @@ class AdminCommands(wiring.Component):
     def _set_policy_and_window(self, m: Module, entry: Any, end: Any) -> None:
         c = self.config
         keep, forced, group_log2 = entry["cdw11"], entry["cdw12"], entry["cdw13"]
+        dims, sinks, mean_v = entry["cdw13"][8:16], entry["cdw12"][16:], entry["cdw13"][16]
+        sparf = entry["cdw10"] == PolicyKind.SPARF
         nothing = (keep == 0) & (forced == 0)
         known = (
             (entry["cdw10"] == PolicyKind.DENSE) & nothing & (group_log2 == 0)
             | (entry["cdw10"] == PolicyKind.SKETCH) & ~nothing & (keep < 1 << KEEP_BITS)
-            & (group_log2 <= GROUP_LOG2_MAX))
-        word = Cat(entry["cdw10"][:8], keep[:KEEP_BITS], group_log2[:GROUP_LOG2_BITS], forced, Const(0, 2),
-                   Const(1, 1))
+            & (group_log2 <= GROUP_LOG2_MAX)
+            | sparf & ~nothing & (keep < 1 << KEEP_BITS) & (dims != 0) & (dims <= DIMS_MAX)
+            & (sinks <= SINKS_MAX) & (entry["cdw13"][:8] == 0) & (entry["cdw13"][17:] == 0))
+        word = Cat(entry["cdw10"][:8], keep[:KEEP_BITS], Mux(sparf, 0, group_log2[:GROUP_LOG2_BITS]),
+                   forced[:16], Mux(sparf, Cat(sinks[:10], (dims - 1)[:7], mean_v), sinks), Const(1, 1))
         with m.State("SET_POLICY"):
             with m.If((entry["index"] >= c.max_policies) | ~known):
                 end(Status.BAD_FIELD)

@@ -8,9 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
+from ..selection.sparfports import sparf_job
 from ..selection.tokens import token_job
 from ..signatures import COMPLETION, SLOT_ROWS_MAX, read_fault, stripe_finish
 from ..stream.fifo import StreamFIFO
+from .dimslots import dim_setup
 from .finisher import HeadFinisher
 from .headports import HEAD, SKETCH_LOAD, WALK, finish_reports, opened_head, sketch_setup
 from .heads import HeadStarter
@@ -40,7 +42,9 @@ class AttendSequencer(wiring.Component):
     loads, loaded, host_error : a `QueryLoader`; every head in flight may wait for its turn there
     sketch_loads, sketch_loaded, sketch_error, bad_exponent : a `SketchQueryLoader`, likewise
     setup, sketches_loaded, choices, masks_waiting : the selection, see `KvEngine`
-    walks, chosen, issued, sensed, map_error : a `StripeWalker`
+    folds, folded : a `SparfQuery`; a job comes when the queries of its head are in the cores
+    dim_setup : to the scorers of dims
+    walks, chosen, keys, issued, sensed, map_error : a `HeadWalker`
     tail_error : a `TailReader`
     places, refused : a `ReadBack`
     outputs, ends, collected : an `OutputWriter`
@@ -65,8 +69,11 @@ class AttendSequencer(wiring.Component):
             "rows_wanted": Out(TOKEN_BITS + 1),
             "loads": Out(stream.Signature(QUERY_LOAD)),
             "sketch_loads": Out(stream.Signature(SKETCH_LOAD)),
+            "folds": Out(stream.Signature(sparf_job(config))), "folded": In(1),
+            "dim_setup": Out(dim_setup(config)),
             "choices": Out(stream.Signature(token_job(config))), "masks_waiting": In(1),
             "walks": Out(stream.Signature(WALK)), "chosen": In(range(SLOT_ROWS_MAX + 1)),
+            "keys": In(TOKEN_BITS),
             "issued": In(1), "sensed": In(1), "map_error": In(1),
             "outputs": Out(stream.Signature(OUTPUT)), "ends": In(stream.Signature(OUTPUT_END)),
             "collected": In(1),
@@ -86,11 +93,13 @@ class AttendSequencer(wiring.Component):
         connect(m, waiting.o, starter.jobs)
         for name, shape, target in (("heads", HEAD, finisher.heads), ("opened", opened_head(c), order.heads),
                                     ("loads", QUERY_LOAD, flipped(self.loads)),
-                                    ("sketch_loads", SKETCH_LOAD, flipped(self.sketch_loads))):
+                                    ("sketch_loads", SKETCH_LOAD, flipped(self.sketch_loads)),
+                                    ("folds", sparf_job(c), None)):
             s[name] = queue = StreamFIFO(shape=shape, depth=max(4, c.head_slots))
             connect(m, getattr(starter, name), queue.i)
-            connect(m, queue.o, target)
-        for part, names in ((starter, ("places", "setup")), (order, ("choices", "walks")),
+            if target is not None:
+                connect(m, queue.o, target)
+        for part, names in ((starter, ("places", "setup", "dim_setup")), (order, ("choices", "walks")),
                             (finisher, ("outputs", "ends", "completions"))):
             for name in names:
                 connect(m, getattr(part, name), flipped(getattr(self, name)))
@@ -100,7 +109,12 @@ class AttendSequencer(wiring.Component):
         for name in ("finish", "faults"):
             for outside, inside in zip(getattr(self, name), getattr(ledger, name), strict=True):
                 connect(m, flipped(outside), inside)
+        folds, waiting_fold = self.folds, s.folds.o
+        cores_loaded = ledger.queries_loaded.bit_select(waiting_fold.payload.head_slot, 1)
         m.d.comb += [
+            folds.payload.eq(waiting_fold.payload), folds.valid.eq(waiting_fold.valid & cores_loaded),
+            waiting_fold.ready.eq(folds.ready & cores_loaded),
+            order.folded.eq(self.folded), order.keys.eq(self.keys),
             self.open.valid.eq(starter.open.valid), self.open.head_slot.eq(starter.open.head_slot),
             ledger.open.valid.eq(starter.open.valid), ledger.open.head_slot.eq(starter.open.head_slot),
             ledger.open_loaded.eq(starter.open_loaded), ledger.open_sketches.eq(starter.open_sketches),

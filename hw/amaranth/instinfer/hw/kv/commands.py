@@ -19,6 +19,7 @@ from ..signatures import AXI_BYTES, COMMAND, COMPLETION
 from .access import read, write
 from .admin import QUERIES_MAX
 from .decode import io_entry
+from .dimplaces import DimPlaces
 from .ports import (
     ATTEND_JOB,
     INTERNAL_FAULT,
@@ -124,7 +125,8 @@ class IoCommands(wiring.Component):
         turn = Signal(2)
         wanted = self._describe_region(m, f, turn, appends, attends, reads, key_beats, value_beats,
                                        query_beats, sketch_beats)
-        place, chooses = self._place_sketches(m, cache), self.attentions.payload.choose
+        place = self._place_sketches(m, cache)
+        chooses = self.attentions.payload.choose & ~self.attentions.payload.by_dims
 
         def end(code: Any) -> None:
             m.d.sync += completion.status.eq(code)
@@ -165,6 +167,8 @@ class IoCommands(wiring.Component):
                 with m.If(~is_[Opcode.KV_FREE]):
                     m.d.sync += layer.map.eq(layer.map + ((layer.line * layer.stripes_max) << 3))
                 m.next = "CHECK"
+                with m.If(layer.dims):
+                    m.next = "MULTIPLY_SKETCHES"
                 with m.If(layer.sketch):
                     m.next = "PLACE_SKETCHES"
             with m.State("PLACE_SKETCHES"), m.If(place.done):
@@ -175,6 +179,13 @@ class IoCommands(wiring.Component):
                 with m.If(~is_[Opcode.KV_FREE]):
                     m.d.sync += layer.sketch_map.eq(
                         layer.sketch_map + ((layer.line * layer.sketch_stripes_max) << 3))
+                m.d.sync += layer.dim_map.eq(
+                    layer.sketch_map + ((lines * layer.sketch_stripes_max) << 3))
+                m.next = "CHECK"
+                with m.If(layer.dims):
+                    m.next = "MULTIPLY_DIMS"
+            with m.State("MULTIPLY_DIMS"):
+                m.d.sync += layer.dim_map.eq(layer.dim_map + ((layer.line * layer.dim_stripes_max) << 3))
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "CHECK_REGION"
@@ -226,7 +237,7 @@ class IoCommands(wiring.Component):
     def _describe_layer(self, m: Module, f: Any, layer: Any, sequence: Value, cache: Value) -> None:
         """What the tables say; products follow."""
         head_dim, int8, dims, width = cache[21:29], cache[47], cache[49:56], cache[56:58]
-        size, sketch = Signal(3), dims != 0
+        size, sketch, places = Signal(3), dims != 0, DimPlaces(self.config)
         per_slot = rows_log2(head_dim, int8)
         eighths = Mux(int8, (head_dim + 16) >> 5, head_dim >> 4)
         m.d.comb += size.eq(vector_size(dims, width))
@@ -241,6 +252,9 @@ class IoCommands(wiring.Component):
             layer.stripes_max.eq(Geometry(self.config).stripes(cache[29:47], per_slot)),
             layer.sketch.eq(sketch), layer.sketch_dims.eq(dims), layer.sketch_size.eq(size),
             layer.sketch_bits.eq(width), layer.sketch_map.eq(0), layer.sketch_stripes_max.eq(0),
+            layer.dims.eq(cache[58]), layer.dim_stripes.eq(places.stripes_per_block(head_dim >> 4, int8)),
+            layer.dim_stripes_max.eq(
+                places.blocks(cache[29:47], int8) * places.stripes_per_block(head_dim >> 4, int8)),
         ]
 
     def _place_sketches(self, m: Module, cache: Value) -> SketchPlace:
@@ -269,8 +283,10 @@ class IoCommands(wiring.Component):
         room_log2 = self.config.score_groups.bit_length() - 1
         too_long = Array(groups > (1 << (room_log2 - (passes - 1).bit_length())) if passes else Const(0)
                          for passes in range(QUERIES_MAX + 1))[attention.passes]
-        bad_policy = attention.choose & (
-            ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2) | too_long)
+        head_dim = layer.query_beats << 4
+        bad_policy = attention.choose & (too_long | Mux(
+            attention.by_dims, ~layer.dims | policy[62] | (attention.last_dim >= head_dim),
+            ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2)))
         checks = (
             (~Cat(is_.values()).any(), Status.BAD_OPCODE),
             (f.reserved | (f["nsid"] != NAMESPACE) | (f["flags"] != 0), Status.BAD_FIELD),
@@ -376,13 +392,17 @@ class IoCommands(wiring.Component):
             ]
 
     def _describe_choice(self, m: Module, f: Any, policy: Value, cache: Value, query_beats: Value) -> None:
-        """What a sketch policy asks for; the sketches of the queries lie behind the queries."""
+        """What a policy asks for; the sketches of the queries lie behind the queries."""
         attention: Any = self.attentions.payload
+        kind = policy[:8]
+        by_dims = kind == PolicyKind.SPARF
         dims = cache[49:56]
         m.d.comb += [
-            attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (policy[:8] == PolicyKind.SKETCH)),
+            attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (by_dims | (kind == PolicyKind.SKETCH))),
+            attention.by_dims.eq((f["opcode"] != Opcode.KV_READ) & by_dims),
             *(getattr(attention, name).eq(policy[low:low + len(getattr(attention, name))])
-              for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("sinks", 45))),
+              for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("last_dim", 55))),
+            attention.sinks.eq(Mux(by_dims, policy[45:55], policy[45:61])),
             attention.query_sketches.eq(f["prp1"] + (_even(query_beats) << 5)),
             attention.query_sketch_beats.eq((SKETCH_OFFSET + dims + AXI_BYTES - 1) >> 5),
         ]

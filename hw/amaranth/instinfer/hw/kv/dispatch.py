@@ -2,7 +2,7 @@
 """Sharing: channel requests to their channels, channel events to their owner, one service for several
 users."""
 
-from amaranth.hdl import Array, Cat, Module, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -69,6 +69,56 @@ class ChannelDispatch(wiring.Component):
                             channel.valid.eq(1),
                             Value.cast(channel.payload).eq(Value.cast(request.payload.request)),
                         ]
+        return m
+
+
+class ReadShare(wiring.Component):
+    """Lets the reads of the `DimBuilder` go where those of attentions go, never between row masks and the
+    read that they belong to.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+
+    Members
+    -------
+    requests, masks : of attentions
+    keys : of the `DimBuilder`
+    shared, shared_masks : both; towards a `ChannelDispatch`
+
+    Latency: 0 cycles, of ``keys`` 1. Throughput: one request per cycle, of ``keys`` every second.
+    Back-pressure: ``requests`` and ``masks`` wait for one read of keys at most; that waits for a cycle in
+    which no masked read is incomplete and attentions offer nothing, as happens between any two reads.
+    """
+
+    def __init__(self, *, config: EngineConfig):
+        requests = stream.Signature(routed(channel_request(config)))
+        masks = stream.Signature(routed(row_mask(config)))
+        super().__init__({
+            "requests": In(requests), "masks": In(masks), "keys": In(requests),
+            "shared": Out(requests), "shared_masks": Out(masks),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        turn, masking = Signal(), Signal()
+        mask, shared = self.masks, self.shared
+        m.d.comb += [
+            Value.cast(shared.payload).eq(Value.cast(Mux(turn, Value.cast(self.keys.payload),
+                                                         Value.cast(self.requests.payload)))),
+            shared.valid.eq(Mux(turn, self.keys.valid, self.requests.valid)),
+            self.keys.ready.eq(turn & shared.ready), self.requests.ready.eq(~turn & shared.ready),
+            Value.cast(self.shared_masks.payload).eq(Value.cast(mask.payload)),
+            self.shared_masks.valid.eq(mask.valid & ~turn), mask.ready.eq(self.shared_masks.ready & ~turn),
+        ]
+        with m.If(mask.valid & mask.ready):
+            m.d.sync += masking.eq(1)
+        with m.Elif(self.requests.valid & self.requests.ready):
+            m.d.sync += masking.eq(0)
+        with m.If(turn):
+            m.d.sync += turn.eq(~self.keys.ready)
+        with m.Elif(self.keys.valid & ~masking & ~mask.valid & ~self.requests.valid):
+            m.d.sync += turn.eq(1)
         return m
 
 

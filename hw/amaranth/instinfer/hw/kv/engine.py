@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux
+from amaranth.hdl import Module, Mux, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..queue.windows import WindowCheck
 from ..selection.ports import mask_word
+from ..selection.sparfports import kept_dims, sparf_job
 from ..selection.tokens import token_job
 from ..signatures import (
     CHANNEL_EVENT,
@@ -33,10 +34,13 @@ from ..stream.fifo import StreamFIFO
 from .admin import AdminCommands
 from .attend import AttendSequencer
 from .commands import CommandExecutor, IoCommands
-from .dispatch import ChannelDispatch, EventCollector, SharedService
+from .dimbuilder import DimBuilder
+from .dimslots import dim_setup
+from .dispatch import ChannelDispatch, EventCollector, ReadShare, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
 from .headports import SKETCH_LOAD, sketch_setup
+from .headwalker import HeadWalker
 from .outputs import OutputWriter
 from .peek import PagePeek
 from .ports import REPLACEMENT, tail_job
@@ -49,17 +53,16 @@ from .sequences import FreeEngine, SyncWaiter
 from .slots import SlotGate
 from .tables import Tables
 from .tail import TailReader
-from .walker import StripeWalker
 from .writes import WriteEngine
 
 HOST_READS = 2
 """Rows of writes; query rows."""
 HOST_WRITES = 2
 """Attention output; rows that are read back."""
-DRAM_READS = 5
-"""Tail rows; map of attentions; of writes; of flushes; of frees."""
-DRAM_WRITES = 3
-"""Rows of writes; map of writes; of flushes."""
+DRAM_READS = 6
+"""Tail rows; map of attentions; of writes; of flushes; of frees; of the building of dims."""
+DRAM_WRITES = 4
+"""Rows of writes; map of writes; of flushes; blocks of dims."""
 
 
 class KvEngine(wiring.Component):
@@ -82,7 +85,9 @@ class KvEngine(wiring.Component):
     faults : withheld slots per channel
     finish : finished stripes of rows, channels 0 to C - 1, then the tail core
     sketch_finish : finished stripes of sketches, of the scorers in the same order
-    tail, tail_sketches : slots for the tail core and for its scorer, read from stripe buffers (die 0)
+    dim_finish : finished stripes of dims and of keys alone, of the scorers of dims in the same order
+    tail, tail_sketches, tail_keys : slots for the tail core and for its scorers, read from stripe buffers
+        (die 0)
     read_backs : slots of the channels that go to host memory, in front of each channel's core taken aside
     open : one pulse per head slot before its query rows come: its partials start anew
     queries : query rows, head by head, beside the search for the head's stripes
@@ -96,7 +101,8 @@ class KvEngine(wiring.Component):
         the host refused a beat of it; an exponent is out of range
     sketches_loaded : per base slot, the sketches of its queries are in the scorers: its slots may enter them.
         Falls with ``open``, before any slot of the head is asked for
-    sketch_setup : how sketches are scored, at ``open``
+    sketch_setup, dim_setup : how sketches are scored, and dims, at ``open``
+    folds, kept, folded : a `SparfQuery`, for each head by dims
     choices, masks : a `TokenChooser`. A choice must be taken as soon as that before it is stored, whether or
         not its masks are taken
     merge, results : one request per pass when all stripes of a head are finished, and its output
@@ -126,8 +132,10 @@ class KvEngine(wiring.Component):
             "faults": In(read_fault(config)).array(config.channels),
             "finish": In(stripe_finish(config)).array(config.cores),
             "sketch_finish": In(stripe_finish(config)).array(config.cores),
+            "dim_finish": In(stripe_finish(config)).array(config.cores),
             "tail": Out(stream.Signature(slot_beat(config))),
             "tail_sketches": Out(stream.Signature(slot_beat(config))),
+            "tail_keys": Out(stream.Signature(slot_beat(config))),
             "read_backs": In(stream.Signature(slot_beat(config))).array(config.channels),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
@@ -137,6 +145,8 @@ class KvEngine(wiring.Component):
             "sketch_loads": Out(stream.Signature(SKETCH_LOAD)), "sketch_setup": Out(sketch_setup(config)),
             "sketch_loaded": In(pulse), "sketch_error": In(pulse), "bad_exponent": In(pulse),
             "sketches_loaded": Out(config.head_slots),
+            "folds": Out(stream.Signature(sparf_job(config))), "dim_setup": Out(dim_setup(config)),
+            "kept": In(stream.Signature(kept_dims(config))), "folded": In(pulse),
             "choices": Out(stream.Signature(token_job(config))),
             "masks": In(stream.Signature(mask_word(config))),
             "merge": Out(stream.Signature(merge_request(config))),
@@ -264,7 +274,18 @@ class KvEngine(wiring.Component):
             s.writes.lookup_buffer.eq(copier.lookup_buffer),
             s.writes.settled.eq(s.flushes.settled & ~s.frees.busy),
         ]
-        connect(m, s.writes.flush, s.flushes.jobs)
+        s.builder = builder = DimBuilder(config=c)
+        # One at a time: the builder has jobs while the write that made its block due waits for it.
+        built, jobs = builder.flush, s.flushes.jobs
+        m.d.comb += [
+            Value.cast(jobs.payload).eq(Mux(built.valid, Value.cast(built.payload),
+                                            Value.cast(s.writes.flush.payload))),
+            jobs.valid.eq(built.valid | s.writes.flush.valid),
+            built.ready.eq(jobs.ready), s.writes.flush.ready.eq(jobs.ready & ~built.valid),
+        ]
+        connect(m, s.writes.builds, builder.builds)
+        connect(m, s.flushes.dims_ended, builder.ended)
+        connect(m, builder.memory, flipped(self.dram_write[3]))
         connect(m, copier.source, flipped(self.host_read[0]))
         connect(m, copier.target, flipped(self.dram_write[0]))
         for user, name, port in ((s.writes, "write_entries", 1), (s.flushes, "flush_entries", 2)):
@@ -276,7 +297,7 @@ class KvEngine(wiring.Component):
                 writer.clear.eq(user.entry_clear),
             ]
         for user, name, port in ((s.writes, "write_map", 2), (s.flushes, "flush_map", 3),
-                                 (s.frees, "free_map", 4)):
+                                 (s.frees, "free_map", 4), (builder, "dim_map", 5)):
             self._read_entries(m, user, name, port)
         for part in (s.flushes, s.frees):
             m.d.comb += [part.started.eq(s.attends.started), part.finished.eq(s.attends.finished)]
@@ -294,7 +315,7 @@ class KvEngine(wiring.Component):
         connect, flipped = wiring.connect, wiring.flipped
         attends = s.attends
         s.loader = loader = QueryLoader(config=c)
-        s.walker = walker = StripeWalker(config=c)
+        s.walker = walker = HeadWalker(config=c)
         s.outputs = outputs = OutputWriter(config=c)
         s.tail_jobs = tail_jobs = StreamFIFO(shape=tail_job(c), depth=4)
         s.tail = tail = TailReader(config=c)
@@ -304,12 +325,20 @@ class KvEngine(wiring.Component):
         connect(m, loader.error, attends.host_error)
         connect(m, attends.walks, walker.walks)
         connect(m, flipped(self.masks), walker.masks)
-        connect(m, walker.row_masks, s.dispatch.masks)
+        connect(m, flipped(self.kept), walker.kept)
+        s.share = share = ReadShare(config=c)
+        connect(m, walker.requests, share.requests)
+        connect(m, walker.row_masks, share.masks)
+        connect(m, s.builder.requests, share.keys)
+        connect(m, share.shared_masks, s.dispatch.masks)
         connect(m, walker.tail_masks, tail.masks)
         connect(m, attends.outputs, outputs.outputs)
         connect(m, outputs.ends, attends.ends)
-        self._counted(m, walker.requests, s.read_counts.senses, s.dispatch.requests[2])
-        connect(m, walker.tail, tail_jobs.i)
+        self._counted(m, share.shared, s.read_counts.senses, s.dispatch.requests[2])
+        s.tail_turns = tail_turns = StreamArbiter(shape=tail_job(c), ports=2)
+        connect(m, walker.tail, tail_turns.i[0])
+        connect(m, s.builder.tail, tail_turns.i[1])
+        connect(m, tail_turns.o, tail_jobs.i)
         connect(m, tail_jobs.o, tail.jobs)
         self._read_entries(m, walker, "walk_map", 1)
         connect(m, loader.memory, flipped(self.host_read[1]))
@@ -320,13 +349,15 @@ class KvEngine(wiring.Component):
         connect(m, flipped(self.results), outputs.results)
         connect(m, flipped(self.not_finite), attends.not_finite)
         connect(m, tail.errors, attends.tail_error)
+        m.d.comb += s.builder.spoilt.eq(tail.spoilt)
         connect(m, attends.open, flipped(self.open))
         connect(m, attends.setup, flipped(self.sketch_setup))
-        for name in ("sketch_loads", "choices"):
+        connect(m, attends.dim_setup, flipped(self.dim_setup))
+        for name in ("sketch_loads", "folds", "choices"):
             connect(m, getattr(attends, name), flipped(getattr(self, name)))
         for name in ("sketch_loaded", "sketch_error", "bad_exponent"):
             connect(m, flipped(getattr(self, name)), getattr(attends, name))
-        finish = zip([*self.finish, *self.sketch_finish],
+        finish = zip([*self.finish, *self.sketch_finish, *self.dim_finish],
                      [each for number, each in enumerate(attends.finish) if number != c.cores], strict=True)
         for outside, inside in (*finish, *zip(self.faults, attends.faults, strict=True)):
             connect(m, flipped(outside), inside)
@@ -335,9 +366,13 @@ class KvEngine(wiring.Component):
             self.queries_loaded.eq(attends.queries_loaded), self.rows_wanted.eq(attends.rows_wanted),
             attends.issued.eq(walker.issued), attends.sensed.eq(walker.sensed),
             attends.map_error.eq(walker.error), attends.chosen.eq(walker.chosen),
+            attends.keys.eq(walker.keys), attends.folded.eq(self.folded.valid),
+            *(line for ours, theirs in zip(walker.dim_finish, self.dim_finish, strict=False)
+              for line in (ours.valid.eq(theirs.valid), ours.base_slot.eq(theirs.base_slot))),
             attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch),
+            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch
+                                     & ~(tail.slots.payload.keys & tail.slots.payload.read_back)),
         ]
 
     def _read_back(self, m: Module) -> None:
@@ -352,11 +387,13 @@ class KvEngine(wiring.Component):
         connect(m, s.tail.slots, gate.slots)
         connect(m, gate.core, flipped(self.tail))
         connect(m, gate.scorer, flipped(self.tail_sketches))
+        connect(m, gate.dims, flipped(self.tail_keys))
         connect(m, gate.read_back, read_back.slots[c.channels])
         for outside, inside in zip(self.read_backs, read_back.slots, strict=False):
             connect(m, flipped(outside), inside)
         connect(m, s.attends.places, read_back.places)
         connect(m, read_back.memory, flipped(self.host_write[1]))
+        connect(m, read_back.keys, s.builder.slots)
         connect(m, read_back.finish, s.attends.finish[c.cores])
         connect(m, read_back.refused, s.attends.refused)
         s.peek = peek = PagePeek(config=c)

@@ -8,10 +8,10 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import Table
-from instinfer.abi.config import EngineConfig
+from instinfer.abi.config import DIM_BLOCKS_AHEAD, EngineConfig
 
 from ..flash.queues import DEPTH
-from ..signatures import CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
+from ..signatures import BUFFER_BITS, CHANNEL_EVENT, ChannelOp, MediaStatus, channel_request
 from ..stream.fifo import StreamFIFO
 from .access import read, write
 from .entries import ENTRY_READ, ENTRY_WRITE
@@ -40,9 +40,9 @@ dies in all die groups together, since a program's die is known only when it has
 NUMBER_BITS = 16
 PROGRAM = data.StructLayout({
     "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
-    "rows_log2": 3, "int8": 1, "sketch": 1, "sketch_size": 3,
+    "rows_log2": 3, "int8": 1, "sketch": 1, "sketch_size": 3, "dims": 1, "area": range(DIM_BLOCKS_AHEAD),
     "entry": DRAM_BITS,
-    "buffer": 16, "channel": 4, "die": 3, "block": 13, "page": 12, "tries": 2,
+    "buffer": BUFFER_BITS, "channel": 4, "die": 3, "block": 13, "page": 12, "tries": 2,
 })
 NOTED = tuple(name for name in PROGRAM.members if name in FLUSH_JOB.members)
 RELEASE = data.StructLayout({"buffer": 16, "number": NUMBER_BITS})
@@ -61,7 +61,9 @@ class FlushEngine(wiring.Component):
     repeated on the next row of its die, ``TRIES`` times in all, then the entry is marked pinned and the
     sequence's fault bit set; a stripe that finds no row is pinned without that, since nothing is broken.
     A buffer goes back when the program's entry is published, one page's worth of tokens follows the stripe,
-    and every attention that was started before is finished.
+    and every attention that was started before is finished. Stripes of dims come from buffers that are not of
+    the pool; their entries say first that nothing is known, then where they are, or, pinned without a place,
+    that they were given up, which is no fault of the sequence.
 
     Parameters
     ----------
@@ -69,7 +71,9 @@ class FlushEngine(wiring.Component):
 
     Members
     -------
-    jobs : from the `WriteEngine`; taken when the sequence's count of programs is up to date
+    jobs : from the `WriteEngine` and the `DimBuilder`; taken when the sequence's count of programs is up to
+        date
+    dims_ended : a stripe of dims, that was no ``lost`` one, does not need its buffer any more
     programs : ends of programs
     requests : PROGRAM requests for the channels
     tables, release_tables : access to the tables
@@ -101,6 +105,7 @@ class FlushEngine(wiring.Component):
             "entries": In(stream.Signature(ENTRY_READ)),
             "started": In(NUMBER_BITS), "finished": In(NUMBER_BITS),
             "settled": Out(1),
+            "dims_ended": Out(wiring.Signature({"valid": Out(1), "area": Out(range(DIM_BLOCKS_AHEAD))})),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -141,9 +146,11 @@ class FlushEngine(wiring.Component):
             self.rows.payload.virtual_die.eq(virtual),
             self.entry_reads.payload.eq(entry),
             releases.i.payload.buffer.eq(program.buffer), releases.i.payload.number.eq(self.started),
+            self.dims_ended.valid.eq(ended & program.dims), self.dims_ended.area.eq(program.area),
         ]
+        unknown = Signal()
         self._describe_request(m, program, tag)
-        self._describe_entry(m, program, pinned, release)
+        self._describe_entry(m, program, pinned, release, unknown)
         with m.If(next_used & (used != (1 << tags) - 1)):
             m.d.sync += next_tag.eq(Mux(next_tag == tags - 1, 0, next_tag + 1))
 
@@ -151,12 +158,15 @@ class FlushEngine(wiring.Component):
             with m.State("TAKE"):
                 m.d.comb += [idle.eq(1), self.entry_clear.eq(1)]
                 m.d.sync += [fault.eq(0), release.eq(0), pinned.eq(0), tagged.eq(1), head.eq(0),
-                             entry.eq(job.entry)]
+                             entry.eq(job.entry), unknown.eq(0)]
                 with m.If(self.programs.valid):
                     m.d.sync += tag.eq(self.programs.payload.tag)
                     m.next = "LOAD"
                 with m.Elif(self.jobs.valid & job.settle):
                     m.next = "READ_ENTRY"
+                with m.Elif(self.jobs.valid & job.lost):
+                    m.d.sync += [tagged.eq(0), pinned.eq(1), *(program[name].eq(job[name]) for name in NOTED)]
+                    m.next = "WRITE_ENTRY"
                 with m.Elif(self.jobs.valid & ~next_used
                               & (in_die[job.channel * c.group_dies + job.die] != PROGRAMS_PER_DIE)):
                     m.d.sync += [
@@ -164,6 +174,9 @@ class FlushEngine(wiring.Component):
                         *(program[name].eq(job[name]) for name in NOTED),
                     ]
                     m.next = "COUNT_UP"
+                    with m.If(job.dims):
+                        m.d.sync += unknown.eq(1)
+                        m.next = "WRITE_ENTRY"
             self._start_program(m, program, used, tag, store, outstanding, counted)
             with m.State("LOAD"):
                 m.next = "JUDGE"
@@ -171,10 +184,12 @@ class FlushEngine(wiring.Component):
                 m.d.comb += self.programs.ready.eq(1)
                 m.d.sync += program.eq(load.data)
                 m.next = "READ_RESIDENT"
+                with m.If(load.data.dims):
+                    m.next = "WRITE_ENTRY"
                 with m.If(self.programs.payload.status != MediaStatus.OK):
                     m.next = "ASK_FOR_ROW"
                     with m.If(load.data.tries == TRIES):
-                        m.d.sync += [pinned.eq(1), fault.eq(1)]
+                        m.d.sync += [pinned.eq(1), fault.eq(~load.data.dims)]
                         m.next = "WRITE_ENTRY"
             self._take_row(m, program, pinned)
             index = program.sequence * c.max_layers + program.layer
@@ -188,11 +203,16 @@ class FlushEngine(wiring.Component):
             with m.State("WAIT_FOR_ENTRY"), m.If(self.entries_written):
                 m.d.sync += fault.eq(fault | self.entry_error)
                 m.next = "RELEASE"
+                with m.If(unknown):
+                    m.d.sync += unknown.eq(0)
+                    m.next = "COUNT_UP"
             with m.State("RELEASE"):
                 m.d.comb += releases.i.valid.eq(release)
                 m.next = "COUNT_DOWN"
                 with m.If(~tagged):
                     m.next = "NEXT_HEAD"
+                    with m.If(job.lost):
+                        m.next = "END_JOB"
             with m.State("COUNT_DOWN"), m.If(read(m, self.tables, INTERNAL_OUTSTANDING, program.sequence)):
                 m.d.sync += outstanding.eq(self.tables.answer - 1)
                 m.next = "SET_FAULT"
@@ -219,20 +239,20 @@ class FlushEngine(wiring.Component):
             self.requests.payload.channel.eq(program.channel),
             request.op.eq(ChannelOp.PROGRAM), request.tag.eq(tag),
             *(request[name].eq(program[name]) for name in ("die", "block", "page", "buffer", "wide", "int8",
-                                                                "sketch")),
+                                                                "sketch", "dims")),
             *(request.owner[name].eq(program[name]) for name in ("generation", "layer", "head", "stripe")),
         ]
 
-    def _describe_entry(self, m: Module, program: Any, pinned: Value, release: Value) -> None:
+    def _describe_entry(self, m: Module, program: Any, pinned: Value, release: Value, unknown: Value) -> None:
         entry = self.entry_writes.payload.entry
         m.d.comb += [
             self.entry_writes.payload.address.eq(program.entry),
-            entry.flash.valid.eq(~pinned), entry.dram.pinned.eq(pinned), entry.dram.valid.eq(~release),
-            entry.dram.buffer.eq(program.buffer),
+            entry.flash.valid.eq(~pinned & ~unknown), entry.dram.pinned.eq(pinned),
+            entry.dram.valid.eq(~release & ~program.dims),
+            entry.dram.buffer.eq(Mux(program.dims, 0, program.buffer)),
         ]
-        m.d.comb += [
-            entry.flash[name].eq(Mux(pinned, 0, program[name])) for name in ("page", "block", "die")
-        ]
+        m.d.comb += [entry.flash[name].eq(Mux(pinned | unknown, 0, program[name]))
+                     for name in ("page", "block", "die")]
 
     def _start_program(self, m: Module, program: Any, used: Signal, tag: Value, store: Any,
                        outstanding: Signal, counted: Signal) -> None:
@@ -289,6 +309,7 @@ class FlushEngine(wiring.Component):
             with m.If(self.entries.valid):
                 m.d.sync += [
                     program.entry.eq(entry), program.buffer.eq(found.entry.dram.buffer), release.eq(goes),
+                    program.dims.eq(0),
                     *(program[name].eq(found.entry.flash[name]) for name in ("page", "block", "die")),
                 ]
                 m.next = "NEXT_HEAD"

@@ -11,6 +11,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..selection.ports import GROUP_LOG2_BITS, ElementBits
 from ..selection.tokens import token_job
+from .dimslots import STRIPES_BITS
 from .ports import DRAM_BITS, LINE_BITS, STRIPE_BITS, TOKEN_BITS
 
 HEAD = data.StructLayout({
@@ -20,14 +21,23 @@ HEAD = data.StructLayout({
 """A head in flight, as its end needs it: ``output`` rows have ``beats`` 32-byte beats; ``last`` of its
 command; ``tokens`` of the context that are wanted, fewer than all of a read-back."""
 
+DIM_WALK = data.StructLayout({
+    "entry": DRAM_BITS, "count": STRIPE_BITS, "stripes": STRIPES_BITS, "units": 4,
+})
+"""``count`` blocks that may have dim pages, ``stripes`` stripes each, of a head of 16 * ``units`` dims;
+``entry``: address of their first map entry."""
+
 WALK = data.StructLayout({
     "entry": DRAM_BITS, "generation": 16, "layer": 16, "head": 8, "line": LINE_BITS, "wide": 1, "int8": 1,
     "rows_log2": 3, "head_slot": 3, "passes": 4, "amount": TOKEN_BITS, "stripes": STRIPE_BITS,
-    "settled": STRIPE_BITS, "start": STRIPE_BITS, "read_back": 1, "sketch": 1, "masked": 1,
+    "settled": STRIPE_BITS, "start": STRIPE_BITS, "read_back": 1, "sketch": 1, "masked": 1, "dims": 1,
+    "keys": 1, "blocks": DIM_WALK,
 })
 """``entry``: address of the head's first map entry; ``amount``: tokens of the context, or, of stripes of
 ``sketch``, slots; ``settled``: stripes that are read from flash; ``start``: the first one that is wanted.
-``masked``: `mask_word`s say which stripes and rows are wanted, ``stripes`` and ``start`` have no meaning."""
+``masked``: `mask_word`s say which stripes and rows are wanted, ``stripes`` and ``start`` have no meaning.
+``dims``: of ``blocks`` dims, and where there are none keys of rows; ``keys``: of rows keys alone, of stripes
+from ``start`` to before ``stripes``."""
 
 SKETCH_WALK = data.StructLayout({
     "entry": DRAM_BITS, "slots": TOKEN_BITS, "stripes": STRIPE_BITS, "settled": STRIPE_BITS,
@@ -38,9 +48,11 @@ context."""
 
 def opened_head(config: EngineConfig) -> data.StructLayout:
     """A head that has its head slots: the walk over its rows (``tokens`` of them are wanted), and, with
-    ``choose``, the walk over its sketches before that and what is chosen from them."""
+    ``choose``, the walk before that, over its sketches or (``by_dims``) its dims, and what is chosen from
+    them."""
     return data.StructLayout({
-        "rows": WALK, "tokens": TOKEN_BITS, "choose": 1, "sketches": SKETCH_WALK, "choice": token_job(config),
+        "rows": WALK, "tokens": TOKEN_BITS, "choose": 1, "by_dims": 1, "sketches": SKETCH_WALK,
+        "choice": token_job(config),
     })
 
 
@@ -67,5 +79,6 @@ def sketch_setup(config: EngineConfig) -> wiring.Signature:
 
 
 def finish_reports(config: EngineConfig) -> int:
-    """Reports of finished stripes: of the cores, the read-back, and the scorers in the cores' order."""
-    return 2 * config.cores + 1
+    """Reports of finished stripes: of the cores, the read-back, the scorers of sketches and those of dims, in
+    the cores' order."""
+    return 3 * config.cores + 1

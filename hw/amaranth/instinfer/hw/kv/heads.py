@@ -9,7 +9,11 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from .headports import HEAD, SKETCH_LOAD, SKETCH_WALK, opened_head, sketch_setup
+from ..selection.sparfports import sparf_job
+from ..signatures import LANES
+from .dimplaces import UNIT_DIMS, DimPlaces
+from .dimslots import dim_setup
+from .headports import DIM_WALK, HEAD, SKETCH_LOAD, SKETCH_WALK, opened_head, sketch_setup
 from .ports import ATTEND_JOB, DRAM_BITS, STRIPE_BITS, TOKEN_BITS, Geometry, read_place
 from .queries import QUERY_LOAD
 from .sketchplace import SketchPlace, sketches_per_page
@@ -28,8 +32,9 @@ class HeadStarter(wiring.Component):
     jobs : commands
     open : see `KvEngine`; ``open_loaded``: the head needs no queries, ``open_sketches``: it needs sketches
     free_slots : head slots given back in this cycle
-    loads : a `QueryLoader`; sketch_loads : a `SketchQueryLoader`
-    setup : see `sketch_setup`
+    loads : a `QueryLoader`; sketch_loads : a `SketchQueryLoader`; folds : a `SparfQuery`, when the queries
+        are in the cores
+    setup, dim_setup : see `sketch_setup` and `instinfer.hw.kv.dimslots.dim_setup`
     opened : a `WalkOrder`
     heads : a `HeadFinisher`
     places : where the rows of a head that is read back go; before its first stripe is asked for
@@ -51,7 +56,8 @@ class HeadStarter(wiring.Component):
             "free_slots": In(4),
             "loads": Out(stream.Signature(QUERY_LOAD)),
             "sketch_loads": Out(stream.Signature(SKETCH_LOAD)),
-            "setup": Out(sketch_setup(config)),
+            "folds": Out(stream.Signature(sparf_job(config))),
+            "setup": Out(sketch_setup(config)), "dim_setup": Out(dim_setup(config)),
             "opened": Out(stream.Signature(opened_head(config))),
             "heads": Out(stream.Signature(HEAD)),
             "places": Out(read_place(config)),
@@ -68,12 +74,13 @@ class HeadStarter(wiring.Component):
         slot = Signal(range(c.head_slots))
         at = {name: Signal(width, name=name) for name, width in (
             ("query", 64), ("output", 64), ("sketches", 64), ("entry", DRAM_BITS),
-            ("sketch_entry", DRAM_BITS))}
+            ("sketch_entry", DRAM_BITS), ("dim_entry", DRAM_BITS))}
         step = {name: Signal(width, name=f"{name}_step") for name, width in (
             ("query", 12), ("output", 12), ("sketches", 12), ("entry", STRIPE_BITS + 3),
-            ("sketch_entry", STRIPE_BITS + 3))}
+            ("sketch_entry", STRIPE_BITS + 3), ("dim_entry", STRIPE_BITS + 3))}
         extent = {name: Signal(STRIPE_BITS, name=name) for name in ("start", "stripes", "settled")}
         sketches: Any = Signal(SKETCH_WALK)
+        blocks: Any = Signal(DIM_WALK)
         starting = Signal()
         query_beats = job.queries * layer.query_beats
         past_page = Mux(job.resident > g.per_page(layer.rows_log2),
@@ -84,8 +91,10 @@ class HeadStarter(wiring.Component):
             step["output"].eq(Mux(job.read_back, layer.beats + layer.value_header, query_beats) << 5),
             step["sketches"].eq((job.queries * job.query_sketch_beats) << 5),
             step["entry"].eq(layer.stripes_max << 3), step["sketch_entry"].eq(layer.sketch_stripes_max << 3),
+            step["dim_entry"].eq(layer.dim_stripes_max << 3),
         ]
-        self._describe(m, job, slot, done, at, extent, sketches)
+        self._count_blocks(m, job, blocks)
+        self._describe(m, job, slot, done, at, extent, sketches, blocks)
         self._describe_place(m, job, slot, at)
         all_sent = self._send(m, job, slot, opened, starting)
         with m.FSM():
@@ -94,6 +103,7 @@ class HeadStarter(wiring.Component):
                     done.eq(0), at["query"].eq(job.query), at["output"].eq(job.output),
                     at["sketches"].eq(job.query_sketches), at["entry"].eq(job.head * layer.stripes_max),
                     at["sketch_entry"].eq(job.head * layer.sketch_stripes_max),
+                    at["dim_entry"].eq(job.head * layer.dim_stripes_max),
                     extent["start"].eq(g.stripe_of(job.first, layer.rows_log2)),
                     extent["stripes"].eq(g.stripes(job.context, layer.rows_log2)),
                     extent["settled"].eq(g.stripe_of(past_page, layer.rows_log2)),
@@ -103,11 +113,12 @@ class HeadStarter(wiring.Component):
                 m.d.sync += [
                     at["entry"].eq(layer.map + (at["entry"] << 3)),
                     at["sketch_entry"].eq(layer.sketch_map + (at["sketch_entry"] << 3)),
+                    at["dim_entry"].eq(layer.dim_map + (at["dim_entry"] << 3)),
                     extent["settled"].eq(Mux(extent["settled"] < extent["stripes"], extent["settled"],
                                              extent["stripes"])),
                 ]
                 m.next = "WAIT_FOR_SLOTS"
-                with m.If(job.choose):
+                with m.If(job.choose & ~job.by_dims):
                     m.next = "COUNT_CONTEXT"
             self._count_sketches(m, job, sketches)
             with m.State("WAIT_FOR_SLOTS"):
@@ -157,10 +168,24 @@ class HeadStarter(wiring.Component):
                     Mux(place.stripe < sketches.stripes, place.stripe, sketches.stripes))]
                 m.next = "WAIT_FOR_SLOTS"
 
+    def _count_blocks(self, m: Module, job: Any, blocks: Any) -> None:
+        """Blocks of dims that an attention may be scored by (`abi.dims.DimShape.blocks_read`)."""
+        layer, places = job.layer, DimPlaces(self.config)
+        per_stripe = Geometry(self.config).per_stripe(layer.rows_log2)
+        settled, touched = Signal(STRIPE_BITS), Signal(STRIPE_BITS)
+        past_stripe = Mux(job.resident > per_stripe, (job.resident - per_stripe)[:TOKEN_BITS], 0)
+        block_log2 = Mux(layer.int8, places.place_bytes_log2, places.place_bytes_log2 - 1)
+        m.d.sync += [
+            settled.eq(places.blocks(past_stripe, layer.int8)),
+            touched.eq((job.context + (1 << block_log2) - 1) >> block_log2),
+            blocks.count.eq(Mux(settled < touched, settled, touched)),
+        ]
+        m.d.comb += [blocks.stripes.eq(layer.dim_stripes), blocks.units.eq(layer.query_beats)]
+
     def _describe(self, m: Module, job: Any, slot: Signal, done: Signal, at: dict[str, Signal],
-                  extent: dict[str, Signal], sketches: Any) -> None:
+                  extent: dict[str, Signal], sketches: Any, blocks: Any) -> None:
         """What the outputs say of the head at hand."""
-        load, sketch_load = self.loads.payload, self.sketch_loads.payload
+        load, sketch_load, fold = self.loads.payload, self.sketch_loads.payload, self.folds.payload
         head, opened = self.heads.payload, self.opened.payload
         layer = job.layer
         rows, choice = opened.rows, opened.choice
@@ -178,7 +203,11 @@ class HeadStarter(wiring.Component):
             rows.entry.eq(at["entry"]), rows.head.eq(job.head + done),
             rows.line.eq(layer.line + job.head + done), rows.head_slot.eq(slot), rows.passes.eq(job.passes),
             rows.amount.eq(job.context), rows.read_back.eq(job.read_back), rows.masked.eq(job.choose),
-            opened.tokens.eq(tokens), opened.choose.eq(job.choose),
+            rows.blocks.eq(blocks), rows.blocks.entry.eq(at["dim_entry"]),
+            opened.tokens.eq(tokens), opened.choose.eq(job.choose), opened.by_dims.eq(job.by_dims),
+            fold.head_slot.eq(slot), fold.passes.eq(job.passes), fold.queries.eq(choice.queries),
+            fold.last_group.eq((layer.query_beats << (UNIT_DIMS // LANES).bit_length() - 1) - 1),
+            fold.last_dim.eq(job.last_dim),
             opened.sketches.eq(sketches), opened.sketches.entry.eq(at["sketch_entry"]),
             *(choice[name].eq(job[name]) for name in
               ("context", "sinks", "window", "group_log2", "keep", "passes")),
@@ -193,14 +222,22 @@ class HeadStarter(wiring.Component):
     def _send(self, m: Module, job: Any, slot: Signal, opened: Signal, starting: Value) -> Value:
         """The pulses of ``open``, and each output once while ``starting``. Returns: all have been taken."""
         setup: Any = self.setup.setup
-        needed = {"loads": ~job.read_back, "sketch_loads": job.choose, "opened": Const(1), "heads": Const(1)}
+        by_sketches = job.choose & ~job.by_dims
+        needed = {"loads": ~job.read_back, "sketch_loads": by_sketches, "folds": job.by_dims,
+                  "opened": Const(1), "heads": Const(1)}
+        dims: Any = self.dim_setup.setup
         sent = Signal(len(needed))
         m.d.comb += [
             self.open.head_slot.eq(slot + opened),
-            self.open_loaded.eq(job.read_back), self.open_sketches.eq(job.choose),
-            self.setup.valid.eq(self.open.valid & job.choose), self.setup.head_slot.eq(self.open.head_slot),
+            self.open_loaded.eq(job.read_back), self.open_sketches.eq(by_sketches),
+            self.setup.valid.eq(self.open.valid & by_sketches), self.setup.head_slot.eq(self.open.head_slot),
             setup.size.eq(job.layer.sketch_size), setup.bits.eq(job.layer.sketch_bits),
             setup.group_log2.eq(job.group_log2), setup.context.eq(job.context),
+            self.dim_setup.valid.eq(self.open.valid & job.by_dims),
+            self.dim_setup.head_slot.eq(self.open.head_slot),
+            dims.context.eq(job.context), dims.dims.eq(job.last_dim + 1),
+            dims.head_dim.eq(job.layer.query_beats * UNIT_DIMS), dims.stripes.eq(job.layer.dim_stripes),
+            dims.rows_log2.eq(job.layer.rows_log2),
         ]
         for number, (name, wanted) in enumerate(needed.items()):
             output = getattr(self, name)

@@ -6,7 +6,7 @@ from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import Table
-from instinfer.abi.config import EngineConfig
+from instinfer.abi.config import DIM_BLOCKS_AHEAD, EngineConfig
 from instinfer.abi.tables import READ_COUNT_BITS
 
 from ..selection.ports import (
@@ -17,7 +17,8 @@ from ..selection.ports import (
     ElementBits,
     pairs_per_stripe,
 )
-from ..signatures import BLOCK_BITS
+from ..selection.sparfports import DIM_BITS
+from ..signatures import BLOCK_BITS, BUFFER_BITS
 
 TOKEN_BITS = 18
 """Counts of tokens: 0 to 131,072."""
@@ -73,13 +74,15 @@ LAYER = data.StructLayout({
     "line": LINE_BITS, "stripes_max": STRIPE_BITS,
     "sketch": 1, "sketch_dims": 7, "sketch_size": 3, "sketch_bits": ElementBits, "sketch_map": DRAM_BITS,
     "sketch_stripes_max": STRIPE_BITS,
+    "dims": 1, "dim_stripes": 6, "dim_map": DRAM_BITS, "dim_stripes_max": STRIPE_BITS,
 })
 """One layer of a sequence. Of a row in host memory ``beats`` 32-byte beats are the row's own, behind
 ``key_header`` or ``value_header`` beats of its record's header; ``query_beats``: of a row of queries or of
 output, which is fp16. A slot has 2**``rows_log2`` rows, 4 to 16. ``map``: DRAM address of the layer's first
 map entry; ``line``: map line of head 0; ``stripes_max``: map entries of each head. ``sketch``: the cache has
 sketches, of ``sketch_dims`` dims in vectors of 2**``sketch_size`` bytes (1 to 6); ``sketch_map`` and
-``sketch_stripes_max`` are for their stripes what ``map`` and ``stripes_max`` are for those of rows."""
+``sketch_stripes_max`` are for their stripes what ``map`` and ``stripes_max`` are for those of rows. ``dims``:
+it has dim pages, ``dim_stripes`` stripes a block; ``dim_map`` and ``dim_stripes_max`` likewise."""
 
 WRITE_JOB = data.StructLayout({
     "layer": LAYER, "resident": TOKEN_BITS, "tokens": 16, "keys": 64, "values": 64,
@@ -91,14 +94,14 @@ ATTEND_JOB = data.StructLayout({
     "layer": LAYER, "queue": 5, "cid": 16, "head": 8, "heads": 8, "queries": 4, "passes": 4, "query": 64,
     "output": 64, "scale2": 32, "context": TOKEN_BITS, "resident": TOKEN_BITS,
     "read_back": 1, "first": TOKEN_BITS,
-    "choose": 1, "keep": KEEP_BITS, "group_log2": GROUP_LOG2_BITS, "window": FORCED_BITS,
-    "sinks": FORCED_BITS, "query_sketches": 64, "query_sketch_beats": 2,
+    "choose": 1, "by_dims": 1, "last_dim": DIM_BITS, "keep": KEEP_BITS, "group_log2": GROUP_LOG2_BITS,
+    "window": FORCED_BITS, "sinks": FORCED_BITS, "query_sketches": 64, "query_sketch_beats": 2,
 })
 """ATTEND; or KV_READ (``read_back``) of tokens [``first``, ``context``): then ``query`` and ``output`` are
 where K records and V records go, ``queries`` and ``passes`` are 1, and ``scale2`` has no meaning. ``choose``:
-by sketches, ``keep`` groups of 2**``group_log2`` tokens beside the first ``sinks`` and the last ``window``
-ones; the sketches of the queries of all heads lie from ``query_sketches`` on, each in
-``query_sketch_beats`` 32-byte beats."""
+``keep`` groups of 2**``group_log2`` tokens beside the first ``sinks`` and the last ``window`` ones, by
+sketches; the sketches of the queries of all heads lie from ``query_sketches`` on, each in
+``query_sketch_beats`` 32-byte beats; or (``by_dims``, groups of one token) by ``last_dim`` + 1 dims."""
 
 SEQUENCE_JOB = data.StructLayout({
     "layer": LAYER, "layers": 9, "free": 1, "queue": 5, "cid": 16,
@@ -119,13 +122,18 @@ COPY_RESULT = data.StructLayout({
 
 FLUSH_JOB = data.StructLayout({
     "settle": 1, "sequence": 10, "generation": 16, "layer": 16, "head": 8, "stripe": STRIPE_BITS, "wide": 1,
-    "rows_log2": 3, "int8": 1, "sketch": 1, "sketch_size": 3, "entry": DRAM_BITS, "buffer": 16,
+    "rows_log2": 3, "int8": 1, "sketch": 1, "sketch_size": 3, "dims": 1, "lost": 1,
+    "area": range(DIM_BLOCKS_AHEAD), "entry": DRAM_BITS, "buffer": BUFFER_BITS,
     "kv_heads": 8, "stripes_max": STRIPE_BITS,
     "channel": 4, "die": 3,
 })
 """A full stripe of one head to be programmed on virtual die ``die``, or (``settle``) a stripe whose buffers
 may go, for all heads, since enough tokens follow it: then ``entry`` is head 0's. ``sketch``: of sketches in
-vectors of 2**``sketch_size`` bytes; then ``int8`` is 0."""
+vectors of 2**``sketch_size`` bytes; then ``int8`` is 0. ``dims``: of dims, from a buffer of ``area``; or
+(``lost``) one that could not be made: its entry says so."""
+
+DIM_BUILD = data.StructLayout({"layer": LAYER, "block": STRIPE_BITS})
+"""Dim pages of this block of all heads are due."""
 
 REPLACEMENT = data.StructLayout({
     "block": BLOCK_BITS, "plane": 2, "die": 3, "channel": 4, "spare": BLOCK_BITS, "unused": 28, "valid": 1,
@@ -141,10 +149,10 @@ ROW_RESULT = data.StructLayout({"found": 1, "group": 3, "block": 13, "page": 12}
 def tail_job(config: EngineConfig) -> data.StructLayout:
     """A stripe buffer whose first ``tokens`` tokens are read; ``masked``: of the pairs in ``pairs`` those
     rows whose `row_mask` came before (as for a flash channel). ``sketch``: it holds sketches, ``tokens``
-    counts slots, each is read whole."""
+    counts slots, each is read whole. ``keys``: of rows the key slots alone."""
     return data.StructLayout({
         "buffer": 16, "tokens": 10, "wide": 1, "int8": 1, "sketch": 1, "masked": 1,
-        "pairs": pairs_per_stripe(config), "head_slot": 3, "passes": 4, "read_back": 1,
+        "keys": 1, "pairs": pairs_per_stripe(config), "head_slot": 3, "passes": 4, "read_back": 1,
         "stripe": STRIPE_BITS,
     })
 

@@ -213,6 +213,7 @@ class ReadBack(wiring.Component):
     places : where the rows of a head slot go, before its first slot comes
     slots : one stream of slots per source; each slot comes in one pass
     raw, raw_slots : while ``raw`` the slots go there instead; it changes while no slot is on its way
+    keys : slots of keys alone, for the `DimBuilder`
     memory : host memory
     finish, refused : see `RowWriter`
 
@@ -228,6 +229,7 @@ class ReadBack(wiring.Component):
             "places": In(read_place(config)),
             "slots": In(stream.Signature(slot_beat(config))).array(config.cores),
             "raw": In(1), "raw_slots": Out(stream.Signature(slot_beat(config))),
+            "keys": Out(stream.Signature(slot_beat(config))),
             **{name: outputs[name] for name in ("memory", "finish", "refused")},
         })
 
@@ -238,7 +240,9 @@ class ReadBack(wiring.Component):
         m.submodules.writer = writer = self._writer
         for outside, inside in zip(self.slots, arbiter.i, strict=True):
             wiring.connect(m, wiring.flipped(outside), inside)
-        for target, mine in ((picker.slots, ~self.raw), (self.raw_slots, self.raw)):
+        keys = arbiter.o.payload.keys
+        for target, mine in ((picker.slots, ~self.raw & ~keys), (self.raw_slots, self.raw),
+                             (self.keys, ~self.raw & keys)):
             m.d.comb += [target.payload.eq(arbiter.o.payload), target.valid.eq(arbiter.o.valid & mine)]
             with m.If(mine):
                 m.d.comb += arbiter.o.ready.eq(target.ready)

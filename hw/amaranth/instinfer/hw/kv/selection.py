@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The selection as the KV engine uses it: query sketches out to all scorers, maxima in, row masks out."""
+"""The selection as the KV engine uses it: query sketches, or folded queries, out to all scorers, maxima in,
+row masks out."""
 
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
@@ -7,18 +8,26 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig
 
+from ..attention.ports import query_tap
+from ..selection.dimoperands import DimOperands
+from ..selection.dimports import short_write
 from ..selection.join import MaximaJoin
 from ..selection.loader import SketchQueryLoader
 from ..selection.ports import mask_word, operand_write
+from ..selection.sparfports import kept_dims, sparf_job
+from ..selection.sparfquery import SparfQuery
 from ..selection.tokens import TokenChooser, token_job
 from ..signatures import MemoryReadPort
+from ..stream.fifo import StreamFIFO
+from .dimslots import DimScorerPort, dim_setup
 from .headports import SKETCH_LOAD, sketch_setup
 from .querysketches import QuerySketchReader
 from .sketchslots import ScorerPort
 
 
 class Selection(wiring.Component):
-    """`QuerySketchReader`, `SketchQueryLoader`, `MaximaJoin` and `TokenChooser` put together.
+    """`QuerySketchReader`, `SketchQueryLoader`, `SparfQuery`, `DimOperands`, `MaximaJoin` and `TokenChooser`
+    put together.
 
     Parameters
     ----------
@@ -27,12 +36,14 @@ class Selection(wiring.Component):
     Members
     -------
     loads, loaded, error, bad_exponent, memory : see `QuerySketchReader`
-    setup : handed to all scorers
-    choices : a head's policy, taken as `TokenChooser.jobs` are. Sketches of a head may be asked for when its
-        job has been taken, not before: dies overtake each other, so a slot of the next head may come in front
-        of one of this head, whose scorer would then wait for the chooser and the chooser for the scorer
+    setup, dim_setup : handed to all scorers
+    tap, folds, folded : see `SparfQuery`; ``kept`` of as many heads as may be in flight waits inside
+    choices : a head's policy, taken as `TokenChooser.jobs` are. Sketches or dims of a head may be asked for
+        when its job has been taken, not before: dies overtake each other, so a slot of the next head may come
+        in front of one of this head, whose scorer would then wait for the chooser and the chooser for the
+        scorer
     masks : rows of the heads in the order of ``choices``
-    scorers : one per core, the tail's last
+    scorers, dim_scorers : one per core, the tail's last
 
     Latency, throughput and back-pressure are those of its parts.
     """
@@ -47,7 +58,11 @@ class Selection(wiring.Component):
             "setup": In(sketch_setup(config)),
             "choices": In(stream.Signature(token_job(config))),
             "masks": Out(stream.Signature(mask_word(config))),
+            "tap": In(query_tap(config)), "folds": In(stream.Signature(sparf_job(config))),
+            "kept": Out(stream.Signature(kept_dims(config))), "folded": Out(pulse),
+            "dim_setup": In(dim_setup(config)),
             "scorers": Out(ScorerPort(config)).array(config.cores),
+            "dim_scorers": Out(DimScorerPort(config)).array(config.cores),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -55,7 +70,7 @@ class Selection(wiring.Component):
         config = self._config
         m.submodules.reader = reader = QuerySketchReader(config=config)
         m.submodules.loader = loader = SketchQueryLoader(config=config)
-        m.submodules.join = join = MaximaJoin(config=config, scorers=config.cores)
+        m.submodules.join = join = MaximaJoin(config=config, scorers=2 * config.cores)
         m.submodules.tokens = tokens = TokenChooser(config=config, score_groups=config.score_groups)
         connect(m, flipped(self.loads), reader.loads)
         connect(m, reader.memory, flipped(self.memory))
@@ -66,7 +81,8 @@ class Selection(wiring.Component):
         connect(m, join.o, tokens.maxima)
         connect(m, tokens.masks, flipped(self.masks))
         m.d.comb += [reader.idle.eq(~loader.busy), join.wanted.eq(tokens.wanted)]
-        for scorer, maxima in zip(self.scorers, join.i, strict=True):
+        self._fold(m, join)
+        for scorer, maxima in zip(self.scorers, join.i, strict=False):
             connect(m, flipped(scorer.maxima), maxima)
             m.d.comb += [
                 *(getattr(scorer.write, name).eq(getattr(loader.write, name))
@@ -75,3 +91,25 @@ class Selection(wiring.Component):
                   for name in sketch_setup(config).members),
             ]
         return m
+
+    def _fold(self, m: Module, join: MaximaJoin) -> None:
+        """Queries out of the cores' to the scorers of dims."""
+        config = self._config
+        m.submodules.query = query = SparfQuery(config=config)
+        m.submodules.operands = operands = DimOperands(config=config)
+        m.submodules.kept = kept = StreamFIFO(shape=kept_dims(config), depth=max(4, config.head_slots))
+        connect(m, flipped(self.tap), query.tap)
+        connect(m, flipped(self.folds), query.jobs)
+        connect(m, query.kept, kept.i)
+        connect(m, kept.o, flipped(self.kept))
+        connect(m, query.loaded, flipped(self.folded))
+        connect(m, query.opened, operands.opened)
+        connect(m, query.write, operands.folded)
+        for scorer, maxima in zip(self.dim_scorers, join.i[config.cores:], strict=True):
+            connect(m, flipped(scorer.maxima), maxima)
+            m.d.comb += [
+                *(getattr(scorer.write, name).eq(getattr(operands.write, name))
+                  for name in short_write(config).members),
+                *(getattr(scorer.setup, name).eq(getattr(self.dim_setup, name))
+                  for name in dim_setup(config).members),
+            ]

@@ -14,7 +14,8 @@ from ..stream.arbiter import RoundRobin
 
 class SlotGate(wiring.Component):
     """Lets slots into the attention core when the queries of their head are there, slots of sketches into
-    the scorer when the sketches of these are, and leads those with ``read_back`` past both.
+    the scorer when the sketches of these are, slots of dims and of keys alone into the scorer of dims (they
+    are asked for when their queries are in there), and leads those with ``read_back`` past all of them.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ class SlotGate(wiring.Component):
     slots : input
     loaded : per head slot (of pass 0), its queries are in the core; does not fall while it has slots here
     sketches_loaded : likewise the sketches of its queries are in the scorer
-    core, scorer, read_back : outputs
+    core, scorer, dims, read_back : outputs
 
     Latency: 0 cycles. Throughput: one beat per cycle. Back-pressure: a slot waits for its own output and its
     own queries only; slots behind it wait for it. Loading queries must therefore never wait for slots.
@@ -35,7 +36,7 @@ class SlotGate(wiring.Component):
         slots = stream.Signature(slot_beat(config))
         super().__init__({
             "slots": In(slots), "loaded": In(config.head_slots), "sketches_loaded": In(config.head_slots),
-            "core": Out(slots), "scorer": Out(slots), "read_back": Out(slots),
+            "core": Out(slots), "scorer": Out(slots), "dims": Out(slots), "read_back": Out(slots),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -43,8 +44,10 @@ class SlotGate(wiring.Component):
         slot = self.slots.payload
         loaded, sketches_loaded = (each.bit_select(slot.base_slot, 1)
                                    for each in (self.loaded, self.sketches_loaded))
-        for out, mine in ((self.core, ~slot.read_back & ~slot.sketch & loaded),
+        by_dims = slot.dims | slot.keys
+        for out, mine in ((self.core, ~slot.read_back & ~slot.sketch & ~by_dims & loaded),
                           (self.scorer, ~slot.read_back & slot.sketch & sketches_loaded),
+                          (self.dims, ~slot.read_back & by_dims),
                           (self.read_back, slot.read_back)):
             m.d.comb += [out.payload.eq(slot), out.valid.eq(self.slots.valid & mine)]
             with m.If(mine):

@@ -11,7 +11,8 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import line_stride
 
 from .access import ConstantDivider, first_channel
-from .ports import DRAM_BITS, FLUSH_JOB, LAYER, LINE_BITS, STRIPE_BITS
+from .dimplaces import DimPlaces
+from .ports import DIM_BUILD, DRAM_BITS, FLUSH_JOB, LAYER, LINE_BITS, STRIPE_BITS
 
 REGION_END = data.StructLayout({"stripe": STRIPE_BITS, "settles": 1, "full": 1})
 STRIPE_END = data.StructLayout({"layer": LAYER, "rows": REGION_END, "sketches": REGION_END})
@@ -26,7 +27,8 @@ def modulo(value: Value, divisor: int) -> Value:
 
 class StripeEnds(wiring.Component):
     """Tells the `FlushEngine` what a write means for a stripe of rows and one of sketches: rows first, in
-    each region the stripe that settles, then a program per head of a full one.
+    each region the stripe that settles, then a program per head of a full one. Then, when the last row stripe
+    of a block settles, the `DimBuilder` of the block, and waits for it.
 
     Parameters
     ----------
@@ -36,6 +38,7 @@ class StripeEnds(wiring.Component):
     -------
     jobs : taken when all of it was told
     flush : jobs of the `FlushEngine`
+    builds : blocks of dims that are due
     lookup_sketch, lookup_head, lookup_buffer : the buffers of the stripes, 1 cycle later
 
     Latency: 2 cycles, and for a region that has something to tell 3 and two divisions. Throughput: a
@@ -46,7 +49,7 @@ class StripeEnds(wiring.Component):
         self.config = config
         super().__init__({
             "jobs": In(stream.Signature(STRIPE_END)),
-            "flush": Out(stream.Signature(FLUSH_JOB)),
+            "flush": Out(stream.Signature(FLUSH_JOB)), "builds": Out(stream.Signature(DIM_BUILD)),
             "lookup_sketch": Out(1), "lookup_head": Out(range(max(2, config.max_kv_heads))),
             "lookup_buffer": In(16),
         })
@@ -73,7 +76,14 @@ class StripeEnds(wiring.Component):
             dies.dividend.eq(channels.quotient + lines.quotient + lines.remainder),
             self.lookup_sketch.eq(sketch), self.lookup_head.eq(head),
         ]
-        self._describe(m, region, head, entry, stripes_max, channel, die)
+        settle = Signal()
+        self._describe(m, region, settle, head, entry, stripes_max, channel, die)
+        places, due = DimPlaces(c), Signal()
+        m.d.comb += [
+            due.eq(layer.dims & job.rows.settles & (places.in_block(job.rows.stripe, layer.wide) == 0)),
+            self.builds.payload.layer.eq(layer),
+            self.builds.payload.block.eq((job.rows.stripe >> places.row_stripes_log2(layer.wide)) - 1),
+        ]
         with m.FSM():
             with m.State("TAKE_JOB"):
                 m.d.sync += sketch.eq(0)
@@ -89,9 +99,7 @@ class StripeEnds(wiring.Component):
                 m.d.comb += dies.start.eq(1)
                 m.next = "SETTLE"
             with m.State("SETTLE"):
-                m.d.comb += [self.flush.valid.eq(region.settles & dies.done),
-                             self.flush.payload.settle.eq(1),
-                             self.flush.payload.stripe.eq(region.stripe - 1)]
+                m.d.comb += [self.flush.valid.eq(region.settles & dies.done), settle.eq(1)]
                 with m.If(dies.done & (~region.settles | self.flush.ready)):
                     m.d.sync += [
                         entry.eq(first_entry), line.eq(lines.remainder), die.eq(dies.remainder),
@@ -120,16 +128,21 @@ class StripeEnds(wiring.Component):
                 m.d.sync += sketch.eq(1)
                 m.next = "LOOK_AT_REGION"
                 with m.If(sketch | ~layer.sketch):
+                    m.next = "BUILD_DIMS"
+            with m.State("BUILD_DIMS"):
+                m.d.comb += self.builds.valid.eq(due)
+                with m.If(~due | self.builds.ready):
                     m.d.comb += self.jobs.ready.eq(1)
                     m.next = "TAKE_JOB"
         return m
 
-    def _describe(self, m: Module, region: Any, head: Value, entry: Value, stripes_max: Value,
-                  channel: Value, die: Value) -> None:
+    def _describe(self, m: Module, region: Any, settle: Value, head: Value, entry: Value,
+                  stripes_max: Value, channel: Value, die: Value) -> None:
         """``line`` of a job is the head's map line modulo channels."""
         layer, flush = self.jobs.payload.layer, self.flush.payload
         m.d.comb += [
-            flush.stripe.eq(region.stripe), flush.head.eq(head), flush.entry.eq(entry),
+            flush.settle.eq(settle), flush.stripe.eq(region.stripe - settle), flush.head.eq(head),
+            flush.entry.eq(entry),
             flush.stripes_max.eq(stripes_max), flush.channel.eq(channel), flush.die.eq(die),
             flush.buffer.eq(self.lookup_buffer), flush.sketch.eq(self.lookup_sketch),
             flush.int8.eq(layer.int8 & ~self.lookup_sketch),

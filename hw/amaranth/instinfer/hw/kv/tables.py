@@ -98,7 +98,7 @@ class Tables(wiring.Component):
         fault = _Store(m, "fault", depth=sequences, fields=((62, 1),))
         rows = c.pages * c.max_superblocks_per_sequence
         stores = {
-            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 58), (63, 1))),
+            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 59), (63, 1))),
             Table.SEQUENCE: _Store(m, "sequence", depth=sequences, fields=((0, 58), (63, 1))),
             Table.RESIDENT: _Store(m, "resident", depth=sequences * c.max_layers, fields=((0, 18),)),
             Table.SUPERBLOCK_LIST: _Store(
@@ -110,7 +110,7 @@ class Tables(wiring.Component):
             Table.SUPERBLOCK_ERASED: _Store(m, "superblock_erased", depth=c.superblocks, fields=((0, 1),)),
             Table.BUFFER_FREE: buffers.store,
             Table.COUNTS: _Store(m, "counts", depth=sequences, fields=((0, 9),)),
-            Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 61), (63, 1))),
+            Table.POLICY: _Store(m, "policy", depth=c.max_policies, fields=((0, 64),)),
             Table.REPLACEMENT: _Store(m, "replacement", depth=c.max_replacements, fields=((0, 35), (63, 1))),
             INTERNAL_OUTSTANDING: _Store(m, "outstanding", depth=sequences, fields=((0, 9),)),
             INTERNAL_FAULT: fault,
@@ -122,7 +122,9 @@ class Tables(wiring.Component):
         """A word of POLICY is one that POLICY_SET could store (`abi.tables.PolicyWord`)."""
         kind, forced = word[:8], word[29:61]
         sketch = (word[26:29] <= GROUP_LOG2_MAX) & ((word[8:26] != 0) | (forced != 0))
-        return ~word[63] | (kind == PolicyKind.DENSE) | (kind == PolicyKind.SKETCH) & sketch
+        sparf = (word[8:26] != 0) | (word[29:55] != 0)
+        return (~word[63] | (kind == PolicyKind.DENSE) | (kind == PolicyKind.SKETCH) & sketch
+                | (kind == PolicyKind.SPARF) & sparf)
 
     def _names_blocks(self, word: Value) -> Value:
         """A word of REPLACEMENT stays within the geometry."""
@@ -158,8 +160,9 @@ class Tables(wiring.Component):
             initial = walk if queue is not None else value[0] if number == Table.SUPERBLOCK_ERASED else 0
             kept = number in (Table.CACHE, Table.POLICY, Table.REPLACEMENT)
             kept_part = value
-            if number == Table.POLICY:  # a dense one has nothing beside its kind
-                kept_part = Mux(value[:8] == PolicyKind.DENSE, value & (VALID | 0xFF), value)
+            if number == Table.POLICY:  # each kind has its own fields, a dense one none
+                kept_part = Mux(value[:8] == PolicyKind.DENSE, value & (VALID | 0xFF), Mux(
+                    value[:8] == PolicyKind.SKETCH, value & ~(3 << 61), value & ~(7 << 26)))
             chosen = (table == number) | ((number == INTERNAL_FAULT) & (table == Table.SEQUENCE))
             m.d.comb += [
                 store.read.addr.eq(Mux(walking, walk, at)),
@@ -217,6 +220,9 @@ class Tables(wiring.Component):
                         if number in (Table.CACHE, Table.SEQUENCE):
                             found = Mux(found[63], found, 0)
                         m.d.comb += [ok.eq(index < store.depth), answer.eq(found)]
+                        if number == Table.CACHE:  # sums of V are not kept
+                            with m.If((op == TableOp.WRITE) & value[63] & value[59]):
+                                m.d.comb += ok.eq(0)
             with m.Case(int(Table.WINDOW)):
                 m.d.comb += [ok.eq(index < 2 * c.max_windows), answer.eq(self.windows.answer)]
             with m.Case(int(Table.READ_COUNT)):

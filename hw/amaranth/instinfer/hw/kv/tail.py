@@ -21,8 +21,8 @@ SCALE_BEATS = 1
 SLOTS_AHEAD = 4
 SCALE_BITS = 8 * SCALE_BYTES
 SLOT = data.StructLayout({
-    "head_slot": 3, "base_slot": 3, "kind": 1, "wide": 1, "int8": 1, "sketch": 1, "stripe_end": 1,
-    "read_back": 1, "group": 32,
+    "head_slot": 3, "base_slot": 3, "kind": 1, "wide": 1, "int8": 1, "sketch": 1, "keys": 1,
+    "stripe_end": 1, "read_back": 1, "group": 32,
 })
 """Fields of a slot that its beats repeat."""
 ASKED = data.StructLayout({"slot": SLOT, "mask": SLOT_ROWS_MAX, "beats": 6})
@@ -30,8 +30,8 @@ ASKED = data.StructLayout({"slot": SLOT, "mask": SLOT_ROWS_MAX, "beats": 6})
 
 
 class TailReader(wiring.Component):
-    """Reads stripe buffers slot by slot: pair by pair, each pair once per pass, its key slot first; of
-    sketches each slot once per pass.
+    """Reads stripe buffers slot by slot: pair by pair, each pair once per pass, its key slot first, or alone;
+    of sketches each slot once per pass.
 
     Parameters
     ----------
@@ -43,6 +43,7 @@ class TailReader(wiring.Component):
     masks : rows that are wanted of the marked pairs of masked jobs, in their order, before their job
     slots : die 0, only wanted rows
     errors : a one-cycle pulse with the head slot of pass 0: DRAM refused a read
+    spoilt : likewise of keys that are read back, which are of no head
     memory : device DRAM
 
     Latency: a round trip of DRAM and 6 cycles. Throughput: one 8-byte beat per cycle, of int8 a cycle more
@@ -58,7 +59,7 @@ class TailReader(wiring.Component):
             "jobs": In(stream.Signature(tail_job(config))),
             "masks": In(stream.Signature(row_mask(config))),
             "slots": Out(stream.Signature(slot_beat(config))),
-            "errors": Out(pulse),
+            "errors": Out(pulse), "spoilt": Out(1),
             "memory": Out(MemoryReadPort()),
         })
 
@@ -100,8 +101,9 @@ class TailReader(wiring.Component):
         taken_up = Signal()
 
         def next_slot() -> None:
-            m.d.sync += kind.eq(~kind & ~job.sketch)
-            with m.If(kind | job.sketch):
+            single = job.sketch | job.keys
+            m.d.sync += kind.eq(~kind & ~single)
+            with m.If(kind | single):
                 m.d.sync += turn.eq(turn + 1)
                 with m.If(last_pass):
                     m.d.comb += masks.o.ready.eq(job.masked)
@@ -163,10 +165,10 @@ class TailReader(wiring.Component):
         m.d.comb += [
             asked.i.payload.mask.eq(mask), asked.i.payload.beats.eq(beats),
             slot.head_slot.eq((job.head_slot + turn) & (c.head_slots - 1)), slot.base_slot.eq(job.head_slot),
-            slot.kind.eq(kind), slot.stripe_end.eq(ends & (kind | job.sketch)),
+            slot.kind.eq(kind), slot.stripe_end.eq(ends & (kind | job.sketch | job.keys)),
             slot.group.eq(Mux(job.sketch, Cat(unit[:slots_log2], job.stripe),
                               Cat(unit[:slots_log2 - 1], job.stripe))),
-            *(slot[name].eq(job[name]) for name in ("sketch", "read_back")),
+            *(slot[name].eq(job[name]) for name in ("sketch", "keys", "read_back")),
             # The format is that of the cache's rows.
             *(slot[name].eq(job[name] & ~job.sketch) for name in ("wide", "int8")),
         ]
@@ -191,16 +193,17 @@ class TailReader(wiring.Component):
             *(getattr(target.payload, name).eq(getattr(slot, name)) for name in SLOT.members),
             self.errors.head_slot.eq(slot.base_slot),
         ]
-        end_of_beat = Signal()
+        end_of_beat, refused, ours = Signal(), Signal(), slot.keys & slot.read_back
+        m.d.comb += [self.errors.valid.eq(refused & ~ours), self.spoilt.eq(refused & ours)]
         with m.If(asks.valid & slot.int8 & ~scaled):
-            m.d.comb += [source.ready.eq(1), self.errors.valid.eq(source.valid & source.payload.error)]
+            m.d.comb += [source.ready.eq(1), refused.eq(source.valid & source.payload.error)]
             m.d.sync += [scales.eq(source.payload.data), scaled.eq(source.valid)]
         with m.Elif(asks.valid & source.valid):
             m.d.comb += [target.valid.eq(wanted), end_of_beat.eq(~wanted | target.ready & (quarter == 3))]
             with m.If(target.valid & target.ready):
                 m.d.sync += quarter.eq(quarter + 1)
         with m.If(end_of_beat):
-            m.d.comb += [source.ready.eq(1), self.errors.valid.eq(source.payload.error)]
+            m.d.comb += [source.ready.eq(1), refused.eq(source.payload.error)]
             m.d.sync += index.eq(index + 1)
             with m.If(index + 1 == asks.payload.beats):
                 m.d.sync += [index.eq(0), scaled.eq(0)]

@@ -21,13 +21,13 @@ POLL_CYCLES = 64
 
 
 class StripeWalker(wiring.Component):
-    """Walks the map entries of a head and asks for each stripe once: all from ``start`` on, or, ``masked``,
-    those that mask words name, for the rows that they name.
+    """Walks the map entries of a head and asks for each stripe once: all from ``start`` on, ``keys`` for
+    their keys alone, or, ``masked``, those that mask words name, for the rows that they name.
 
     Stripes before ``settled`` come from flash, or from DRAM when pinned; an entry whose program has not ended
     yet is looked at again. The others come from the DRAM buffer that their entry names. A stripe in no place
-    is left out, but of sketches: some buffer is read for it, so that as many slots are scored as are waited
-    for.
+    is left out, but of sketches and of ``keys``: some buffer is read for it, so that as many slots are scored
+    as are waited for.
 
     Parameters
     ----------
@@ -35,14 +35,15 @@ class StripeWalker(wiring.Component):
 
     Members
     -------
-    walks : heads, or the sketches of heads; taken when the last stripe has been asked for
+    walks : heads, or the sketches or keys of heads; taken when the last stripe has been asked for
     masks : words of the masked walks, in their order
     entry_reads, entries : an `EntryReader`
     requests : READ requests for the channels
     tail : stripes for the `TailReader`
     row_masks, tail_masks : rows wanted of a masked stripe, all before it is asked for
     chosen : rows of the pair of a mask word taken in this cycle, 0 when none is
-    issued : pulse, a stripe was asked for; ``sensed``: it was one of rows in flash
+    issued : pulse, a stripe was asked for; ``sensed``: it was one of rows in flash; ``keys``: keys of so many
+        tokens alone, 0 when not
     error : pulse, DRAM refused an entry, or it is in no place
 
     Latency: one round trip of DRAM and 7 cycles to the first request. Throughput: one stripe per 2 cycles;
@@ -62,7 +63,7 @@ class StripeWalker(wiring.Component):
             "row_masks": Out(stream.Signature(routed(row_mask(config)))),
             "tail_masks": Out(stream.Signature(row_mask(config))),
             "chosen": Out(range(SLOT_ROWS_MAX + 1)),
-            "issued": Out(1), "sensed": Out(1), "error": Out(1),
+            "issued": Out(1), "sensed": Out(1), "keys": Out(TOKEN_BITS), "error": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -78,6 +79,7 @@ class StripeWalker(wiring.Component):
         pairs, rest = Signal(pairs_per_stripe(c)), Signal(pairs_per_stripe(c))
         pause = Signal(range(POLL_CYCLES + 1))
         asking = Signal()
+        scored = walk.sketch | walk.keys
         found: Any = Signal(ENTRY_READ)
         lost, buffered = Signal(), Signal()
         m.d.comb += [
@@ -86,7 +88,7 @@ class StripeWalker(wiring.Component):
             lost.eq(found.error | ~(found.entry.flash.valid | found.entry.dram.valid)),
             buffered.eq((taken >= walk.settled) | found.entry.dram.pinned | lost),
             channels.dividend.eq(walk.line),
-            self.entry_reads.valid.eq(asking),
+            self.entry_reads.valid.eq(asking), self.keys.eq(Mux(self.issued & walk.keys, tokens, 0)),
             self.entry_reads.payload.eq(walk.entry + (asked << 3)),
         ]
         self._describe(m, walk, found, tokens, taken, channel, pairs, lost)
@@ -151,7 +153,7 @@ class StripeWalker(wiring.Component):
                     m.next = "STOP_ASKING"
                 with m.Elif(rest != 0):
                     m.next = "SEND_ROWS"
-                with m.Elif(lost & ~walk.sketch):
+                with m.Elif(lost & ~scored):
                     m.d.comb += self.error.eq(1)
                     next_stripe()
                 with m.Elif(buffered):
@@ -188,7 +190,7 @@ class StripeWalker(wiring.Component):
             m.d.comb += [
                 target.tokens.eq(tokens), target.pairs.eq(pairs),
                 *(target[name].eq(walk[name]) for name in
-                  ("head_slot", "passes", "wide", "int8", "read_back", "sketch", "masked")),
+                  ("head_slot", "passes", "wide", "int8", "read_back", "sketch", "keys", "masked")),
             ]
 
     def _send_rows(self, m: Module, lost: Value, buffered: Value, rest: Signal) -> None:

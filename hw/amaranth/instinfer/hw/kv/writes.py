@@ -16,6 +16,7 @@ from .entries import ENTRY_READ, ENTRY_WRITE
 from .ports import (
     COPY_JOB,
     COPY_RESULT,
+    DIM_BUILD,
     DRAM_BITS,
     FLUSH_JOB,
     STRIPE_BITS,
@@ -54,6 +55,7 @@ class WriteEngine(wiring.Component):
         ``clear``
     entry_reads, entries : an `EntryReader`
     flush : jobs of the `FlushEngine`
+    builds : blocks of dims that are due, behind those; a write waits until its block is taken
     settled : nothing is under way that could return a buffer to the pool
 
     Latency: a one-token append takes one round trip of DRAM for the map, one of host memory and DRAM each for
@@ -76,7 +78,7 @@ class WriteEngine(wiring.Component):
             "entries_written": In(1), "entry_error": In(1), "entry_clear": Out(1),
             "entry_reads": Out(stream.Signature(DRAM_BITS)),
             "entries": In(stream.Signature(ENTRY_READ)),
-            "flush": Out(stream.Signature(FLUSH_JOB)),
+            "flush": Out(stream.Signature(FLUSH_JOB)), "builds": Out(stream.Signature(DIM_BUILD)),
             "settled": In(1),
         })
 
@@ -258,6 +260,7 @@ class WriteEngine(wiring.Component):
             ends.lookup_buffer.eq(self.lookup_buffer),
         ]
         wiring.connect(m, ends.flush, wiring.flipped(self.flush))
+        wiring.connect(m, ends.builds, wiring.flipped(self.builds))
         return ends
 
     def _take_buffers(self, m: Module, head: Value, popped: Signal, was_settled: Signal, last_head: Value,

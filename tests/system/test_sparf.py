@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SparF: model and RTL choose the same tokens, give the same bits, count and store the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host.test_sparf import queries, rows_of
+from host.test_sparf_bad_input import dim_stripe
+from instinfer.cosim.state import DriveState
+from instinfer.host import PCA, Csd, Dense, MediaError, Sketch, SparF, open_csd
+from support import rng
+from support.kv import assert_same_bits
+from support.sparf import sparf_attention
+
+from .test_agreement import AGREEING
+
+DIMS = ("DIM_STRIPES_SENSED", "DIM_PAGES_SENSED", "DIM_SLOTS_MOVED")
+POLICIES = (SparF(dims=8, tokens=40, window=6, sinks=2), Dense(), SparF(dims=64, tokens=0, window=9, sinks=4),
+            Sketch(keep_tokens=24, group=4, window=6, sinks=2))
+KINDS = ("model:tiny", "sim:tiny")
+
+
+def fill(csd: Csd, label: str) -> list[Any]:
+    """Caches of both formats, of one pass and of two, written in pieces; commands of all policies at once."""
+    random = rng(label)
+    outputs = []
+    caches = [
+        csd.kv_cache(layers=1, kv_heads=2, query_heads=4, head_dim=64, max_tokens=1400, dtype="int8",
+                     dims=True),
+        csd.kv_cache(layers=1, kv_heads=1, query_heads=5, head_dim=128, max_tokens=1400, dims=True,
+                     sketch=PCA(16, 4, fit_tokens=8)),
+    ]
+    sequences = [cache.new_sequence() for cache in caches]
+    for tokens in (9, 500, 60, 531):
+        for cache, sequence in zip(caches, sequences, strict=True):
+            shape, dtype = cache.shape, cache.shape.dtype.name.lower()
+            sequence.write(0, *(rows_of(dtype, random, (tokens, shape.kv_heads, shape.head_dim))
+                                for _ in range(2)))
+        pending = []
+        for policy in POLICIES:
+            for cache, sequence in zip(caches, sequences, strict=True):
+                if isinstance(policy, Sketch) and cache.shape.dtype.name == "INT8":
+                    continue
+                q = queries(random, cache.shape.query_heads, cache.shape.head_dim)
+                resident = sequence.resident(0)
+                context = int(random.choice([resident, random.integers(1, resident + 1)]))
+                pending.append(sequence.attend_async(0, q, context=context, policy=policy))
+        outputs += [each.result() for each in pending]
+    for sequence in sequences:
+        sequence.sync()
+    return outputs
+
+
+def test_outputs_counts_and_state_by_dims(tmp_path: Path) -> None:
+    outputs, counters, states = {}, {}, {}
+    for kind in KINDS:
+        with open_csd(kind, erased=True) as csd:
+            outputs[kind] = fill(csd, "sparf")
+            counters[kind] = csd.counters()
+            csd.save(tmp_path / kind.replace(":", "-"))
+        states[kind] = DriveState.load(tmp_path / kind.replace(":", "-"))
+    for one, other in zip(*outputs.values(), strict=True):
+        assert one.tobytes() == other.tobytes()
+    for name in (*AGREEING, *DIMS):
+        assert counters["sim:tiny"][name.lower()] == counters["model:tiny"][name.lower()], name
+    assert counters["sim:tiny"]["dim_stripes_sensed"] > 0
+    assert states["model:tiny"].differences(states["sim:tiny"]) == []
+
+
+def test_blocks_that_are_given_up_are_scored_from_their_keys() -> None:
+    """One of two heads loses some of its dim pages: the same bits, and the same counts as of the model."""
+    counted = []
+    for kind in KINDS:
+        with open_csd(kind, erased=True) as csd:
+            random = rng("given up")
+            sequence = csd.kv_cache(layers=1, kv_heads=2, query_heads=4, head_dim=64, max_tokens=700,
+                                    dims=True).new_sequence()
+            k, v = (rows_of("fp16", random, (600, 2, 64)) for _ in range(2))
+            sequence.write(0, k[:520], v[:520])
+            sequence.sync()
+            csd.transport.faults.fail_program(channel=0, die=0, count=20)  # type: ignore[attr-defined]
+            sequence.write(0, k[520:540], v[520:540])
+            sequence.sync()
+            csd.transport.faults.fail_program(channel=0, die=0, count=0)  # type: ignore[attr-defined]
+            sequence.write(0, k[540:], v[540:])
+            sequence.sync()
+            before = csd.counters()
+            q = queries(random, 4, 64)
+            assert_same_bits(sequence.attend(0, q, policy=POLICIES[0]),
+                             sparf_attention(csd.config, q, k, v, POLICIES[0]))
+            counted.append({name: count - before[name] for name, count in csd.counters().items()})
+    for name in (*AGREEING, *DIMS):
+        assert counted[0][name.lower()] == counted[1][name.lower()], name
+    assert counted[0]["dim_slots_moved"] == 8, "of the other head"
+
+
+@pytest.mark.parametrize("byte", [3, 1064])
+def test_a_damaged_dim_slot_ends_the_attention(csd: Csd, faults: Any, tmp_path: Path, byte: int) -> None:
+    """The device goes on, other policies read what they need, and once the slot is whole so does SparF."""
+    random = rng("damaged dims")
+    sequence = csd.kv_cache(layers=1, kv_heads=1, query_heads=4, head_dim=64, max_tokens=700,
+                            dims=True).new_sequence()
+    k, v = (rows_of("fp16", random, (580, 1, 64)) for _ in range(2))
+    sequence.write(0, k, v)
+    sequence.sync()
+    csd.save(tmp_path)
+    with open_csd("model:tiny", state=tmp_path) as twin:
+        place = {**dim_stripe(twin, twin.caches[0].sequences[0]), "byte": byte, "bit": 6}
+    q = queries(random, 4, 64)
+    q[:, 0] = 9  # dim 0 is always kept
+    good = sequence.attend(0, q, policy=POLICIES[0])
+    assert_same_bits(good, sparf_attention(csd.config, q, k, v, POLICIES[0]))
+    faults.flip_bit(**place)
+    pending = [sequence.attend_async(0, q, policy=policy) for policy in (*POLICIES[:2], POLICIES[0])]
+    for each in (pending[0], pending[2]):
+        with pytest.raises(MediaError, match="GUARD"):
+            each.result()
+    dense = pending[1].result()
+    faults.flip_bit(**place)
+    assert_same_bits(sequence.attend(0, q), dense)
+    assert_same_bits(sequence.attend(0, q, policy=POLICIES[0]), good)
