@@ -29,7 +29,7 @@ def test_dense_bound_of_the_product() -> None:
     bound = dense_bound(config, head_dim=128, contexts=[(4096, 4096, 8)])
     assert (bound.stripes, bound.slots) == (8 * 31, 8 * 31 * 64)
     assert bound.ideal_cycles == 31 * 64 * 145, "line_stride spreads the missing stripes over the channels"
-    assert bound.bound_cycles == 8000 + 31 * (64 * 145 + (4 * 14 + 1) * 5)
+    assert bound.bound_cycles == 8000 + 31 * (64 * 145 + 4 * 7 * 5), "commands fit beside the first tR"
 
 
 def test_int8_halves_the_slots() -> None:
@@ -68,7 +68,9 @@ def test_the_busiest_die_or_the_busiest_bus_decides() -> None:
     config = EngineConfig()
     die = config.cycles(40_000) + config.cycles(3_000) + 20 + 8 * 5
     one_die = bound_of(config, [StripeRead(0, 0, 2, 1, 1)] * 5)
-    assert one_die.bound_cycles == 8000 + 5 * die
+    assert one_die.bound_cycles == 5 * die
     spread = bound_of(config, [StripeRead(0, n % 4, 64, 4, 4) for n in range(8)])
-    assert spread.bound_cycles == 8000 + 8 * (64 * 145 + 57 * 5)
+    assert spread.bound_cycles == 8000 + 8 * (64 * 145 + 4 * 7 * 5)
     assert spread.ideal_cycles == 8 * 64 * 145
+    many = bound_of(config, [StripeRead(0, n % 4, 64, 4, 4) for n in range(80)])
+    assert many.bound_cycles == 80 * (64 * 145 + (8 * 7 + 1) * 5), "and beyond it they do not"

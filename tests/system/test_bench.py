@@ -9,10 +9,10 @@ import pytest
 from instinfer.abi.config import EngineConfig, presets
 from instinfer.cosim.bench.attention import dense, latency
 from instinfer.cosim.bench.operands import random_operands
-from instinfer.cosim.bench.sketch import sketch
+from instinfer.cosim.bench.selection import sparse
 from instinfer.cosim.bench.workload import Shape
 from instinfer.cosim.bench.writes import append, write
-from instinfer.host import PCA, Sketch
+from instinfer.host import PCA, Sketch, SparF
 
 TINY = presets()["tiny"]
 SHAPE = Shape(tokens=200, kv_heads=2, queries=2, head_dim=128)
@@ -56,8 +56,22 @@ def test_latency_write_and_append_over_the_rtl() -> None:
 
 def run_sketch(config: EngineConfig) -> dict[str, Any]:
     shape = dataclasses.replace(SHAPE, tokens=1200)
-    return sketch(config, shape, random_operands(shape, commands=2, seed=3), sketcher=PCA(),
-                  policy=Sketch(keep_tokens=96, group=8, window=16, sinks=4))
+    return sparse(config, shape, random_operands(shape, commands=2, seed=3), bench="sketch",
+                  options={"sketch": PCA()}, policy=Sketch(keep_tokens=96, group=8, window=16, sinks=4))
+
+
+def test_sparf_figures_belong_together() -> None:
+    shape = dataclasses.replace(SHAPE, tokens=1200)
+    row = sparse(TINY, shape, random_operands(shape, commands=2, seed=3), bench="sparf", dtype="fp16",
+                 options={"dims": True}, policy=SparF(dims=16, tokens=75, window=16, sinks=4))
+    assert row["bit_exact"]
+    assert row["values_compared"] == 3 * 2 * 4 * 128
+    assert row["ideal_cycles"] < row["bound_cycles"] <= row["cycles"]
+    # Two blocks of 512 tokens, a slot each; the 176 tokens behind them are scored from K slots.
+    assert row["dim_slots_moved"] == 2 * 2 * 2 * 16
+    assert row["bus_data_cycles"] == (row["slots_moved"] + row["dim_slots_moved"]) * TINY.slot_beats
+    assert row["rows_wanted"] >= 2 * 2 * (2 * 75 + 176)
+    assert row["slots_per_need"] > 2, "single rows, of four to a slot"
 
 
 def test_sketch_figures_belong_together() -> None:

@@ -2,11 +2,16 @@
 """``instinfer bench ...``: cycles of the RTL against bounds and contracts."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from instinfer.cli.options import ConfigFile, JsonTarget, Preset, Settings, configuration, console, emit
+
+if TYPE_CHECKING:
+    from instinfer.abi.config import EngineConfig
+    from instinfer.cosim.bench.workload import Shape
+    from instinfer.host import Sketch, SparF
 
 app = typer.Typer(no_args_is_help=True, help="Measure the RTL: cycles do not depend on the machine.")
 
@@ -71,41 +76,70 @@ def write(tokens: Tokens = 2048, kv_heads: KvHeads = 8, head_dim: HeadDim = 128,
     _report(lambda: writes.write(engine, shape, layers=layers, seed=seed), json_target)
 
 
+Dtype = Annotated[str, typer.Option("--dtype", help="fp16 or int8.")]
+Window = Annotated[int, typer.Option("--window", help="Last tokens, always attended.")]
+Sinks = Annotated[int, typer.Option("--sinks", help="First tokens, always attended.")]
+Rows = Annotated[str, typer.Option("--rows", help="random (choices lie anywhere) or smollm2 (a prefill).")]
+Layer = Annotated[int, typer.Option("--layer", help="Of smollm2.")]
+
+
 @app.command()
 def sketch(tokens: Tokens = 32768, kv_heads: KvHeads = 8, queries: Queries = 4, head_dim: HeadDim = 128,
-           dtype: Annotated[str, typer.Option("--dtype", help="fp16 or int8.")] = "int8",
+           dtype: Dtype = "int8",
            keep_tokens: Annotated[int, typer.Option("--keep-tokens", help="Tokens chosen.")] = 4096,
            group: Annotated[int, typer.Option("--group", help="Tokens chosen together.")] = 8,
-           window: Annotated[int, typer.Option("--window", help="Last tokens, always attended.")] = 64,
-           sinks: Annotated[int, typer.Option("--sinks", help="First tokens, always attended.")] = 4,
+           window: Window = 64, sinks: Sinks = 4,
            dims: Annotated[int, typer.Option("--dims", help="Of a sketch.")] = 16,
            bits: Annotated[int, typer.Option("--bits", help="Of a sketch's element: 2, 4 or 8.")] = 4,
-           rows: Annotated[str, typer.Option(
-               "--rows", help="random (groups lie anywhere) or smollm2 (of a prefill).")] = "random",
-           layer: Annotated[int, typer.Option("--layer", help="Of smollm2.")] = 15,
-           commands: Commands = 4, seed: Seed = 1, preset: Preset = "product", config: ConfigFile = None,
-           settings: Settings = None, json_target: JsonTarget = None) -> None:
+           rows: Rows = "random", layer: Layer = 15, commands: Commands = 4, seed: Seed = 1,
+           preset: Preset = "product", config: ConfigFile = None, settings: Settings = None,
+           json_target: JsonTarget = None) -> None:
     """A sketch policy against dense attention of the same rows, fp16 and int8, in one run."""
-    from instinfer.abi.errors import require
-    from instinfer.cosim.bench import sketch as bench
-    from instinfer.cosim.bench.operands import model_operands, random_operands
     from instinfer.cosim.bench.workload import Shape
     from instinfer.host import PCA, Sketch
 
+    _sparse("sketch", Shape(tokens=tokens, kv_heads=kv_heads, queries=queries, head_dim=head_dim),
+            policy=Sketch(keep_tokens=keep_tokens, group=group, window=window, sinks=sinks),
+            options={"sketch": PCA(dims=dims, bits=bits)}, dtype=dtype, rows=rows, layer=layer,
+            commands=commands, seed=seed, engine=configuration(preset, config, settings),
+            json_target=json_target)
+
+
+@app.command()
+def sparf(tokens: Tokens = 16384, kv_heads: KvHeads = 8, queries: Queries = 4, head_dim: HeadDim = 128,
+          dtype: Dtype = "fp16",
+          keep_tokens: Annotated[int, typer.Option("--keep-tokens", help="Tokens chosen.")] = 1024,
+          dims: Annotated[int, typer.Option("--dims", help="Dims kept of q.")] = 16,
+          window: Window = 64, sinks: Sinks = 4, rows: Rows = "random", layer: Layer = 15,
+          commands: Commands = 4, seed: Seed = 1, preset: Preset = "product", config: ConfigFile = None,
+          settings: Settings = None, json_target: JsonTarget = None) -> None:
+    """SparF as published against dense attention of the same rows, fp16 and int8, in one run."""
+    from instinfer.cosim.bench.workload import Shape
+    from instinfer.host import SparF
+
+    _sparse("sparf", Shape(tokens=tokens, kv_heads=kv_heads, queries=queries, head_dim=head_dim),
+            policy=SparF(dims=dims, tokens=keep_tokens, window=window, sinks=sinks), options={"dims": True},
+            dtype=dtype, rows=rows, layer=layer, commands=commands, seed=seed,
+            engine=configuration(preset, config, settings), json_target=json_target)
+
+
+def _sparse(bench: str, shape: "Shape", *, policy: "Sketch | SparF", options: dict[str, Any], dtype: str,
+            rows: str, layer: int, commands: int, seed: int, engine: "EngineConfig",
+            json_target: str | None) -> None:
+    from instinfer.abi.errors import require
+    from instinfer.cosim.bench.operands import model_operands, random_operands
+    from instinfer.cosim.bench.selection import sparse
+
     require(rows in ("random", "smollm2"), "rows", rows, "random or smollm2", "See --help.")
-    engine = configuration(preset, config, settings)
-    policy = Sketch(keep_tokens=keep_tokens, group=group, window=window, sinks=sinks)
-    sketcher = PCA(dims=dims, bits=bits)
-    shape = Shape(tokens=tokens, kv_heads=kv_heads, queries=queries, head_dim=head_dim)
 
     def measure(say: Callable[[str], None]) -> dict[str, Any]:
         if rows == "random":
             found, operands = shape, random_operands(shape, commands=commands, seed=seed)
         else:
             say("prefilling SmolLM2")
-            found, operands = model_operands(tokens=tokens, layer=layer, commands=commands)
-        return bench.sketch(engine, found, operands, policy=policy, sketcher=sketcher, dtype=dtype,
-                            progress=say, rows=rows, seed=seed)
+            found, operands = model_operands(tokens=shape.tokens, layer=layer, commands=commands)
+        return sparse(engine, found, operands, bench=bench, policy=policy, options=options, dtype=dtype,
+                      progress=say, rows=rows, seed=seed)
 
     _report_steps(measure, json_target)
 

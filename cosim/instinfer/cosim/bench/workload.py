@@ -152,7 +152,7 @@ def bytes_moved(config: EngineConfig, meter: Meter) -> int:
     Raises:
         AssertionError: more than the buses can carry in that time.
     """
-    slots = meter.counters["slots_moved"] + meter.counters["sketch_slots_moved"]
+    slots = sum(count for name, count in meter.counters.items() if name.endswith("slots_moved"))
     moved = slots * config.slot_bytes
     limit = meter.cycles * config.channels * 8 * 1000 / config.beat_cycles_x1000
     if moved > limit:
@@ -167,8 +167,15 @@ STALLS = ("bus_command_cycles", "array_wait_cycles", "buffer_wait_cycles", "bus_
 
 
 def figures(config: EngineConfig, meter: Meter, bound: AttentionBound) -> dict[str, Any]:
-    """What every bench of attentions prints of a measurement."""
+    """What every bench of attentions prints of a measurement.
+
+    Raises:
+        AssertionError: it was faster than can be.
+    """
     counters = meter.counters
+    if meter.cycles < bound.bound_cycles:
+        raise AssertionError(f"{meter.cycles} cycles are fewer than the bound, {bound.bound_cycles}: the "
+                             "bound or the measurement is wrong")
     moved = bytes_moved(config, meter)
     return {
         "cycles": meter.cycles, "ideal_cycles": bound.ideal_cycles, "bound_cycles": bound.bound_cycles,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bounds from the timing table and the request alone, never from counters (fabric clock cycles).
 
-*bus ideal* = slot beats on the busiest channel at the bus's data rate. *bound* adds what no schedule
-can avoid: the first array read, command and address cycles on the busiest bus, or the array time of the
-busiest die, whichever is longer.
+*bus ideal* = slot beats on the busiest channel at the bus's data rate. *bound* adds what no schedule can
+avoid. On the busiest bus: the first array read, then all data with their column changes; read commands, but
+for those that fit beside the first array read. On the busiest die: the array time of its stripes, one after
+the other. The longer one counts. Nothing may be faster; the benches assert it.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from .commands import Dtype
 from .config import EngineConfig
+from .dims import DimShape, dim_placement
 from .layout import RowShape, SketchShape, flash_stripes, placement
 
 PLANE_READ_CYCLES = 7
@@ -27,7 +29,7 @@ CACHE_CYCLES = 1
 
 @dataclasses.dataclass(frozen=True)
 class AttentionBound:
-    """Cycles of a batch of attentions; ``stripes`` and ``slots`` count rows and sketches together."""
+    """Cycles of a batch of attentions; ``stripes`` and ``slots`` count those of all kinds."""
 
     ideal_cycles: int
     bound_cycles: int
@@ -53,19 +55,19 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
     there are die groups; the bound holds for any.
     """
     t = config.timing
+    tR = config.cycles(t.tR)
     beats: Counter[int] = Counter()
-    bus: Counter[int] = Counter()
+    columns: Counter[int] = Counter()
+    commands: Counter[int] = Counter()
     array: Counter[tuple[int, int]] = Counter()
     slots = stripes = 0
     for read in reads:
-        data = read.slots * config.slot_beats
-        commands = read.planes * PLANE_READ_CYCLES + read.runs * COLUMN_CYCLES + CACHE_CYCLES
-        beats[read.channel] += data
-        bus[read.channel] += commands * config.command_cycles
-        array[read.channel, read.die] += (
-            (read.planes * PLANE_READ_CYCLES + CACHE_CYCLES) * config.command_cycles
-            + (read.planes - 1) * config.cycles(t.tDBSY)
-            + sum(map(config.cycles, (t.tWB, t.tR, t.tRCBSY))))
+        asked = (read.planes * PLANE_READ_CYCLES + CACHE_CYCLES) * config.command_cycles
+        beats[read.channel] += read.slots * config.slot_beats
+        columns[read.channel] += read.runs * COLUMN_CYCLES * config.command_cycles
+        commands[read.channel] += asked
+        array[read.channel, read.die] += asked + tR + (
+            (read.planes - 1) * config.cycles(t.tDBSY) + config.cycles(t.tWB) + config.cycles(t.tRCBSY))
         slots += read.slots
         stripes += 1
     if not stripes:
@@ -74,10 +76,12 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
     def data_cycles(channel: int) -> int:
         return beats[channel] * config.beat_cycles_x1000 // 1000
 
-    busiest_bus = max(data_cycles(channel) + bus[channel] for channel in beats)
+    def bus_cycles(channel: int) -> int:
+        return tR + data_cycles(channel) + columns[channel] + max(0, commands[channel] - tR)
+
     busiest_die = -(-max(array.values()) // config.die_groups)
-    return AttentionBound(max(map(data_cycles, beats)),
-                          config.cycles(t.tR) + max(busiest_bus, busiest_die), slots, stripes)
+    bound = max(busiest_die, *map(bus_cycles, beats))
+    return AttentionBound(max(map(data_cycles, beats)), bound, slots, stripes)
 
 
 def dense_bound(config: EngineConfig, *, head_dim: int, contexts: list[tuple[int, int, int]],
@@ -102,27 +106,53 @@ def dense_bound(config: EngineConfig, *, head_dim: int, contexts: list[tuple[int
     return bound_of(config, reads())
 
 
+def read_of(config: EngineConfig, place: tuple[int, int], slots: NDArray[np.bool_]) -> StripeRead:
+    """A read of ``slots`` (slots_per_stripe,), one at least, of the stripe at ``place`` (channel, die).
+
+    Planes up to the last wanted one are sensed; neighbours within a page are one run.
+    """
+    pages = slots.reshape(config.planes, config.slots_per_page)
+    runs = pages[:, 0].sum() + (pages[:, 1:] & ~pages[:, :-1]).sum()
+    return StripeRead(*place, int(slots.sum()), int(runs), int(np.nonzero(pages)[0][-1]) + 1)
+
+
 def chosen_reads(config: EngineConfig, shape: RowShape, *, line: int, resident: int,
-                 chosen: NDArray[np.bool_]) -> Iterator[StripeRead]:
-    """Reads of one head's chosen rows: ``chosen`` (context,). Planes up to the last wanted one are sensed."""
-    per_stripe, per_page = shape.tokens_per_stripe(config), shape.tokens_per_page(config)
+                 chosen: NDArray[np.bool_], kinds: tuple[bool, bool] = (True, True)) -> Iterator[StripeRead]:
+    """Reads of one head's chosen rows: ``chosen`` (context,); ``kinds``: of K, of V."""
+    per_stripe = shape.tokens_per_stripe(config)
     for stripe in range(flash_stripes(config, shape, resident, len(chosen))):
         rows = chosen[stripe * per_stripe:(stripe + 1) * per_stripe]
         rows = np.pad(rows, (0, per_stripe - len(rows)))
-        if not rows.any():
-            continue
-        slots = rows.reshape(config.planes, per_page // shape.rows_per_slot, shape.rows_per_slot)
-        pairs: NDArray[np.bool_] = np.logical_or.reduce(slots, axis=-1)
-        runs = pairs[:, 0].sum() + (pairs[:, 1:] & ~pairs[:, :-1]).sum()
-        planes = int(np.nonzero(pairs)[0][-1]) + 1
-        yield StripeRead(*placement(config, line, stripe), 2 * int(pairs.sum()), int(runs), planes)
+        if rows.any():
+            pairs: NDArray[np.bool_] = np.logical_or.reduce(rows.reshape(-1, shape.rows_per_slot), axis=-1)
+            slots = (pairs[:, None] & np.array(kinds)).reshape(-1)
+            yield read_of(config, placement(config, line, stripe), slots)
 
 
 def sketch_reads(config: EngineConfig, sketch: SketchShape, *, line: int, resident: int,
                  context: int) -> Iterator[StripeRead]:
     """Reads of one head's sketches of ``context`` tokens."""
     per_stripe = sketch.tokens_per_stripe(config)
+    slot = np.arange(config.slots_per_stripe)
     for stripe in range(flash_stripes(config, sketch, resident, context)):
-        slots = -(-min(per_stripe, context - stripe * per_stripe) // sketch.vectors_per_slot)
-        pages = -(-slots // config.slots_per_page)
-        yield StripeRead(*placement(config, line, stripe), slots, pages, pages)
+        wanted = slot * sketch.vectors_per_slot < context - stripe * per_stripe
+        yield read_of(config, placement(config, line, stripe), wanted)
+
+
+def dim_reads(config: EngineConfig, shape: RowShape, *, line: int, resident: int, context: int,
+              kept: NDArray[np.bool_]) -> Iterator[StripeRead]:
+    """Reads that score one head's tokens by its ``kept`` dims (head_dim,): from dim pages where all of those
+    are built, K slots of the other tokens."""
+    dims = DimShape(shape)
+    each, per_stripe = dims.slots_per_place(config), dims.places_per_stripe(config)
+    blocks, tokens = dims.blocks_read(config, resident, context), dims.tokens_per_block(config)
+    places = np.zeros((dims.stripes_per_block(config), per_stripe), np.bool_)
+    places.reshape(-1)[:dims.places] = np.pad(kept, (0, dims.scale_places), constant_values=True)
+    for block in range(blocks):
+        held = np.arange(each) * dims.tokens_per_slot < context - block * tokens
+        for stripe, wanted in enumerate(places):
+            if wanted.any():
+                yield read_of(config, dim_placement(config, line, block, stripe),
+                              (wanted[:, None] & held).reshape(-1))
+    others = np.arange(context) >= blocks * tokens
+    yield from chosen_reads(config, shape, line=line, resident=resident, chosen=others, kinds=(True, False))
