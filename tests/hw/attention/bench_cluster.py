@@ -5,12 +5,15 @@ import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, Event, First, ReadOnly, RisingEdge
 
-from hw.attention.heads import KINDS, Head, query_payloads, random_head, result_rows, slot_payloads
-from instinfer.abi import arith
+from hw.attention.heads import KINDS, Head, query_payloads, random_head, result_rows, slot_payloads, words
+from hw.selection import sparfqueries
+from hw.selection.sparfqueries import QueryHead
+from instinfer.abi import arith, sparf
 from instinfer.abi.config import EngineConfig, load
 from instinfer.hw.attention.core import AttentionCore
 from instinfer.hw.attention.merger import Merger
-from instinfer.hw.signatures import merge_request, result_beat
+from instinfer.hw.selection.sparfports import kept_dims
+from instinfer.hw.signatures import merge_request, query_beat, result_beat
 from support.benches import bench, cycle, parameters, start
 from support.seeds import rng
 from support.streams import StreamSink, StreamSource
@@ -31,6 +34,8 @@ class Harness:
         self.queries = StreamSource(dut, "queries", idle=idle)
         self.merges = StreamSource(dut, "merge")
         self.slots = [StreamSource(dut, f"slots__{i}", idle=idle) for i in range(CORES)]
+        self.jobs = StreamSource(dut, "jobs", idle=idle)
+        self.kept = StreamSink(dut, "kept", back_pressure=back_pressure)
         self.results = StreamSink(dut, "results", back_pressure=back_pressure, check=False)
         self.generator = rng("cluster harness")
         self.finished = [0] * config.head_slots
@@ -267,3 +272,103 @@ async def the_model_is_wrong_on_purpose(dut):
     table[1:] += 64
     arith.EXP2_TABLE = table
     await run_random(dut, idle=0.0, back_pressure=0.0, heads=1, pairs=3)
+
+
+class Scorers:
+    """What SparF's scorers are told."""
+
+    def __init__(self, dut):
+        self.dut = dut
+        self.writes: list[tuple[int, ...]] = []
+        self.choices: list[tuple[int, ...]] = []
+        self.loaded: list[tuple[int, ...]] = []
+        self.event = Event()
+        for name, fields, seen in (
+                ("write", ("head_slot", "query", "group", "factors", "right"), self.writes),
+                ("choice", ("head_slot", "kept"), self.choices), ("loaded", ("head_slot",), self.loaded)):
+            cocotb.start_soon(self._watch(name, fields, seen))
+
+    async def _watch(self, name: str, fields: tuple[str, ...], seen: list) -> None:
+        valid = getattr(self.dut, f"{name}__valid")
+        ports = [getattr(self.dut, f"{name}__{field}") for field in fields]
+        while True:
+            await RisingEdge(valid)
+            while True:
+                await RisingEdge(self.dut.clk)
+                if not valid.value:
+                    break
+                seen.append(tuple(int(port.value) for port in ports))
+                self.event.set()
+
+    async def heads_loaded(self, count: int) -> None:
+        while len(self.loaded) < count:
+            self.event.clear()
+            await self.event.wait()
+
+
+def sparf_beats(config: EngineConfig, head: QueryHead, q: np.ndarray, head_slot: int) -> list[int]:
+    layout = query_beat(config)
+    payloads = []
+    for number, row in enumerate(words(q)):
+        slot, query = head.place(config, number, head_slot)
+        payloads += [layout.const({
+            "data": int(word), "head_slot": slot, "query": query, "group": group,
+            "last": group + 1 == len(row)}).as_bits() for group, word in enumerate(row)]
+    return payloads
+
+
+async def run_sparf(dut, *, idle: float, back_pressure: float, heads: int) -> None:
+    """Queries through the hub; those of the next head, in other head slots, while one is worked on."""
+    config = configuration()
+    harness = Harness(dut, config, idle=idle, back_pressure=back_pressure)
+    scorers = Scorers(dut)
+    await harness.begin()
+    generator = rng(f"sparf heads {idle}")
+    passes_max = config.head_slots // 2
+    head_slot, writes, choices, loaded = 0, [], [], []
+    for number in range(heads):
+        width = int(generator.choice([64, 128]))
+        rows = int(generator.integers(1, passes_max * config.queries + 1))
+        kind = sparfqueries.KINDS[number % len(sparfqueries.KINDS)]
+        q = sparfqueries.random_rows(generator, kind, rows, width)
+        scale2 = np.float32(generator.choice([2.0 ** -32, 0.1, 255.0]))
+        dims = 1 if kind == "one dim" else int(generator.integers(1, width + 1))
+        head = QueryHead(*arith.quantise_query(q, scale2), dims)
+        await scorers.heads_loaded(number - 1)
+        dut.scale2.value = int(np.array(scale2).view(np.uint32))
+        harness.queries.send(*sparf_beats(config, head, q, head_slot))
+        await harness.queries.drained()
+        await harness.queries_written()
+        harness.jobs.send(head.job(config, head_slot))
+        harness.kept.expect(kept_dims(config).const({
+            "head_slot": head_slot, "kept": head.kept_bits()}).as_bits())
+        writes += head.writes(config, head_slot)
+        loaded.append((head_slot,))
+        choices += [((head_slot + each) % config.head_slots, head.kept_bits())
+                    for each in range(-(-rows // config.queries))]
+        head_slot = (head_slot + passes_max) % config.head_slots
+    await scorers.heads_loaded(heads)
+    await harness.kept.finished()
+    assert scorers.loaded == loaded
+    assert scorers.choices == choices, "kept dims differ from the model's"
+    wrong = [index for index, (got, wanted) in enumerate(zip(scorers.writes, writes, strict=True))
+             if got != wanted]
+    assert not wrong, f"{len(wrong)} of {len(writes)} folded groups differ, first {scorers.writes[wrong[0]]}"
+
+
+@bench(cycles=60_000)
+async def sparf_queries_reach_the_scorers(dut):
+    await run_sparf(dut, idle=0.0, back_pressure=0.0, heads=16)
+
+
+@bench(cycles=60_000)
+async def sparf_queries_with_stalls(dut):
+    await run_sparf(dut, idle=0.3, back_pressure=0.9, heads=8)
+
+
+@bench(cycles=60_000)
+async def the_model_of_sparf_is_wrong_on_purpose(dut):
+    """Broken on purpose: the model's roots are rounded up."""
+    root = sparf.square_root
+    sparf.square_root = lambda values: root(values) + 2
+    await run_sparf(dut, idle=0.0, back_pressure=0.0, heads=2)

@@ -18,7 +18,7 @@ from support.harness import BenchFailure, run_cocotb
 from .cluster import Cluster
 
 BENCH = Path(__file__).with_name("bench_cluster.py")
-SOUND = "random_heads|full_rate|merge_is|empty_head|failed_value"
+SOUND = "random_heads|full_rate|merge_is|empty_head|failed_value|sparf_queries"
 SMALL = {"queries": 2, "head_slots": 2}
 
 
@@ -29,12 +29,12 @@ def run(preset: str, overrides: dict, only: str, *, cores: int = 3) -> list[str]
 
 
 def test_small_cluster():
-    assert len(run("tiny", SMALL, SOUND)) == 5
+    assert len(run("tiny", SMALL, SOUND)) == 7
 
 
 @pytest.mark.soak
 def test_product_cluster():
-    assert len(run("product", {}, SOUND, cores=2)) == 5
+    assert len(run("product", {}, SOUND, cores=2)) == 7
 
 
 @pytest.mark.soak
@@ -45,7 +45,12 @@ def test_odd_numbers_of_queries(queries):
 
 def test_a_difference_from_the_model_is_seen():
     with pytest.raises(BenchFailure, match="elements differ"):
-        run("tiny", SMALL, "wrong_on_purpose")
+        run("tiny", SMALL, "the_model_is_wrong_on_purpose")
+
+
+def test_a_difference_from_the_model_of_sparf_is_seen():
+    with pytest.raises(BenchFailure, match="folded groups differ"):
+        run("tiny", SMALL, "the_model_of_sparf_is_wrong_on_purpose")
 
 
 class NothingDropped(FloorShift):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SparF's query side with up to eight queries, in Amaranth's simulator (tests/hw/attention: behind the hub)."""
+"""SparF's query side, up to eight queries, in Amaranth's simulator (behind the hub: tests/hw/attention)."""
 
 import numpy as np
 import pytest
@@ -103,7 +103,8 @@ def some_heads(count: int) -> list[tuple[QueryHead, int]]:
         dims = int(generator.choice([1, 16, width, generator.integers(1, width + 1)]))
         kind = KINDS[number % len(KINDS)]
         head = random_head(generator, kind, queries=int(generator.integers(1, 9)), width=width,
-                           dims=1 if kind == "one dim" else dims, scale2=float(generator.choice([2.0 ** -32, 0.1, 255.0])))
+                           dims=1 if kind == "one dim" else dims,
+                           scale2=float(generator.choice([2.0 ** -32, 0.1, 255.0])))
         heads.append((head, int(generator.integers(CONFIG.head_slots))))
     return heads
 
