@@ -22,6 +22,7 @@ class Seen:
 
     def __init__(self):
         self.kept: list[tuple[int, int]] = []
+        self.opened: list[tuple[int, int]] = []
         self.choices: list[tuple[int, int]] = []
         self.writes: list[tuple[int, int, int, int, int]] = []
         self.loaded: list[int] = []
@@ -56,7 +57,7 @@ def run(heads: list[tuple[QueryHead, int]], *, back_pressure: float = 0.0) -> Se
             ctx.set(block.jobs.valid, 1)
             await ctx.tick().until(block.jobs.ready)
             ctx.set(block.jobs.valid, 0)
-            cycle, kept_at = 1, 0
+            cycle, kept_at, written = 1, 0, 0
             while True:
                 ready = back_pressure == 0 or (generator.random() > back_pressure and cycle > 1500)
                 ctx.set(block.kept.ready, int(ready))
@@ -65,12 +66,18 @@ def run(heads: list[tuple[QueryHead, int]], *, back_pressure: float = 0.0) -> Se
                     if ready:
                         taken = ctx.get(block.kept.payload)
                         seen.kept.append((taken.head_slot, taken.kept))
+                if ctx.get(block.opened.valid):
+                    seen.opened.append((ctx.get(block.opened.head_slot), ctx.get(block.opened.passes)))
+                    assert len(seen.opened) == len(seen.cycles) + 1
                 if ctx.get(block.choice.valid):
                     seen.choices.append((ctx.get(block.choice.head_slot), ctx.get(block.choice.kept)))
                 if ctx.get(block.write.valid):
+                    written = cycle
+                    assert seen.choices[-1][0] == ctx.get(block.write.head_slot)
                     seen.writes.append(tuple(ctx.get(getattr(block.write, name)) for name in (
                         "head_slot", "query", "group", "factors", "right")))
                 if ctx.get(block.loaded.valid):
+                    assert cycle - written >= 4
                     seen.loaded.append(ctx.get(block.loaded.head_slot))
                     break
                 await ctx.tick()
@@ -89,6 +96,7 @@ def run(heads: list[tuple[QueryHead, int]], *, back_pressure: float = 0.0) -> Se
 def check(heads: list[tuple[QueryHead, int]], seen: Seen) -> None:
     assert seen.loaded == [slot for _, slot in heads]
     assert seen.kept == [(slot, head.kept_bits()) for head, slot in heads]
+    assert seen.opened == [(slot, -(-head.rows // CONFIG.queries)) for head, slot in heads]
     passes = [(head, (slot + number) % CONFIG.head_slots) for head, slot in heads
               for number in range(-(-head.rows // CONFIG.queries))]
     assert seen.choices == [(slot, head.kept_bits()) for head, slot in passes]

@@ -39,13 +39,23 @@ def kept_dims(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout({"head_slot": range(config.head_slots), "kept": DIMS_MAX})
 
 
+def head_opening(config: EngineConfig) -> wiring.Signature:
+    """A pulse per KV head, before its first `kept_write` and `folded_write`: its ``passes`` passes take head
+    slots from ``head_slot`` on; no back-pressure."""
+    return wiring.Signature({
+        "valid": Out(1), "head_slot": Out(range(config.head_slots)),
+        "passes": Out(range(passes_max(config) + 1)),
+    })
+
+
 def folded_write(config: EngineConfig) -> wiring.Signature:
     """Dims ``LANES`` * ``group`` and on of a folded query (``abi.sparf.fold``) for all scorers; no
     back-pressure, at most one per cycle.
 
     ``factors`` are ``LANES`` signed integers of QUERY_BITS, the lowest dim in the lowest bits, 0 where a dim
     is not kept; ``right`` (SCORE_SHIFT_BASE - exponent, 1 to 79) is the same in all groups of a query.
-    ``head_slot`` is that of the query's pass. A row comes whole, its groups in order.
+    ``head_slot`` is that of the query's pass. A row comes whole, its groups in order; between the
+    first groups of two rows lie 60 cycles or more.
     """
     return wiring.Signature({
         "valid": Out(1), "head_slot": Out(range(config.head_slots)), "query": Out(query_shape(config)),

@@ -20,12 +20,15 @@ from .querystore import QueryStore, RowSweep
 from .sparfports import (
     MAGNITUDE_BITS,
     folded_write,
+    head_opening,
     kept_dims,
     kept_write,
     sparf_job,
 )
 from .temperature import NORM_BITS, Temperature
 
+_WAY = 3
+"""Registers between a write and a scorer's memory, at most."""
 _RIGHT_MIN = SCORE_SHIFT_BASE - EXPONENT_MAX
 
 
@@ -42,11 +45,13 @@ class SparfQuery(wiring.Component):
     jobs : heads; each may be sent when the cores have its queries, and is taken when the one before is done.
         Its queries must not be overwritten before ``loaded``
     kept : the head's dims, as soon as they are chosen
-    choice, write : the same, and the folded queries, to all scorers
-    loaded : pulse with the job's ``head_slot``: all has been written, and ``kept`` was taken
+    opened : a head whose dims have been chosen
+    choice, write : its kept dims pass by pass, and its folded queries, to all scorers
+    loaded : pulse with the job's ``head_slot``: ``kept`` was taken, and since the last ``write`` four cycles
+        have passed, for registers on the way
 
     Latency of R queries of G groups: ``choice_cycles`` from a job to ``kept``, ``cycles`` to ``loaded``, both
-    at most; 983 and 1,980 with 8 queries of 128 dims. Throughput: one head at a time. Back-pressure: that of
+    at most; 983 and 1,983 with 8 queries of 128 dims. Throughput: one head at a time. Back-pressure: that of
     ``kept`` alone, which does not hold back the writes. Queries that were not finite give dims and factors
     without meaning, in the same time.
     """
@@ -57,7 +62,8 @@ class SparfQuery(wiring.Component):
             "tap": In(query_tap(config)),
             "jobs": In(stream.Signature(sparf_job(config))),
             "kept": Out(stream.Signature(kept_dims(config))),
-            "choice": Out(kept_write(config)), "write": Out(folded_write(config)),
+            "opened": Out(head_opening(config)), "choice": Out(kept_write(config)),
+            "write": Out(folded_write(config)),
             "loaded": Out(wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})),
         })
 
@@ -67,7 +73,7 @@ class SparfQuery(wiring.Component):
 
     @classmethod
     def cycles(cls, rows: int, groups: int) -> int:
-        return cls.choice_cycles(rows, groups) + rows * (2 * groups + Temperature.cycles + 4) + 5
+        return cls.choice_cycles(rows, groups) + rows * (2 * groups + Temperature.cycles + 4) + 8
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -84,6 +90,7 @@ class SparfQuery(wiring.Component):
             store.head_slot.eq(sweep.head_slot), store.query.eq(sweep.query), store.group.eq(sweep.group),
             chooser.last_group.eq(job.last_group), chooser.last_dim.eq(job.last_dim),
             self.kept.payload.head_slot.eq(job.head_slot), self.kept.payload.kept.eq(chooser.kept),
+            self.opened.head_slot.eq(job.head_slot), self.opened.passes.eq(job.passes),
             self.choice.head_slot.eq(sweep.head_slot), self.choice.kept.eq(chooser.kept),
             self.loaded.head_slot.eq(job.head_slot),
         ]
@@ -132,6 +139,7 @@ class SparfQuery(wiring.Component):
                 m.d.comb += chooser.start.eq(1)
                 m.next = "CHOOSE"
             with m.State("CHOOSE"), m.If(~chooser.busy):
+                m.d.comb += self.opened.valid.eq(1)
                 m.d.sync += self.kept.valid.eq(1)
                 m.next = "SUM"
             with m.State("SUM"):
@@ -171,18 +179,18 @@ class SparfQuery(wiring.Component):
 
     def _fold(self, m: Module, temperature: Temperature, folding: Value, sweep: RowSweep, right: Value,
               magnitudes: list[Value], negative: Value, kept: Value) -> Value:
-        """The folded groups of a row as writes; whether any of it is on its way."""
+        """The folded groups of a row as writes; whether any of it is on its way to the scorers."""
         m.submodules.fold = fold = QueryFold()
         write = self.write
         delay = 2 + QueryFold.latency
-        valid = stages(m, folding, delay, name="folded", reset=True)
+        valid = stages(m, folding, delay + _WAY, name="folded", reset=True)
         cooled = right - temperature.excess - 1
         moved = Signal(RIGHT_BITS)
         m.d.comb += moved.eq(Mux(right <= temperature.excess + _RIGHT_MIN, _RIGHT_MIN, cooled))
         m.d.comb += [
             *(port.eq(magnitude) for port, magnitude in zip(fold.magnitudes, magnitudes, strict=True)),
             fold.negative.eq(negative), fold.kept.eq(kept), fold.factor.eq(temperature.factor),
-            write.valid.eq(valid[-1]), write.factors.eq(fold.folded),
+            write.valid.eq(valid[delay]), write.factors.eq(fold.folded),
             write.right.eq(stages(m, moved, delay, name="moved")[-1]),
             *(getattr(write, name).eq(stages(m, getattr(sweep, name), delay, name=f"{name}_folded")[-1])
               for name in ("head_slot", "query", "group")),
