@@ -42,6 +42,15 @@ def test_a_wrong_maximum_is_seen():
         run("scorer", "wrong_maximum")
 
 
+def test_dims():
+    assert len(run("dims", "dims_|keys_|rate_")) == 8
+
+
+def test_a_wrong_score_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("dims", "wrong_score")
+
+
 def test_chooser():
     assert len(run("chooser", "random_jobs|jobs_that|time_of")) == 5
 

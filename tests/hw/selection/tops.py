@@ -12,10 +12,14 @@ from instinfer.hw.kv.headports import SKETCH_LOAD, sketch_setup
 from instinfer.hw.kv.selection import Selection
 from instinfer.hw.kv.sketchslots import SlotScorer
 from instinfer.hw.selection.chooser import GroupChooser
+from instinfer.hw.selection.dimoperands import DimOperands
+from instinfer.hw.selection.dimports import dim_beat
+from instinfer.hw.selection.dimscorer import DimScorer
 from instinfer.hw.selection.loader import SketchQueryLoader
 from instinfer.hw.selection.masks import MaskBuilder
 from instinfer.hw.selection.ports import group_beat, mask_word, query_sketch_beat, sketch_beat
 from instinfer.hw.selection.scorer import SketchScorer
+from instinfer.hw.selection.sparfports import folded_write
 from instinfer.hw.selection.tokens import TokenChooser, token_job
 from instinfer.hw.signatures import MemoryReadPort, slot_beat, stripe_finish
 from support.harness import Bundle, bundle
@@ -41,6 +45,30 @@ class LoadedScorer(wiring.Component):
         connect(m, flipped(self.slots), scorer.slots)
         connect(m, scorer.maxima, flipped(self.maxima))
         m.d.comb += [self.loading.eq(loader.busy), self.busy.eq(scorer.busy)]
+        return m
+
+
+class LoadedDimScorer(wiring.Component):
+    """`DimOperands` and a `DimScorer`."""
+
+    def __init__(self, *, config: EngineConfig):
+        self._operands = DimOperands(config=config)
+        self._scorer = DimScorer(config=config)
+        super().__init__({
+            "opened": In(self._operands.signature.members["opened"].signature.flip()),
+            "folded": In(folded_write(config)), "slots": In(stream.Signature(dim_beat(config))),
+            "maxima": Out(stream.Signature(group_beat(config))), "busy": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.operands, m.submodules.scorer = operands, scorer = self._operands, self._scorer
+        for name in ("opened", "folded"):
+            connect(m, flipped(getattr(self, name)), getattr(operands, name))
+        connect(m, operands.write, scorer.write)
+        connect(m, flipped(self.slots), scorer.slots)
+        connect(m, scorer.maxima, flipped(self.maxima))
+        m.d.comb += self.busy.eq(scorer.busy)
         return m
 
 
@@ -74,6 +102,9 @@ class SelectionWithScorers(wiring.Component):
         return m
 
 
+DIMS = load(preset="tiny", overrides={
+    "queries": 2, "page_bytes": 8192, "spare_bytes": 512, "max_context": 4096})
+"""Blocks of 1,024 fp16 or 2,048 int8 tokens, dims in two slots, two passes."""
 SELECTION = load(preset="tiny", overrides={"channels": 1, "queries": 2, "max_context": 1024})
 
 
@@ -115,7 +146,8 @@ def selection_top(config: EngineConfig) -> Bundle:
     """All blocks side by side."""
     tokens = TokenChooser(config=TOKENS.config, score_groups=TOKENS.score_groups, lanes=TOKENS.lanes)
     return bundle(
-        scorer=LoadedScorer(config=config), tokens=tokens, whole=SelectionWithScorers(config=SELECTION),
+        scorer=LoadedScorer(config=config), dims=LoadedDimScorer(config=DIMS), tokens=tokens,
+        whole=SelectionWithScorers(config=SELECTION),
         **{name: setting.component() for name, setting in CHOOSERS.items()},
         **{name: MaskBuilder(config=setting.config, lanes=setting.lanes)
            for name, setting in BUILDERS.items()})

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cocotb benches of `DimScorer` with its `DimOperands`; test_selection.py runs them."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+from cocotb.triggers import RisingEdge
+
+from instinfer.hw.selection.dimscorer import DimScorer
+from support.benches import bench, cycle, start
+from support.seeds import rng
+from support.streams import StreamSink, StreamSource
+
+from .dimheads import KINDS, DimHead
+from .tops import DIMS
+
+DUT = "dims"
+
+
+class Scorer:
+    """Sources and sink of the scorer."""
+
+    def __init__(self, dut, *, idle: float, back_pressure: float):
+        self.dut = dut
+        self.slots = StreamSource(dut, f"{DUT}__slots", idle=idle)
+        self.maxima = StreamSink(dut, f"{DUT}__maxima", back_pressure=back_pressure)
+        for name in ("opened__valid", "folded__valid"):
+            self.signal(name).value = 0
+
+    def signal(self, name: str):
+        return getattr(self.dut, f"{DUT}__{name}")
+
+    async def load(self, head: DimHead) -> None:
+        self.signal("opened__valid").value = 1
+        self.signal("opened__head_slot").value = head.head_slot
+        self.signal("opened__passes").value = head.passes
+        await RisingEdge(self.dut.clk)
+        self.signal("opened__valid").value = 0
+        for write in head.fold_writes():
+            self.signal("folded__valid").value = 1
+            for name, value in write.items():
+                self.signal(f"folded__{name}").value = value
+            await RisingEdge(self.dut.clk)
+        self.signal("folded__valid").value = 0
+        for _ in range(3):
+            await RisingEdge(self.dut.clk)
+
+    def send(self, slot: tuple[list[int], list[int]]) -> None:
+        beats, tokens = slot
+        self.slots.send(*beats)
+        self.maxima.expect(*tokens)
+
+    async def finished(self) -> None:
+        await self.slots.drained()
+        await self.maxima.finished()
+        assert int(self.signal("busy").value) == 0
+
+
+SHAPES = ((64, False, 1), (128, True, 2), (64, True, 1), (80, False, 2), (96, True, 1), (128, False, 1))
+"""Dims, int8, passes."""
+
+
+def random_head(generator, number: int, *, head_slot: int) -> DimHead:
+    head_dim, int8, passes = SHAPES[number % len(SHAPES)]
+    block = DIMS.page_bytes // 4 // (1 if int8 else 2)
+    blocks = int(generator.integers(0, 3))
+    context = blocks * block - int(generator.integers(0, block)) if blocks and number % 2 else (
+        blocks * block + int(generator.integers(not blocks, 40)))
+    return DimHead.random(generator, DIMS, kind=KINDS[number % len(KINDS)], head_dim=head_dim,
+                          dims=int(generator.choice([1, 3, 8])), int8=int8, passes=passes, context=context,
+                          blocks=blocks, head_slot=head_slot)
+
+
+async def random_heads(dut, *, idle: float, back_pressure: float, heads: int, first: int = 0,
+                       fail: float = 0.0, spoil: bool = False) -> None:
+    """Blocks in random order of their slots, then keys; heads take turns in the head slots."""
+    generator = rng(f"dim heads {idle} {back_pressure} {fail}")
+    scorer = Scorer(dut, idle=idle, back_pressure=back_pressure)
+    await start(dut)
+    for number in range(first, first + heads):
+        head = random_head(generator, number, head_slot=int(generator.integers(0, 3)))
+        await scorer.load(head)
+        for block in range(head.blocks):
+            order = [tuple(map(int, each)) for each in generator.permutation(head.block_slots(block))]
+            failed = {each for each in order if generator.random() < fail}
+            beats, tokens = head.block_beats(block, order, failed)
+            if spoil:
+                tokens[3] ^= 1 << 30
+            scorer.send((beats, tokens))
+        for slot in head.key_slots:
+            scorer.send(head.key_beats(slot, failed=generator.random() < fail))
+        await scorer.finished()
+
+
+@bench(cycles=120_000)
+async def dims_with_stalls(dut):
+    await random_heads(dut, idle=0.2, back_pressure=0.3, heads=6)
+
+
+@bench(cycles=120_000)
+async def dims_without_stalls(dut):
+    await random_heads(dut, idle=0.0, back_pressure=0.0, heads=12)
+
+
+@bench(cycles=60_000)
+async def dims_blocked_for_long(dut):
+    await random_heads(dut, idle=0.0, back_pressure=0.95, heads=1, first=2)
+
+
+@bench(cycles=60_000)
+async def dims_of_a_whole_row(dut):
+    """The largest sums: all dims kept, of numbers that do not cancel."""
+    generator = rng("all dims")
+    scorer = Scorer(dut, idle=0.0, back_pressure=0.0)
+    await start(dut)
+    for int8 in (False, True):
+        head = DimHead.random(generator, DIMS, kind="huge", head_dim=128, dims=128, int8=int8,
+                              passes=1, context=140, blocks=1, head_slot=2)
+        signs = np.sign(head.folded[0]) * np.where(np.arange(len(head.k)) % 2, 1, -1)[:, None]
+        k = np.where(signs < 0, -128, 127).astype(np.int8) if int8 else (65504 * signs).astype(np.float16)
+        head = dataclasses.replace(head, k=k)
+        await scorer.load(head)
+        scorer.send(head.block_beats(0, head.block_slots(0)))
+        await scorer.finished()
+
+
+@bench(cycles=60_000)
+async def dims_that_failed(dut):
+    await random_heads(dut, idle=0.1, back_pressure=0.1, heads=6, fail=0.2)
+
+
+@bench(cycles=20_000)
+async def wrong_score_on_purpose(dut):
+    await random_heads(dut, idle=0.0, back_pressure=0.0, heads=4, spoil=True)
+
+
+@bench(cycles=60_000)
+async def keys_and_blocks_interleaved(dut):
+    """Keys of other heads among the slots of a block do not disturb its sums."""
+    generator = rng("interleaved dims")
+    scorer = Scorer(dut, idle=0.0, back_pressure=0.1)
+    await start(dut)
+    dims = DimHead.random(generator, DIMS, kind="plain", head_dim=64, dims=8, int8=False, passes=2,
+                          context=600, blocks=1, head_slot=0)
+    keys = DimHead.random(generator, DIMS, kind="plain", head_dim=128, dims=5, int8=True, passes=1,
+                          context=70, blocks=0, head_slot=2)
+    for head in (dims, keys):
+        await scorer.load(head)
+    beats, tokens = dims.block_beats(0, dims.block_slots(0))
+    cuts = [0, *(index + 1 for index, beat in enumerate(beats) if (index + 1) % 128 == 0)]
+    for slot, (low, high) in zip(keys.key_slots, itertools.pairwise(cuts), strict=False):
+        scorer.send((beats[low:high], []))
+        if high == cuts[-1]:
+            break
+        scorer.send(keys.key_beats(slot))
+    sent = min(len(keys.key_slots), len(cuts) - 1)
+    scorer.send((beats[cuts[sent]:], tokens))
+    await scorer.finished()
+
+
+@bench(cycles=30_000)
+async def rate_of_dims(dut):
+    """A beat per cycle, then a token per cycle."""
+    generator = rng("rate of dims")
+    scorer = Scorer(dut, idle=0.0, back_pressure=0.0)
+    await start(dut)
+    for int8 in (False, True):
+        head = DimHead.random(generator, DIMS, kind="plain", head_dim=64, dims=6, int8=int8, passes=1,
+                              context=2048, blocks=1 if int8 else 2, head_slot=1)
+        await scorer.load(head)
+        before = len(scorer.maxima.cycles)
+        for block in range(head.blocks):
+            scorer.send(head.block_beats(block, head.block_slots(block)))
+        await scorer.finished()
+        cycles = scorer.maxima.cycles[before:]
+        tokens = head.block_tokens
+        for block in range(head.blocks):
+            those = cycles[block * tokens:(block + 1) * tokens]
+            assert those[-1] - those[0] == tokens - 1
+        if head.blocks == 2:  # drain, first step
+            assert cycles[tokens] - cycles[0] == len(head.block_slots(0)) * 128 + tokens + 4
+
+
+@bench(cycles=30_000)
+async def rate_of_keys(dut):
+    """A beat of fp16 keys per cycle, of int8 ones every second; and the latency of a row."""
+    generator = rng("rate of keys")
+    scorer = Scorer(dut, idle=0.0, back_pressure=0.0)
+    await start(dut)
+    for int8, cycles_of_beat in ((False, 1), (True, 2)):
+        head = DimHead.random(generator, DIMS, kind="plain", head_dim=64, dims=6, int8=int8, passes=1,
+                              context=64, blocks=0, head_slot=0)
+        await scorer.load(head)
+        before = len(scorer.maxima.cycles)
+        for slot in head.key_slots:
+            scorer.send(head.key_beats(slot))
+        await scorer.slots.drained()
+        accepted = cycle()
+        await scorer.finished()
+        cycles = scorer.maxima.cycles[before:]
+        row = len(head.row_words(0)) * cycles_of_beat
+        assert [each - cycles[0] for each in cycles] == [row * token for token in range(64)]
+        assert cycles[-1] - accepted == DimScorer.latency
