@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cocotb benches of `DimScorer` with its `DimOperands`; test_selection.py runs them."""
+"""Cocotb benches of `DimSlotScorer` with its `DimOperands`; test_selection.py runs them."""
 
 import dataclasses
 import itertools
@@ -15,21 +15,20 @@ from support.streams import StreamSink, StreamSource
 from .dimheads import KINDS, DimHead
 from .tops import DIMS
 
-DUT = "dims"
-
 
 class Scorer:
     """Sources and sink of the scorer."""
 
-    def __init__(self, dut, *, idle: float, back_pressure: float):
+    def __init__(self, dut, *, idle: float, back_pressure: float, name: str = "dims"):
         self.dut = dut
-        self.slots = StreamSource(dut, f"{DUT}__slots", idle=idle)
-        self.maxima = StreamSink(dut, f"{DUT}__maxima", back_pressure=back_pressure)
-        for name in ("opened__valid", "folded__valid"):
+        self.name = name
+        self.slots = StreamSource(dut, f"{name}__slots", idle=idle)
+        self.maxima = StreamSink(dut, f"{name}__maxima", back_pressure=back_pressure)
+        for name in ("opened__valid", "folded__valid", "setup__valid"):
             self.signal(name).value = 0
 
     def signal(self, name: str):
-        return getattr(self.dut, f"{DUT}__{name}")
+        return getattr(self.dut, f"{self.name}__{name}")
 
     async def load(self, head: DimHead) -> None:
         self.signal("opened__valid").value = 1
@@ -37,6 +36,12 @@ class Scorer:
         self.signal("opened__passes").value = head.passes
         await RisingEdge(self.dut.clk)
         self.signal("opened__valid").value = 0
+        for number_of_pass in range(head.passes):
+            self.signal("setup__valid").value = 1
+            self.signal("setup__head_slot").value = head.head_slot + number_of_pass
+            self.signal("setup__setup").value = head.setup()
+            await RisingEdge(self.dut.clk)
+        self.signal("setup__valid").value = 0
         for write in head.fold_writes():
             self.signal("folded__valid").value = 1
             for name, value in write.items():
@@ -46,9 +51,9 @@ class Scorer:
         for _ in range(3):
             await RisingEdge(self.dut.clk)
 
-    def send(self, slot: tuple[list[int], list[int]]) -> None:
+    def send(self, head: DimHead, slot: tuple[list[int], list[int]]) -> None:
         beats, tokens = slot
-        self.slots.send(*beats)
+        self.slots.send(*head.slot_beats(beats))
         self.maxima.expect(*tokens)
 
     async def finished(self) -> None:
@@ -68,7 +73,8 @@ def random_head(generator, number: int, *, head_slot: int) -> DimHead:
     context = blocks * block - int(generator.integers(0, block)) if blocks and number % 2 else (
         blocks * block + int(generator.integers(not blocks, 40)))
     return DimHead.random(generator, DIMS, kind=KINDS[number % len(KINDS)], head_dim=head_dim,
-                          dims=int(generator.choice([1, 3, 8])), int8=int8, passes=passes, context=context,
+                          dims=int(generator.choice([1, 3, 8])), int8=int8, passes=passes,
+                          context=min(context, DIMS.max_context),
                           blocks=blocks, head_slot=head_slot)
 
 
@@ -87,9 +93,9 @@ async def random_heads(dut, *, idle: float, back_pressure: float, heads: int, fi
             beats, tokens = head.block_beats(block, order, failed)
             if spoil:
                 tokens[3] ^= 1 << 30
-            scorer.send((beats, tokens))
+            scorer.send(head, (beats, tokens))
         for slot in head.key_slots:
-            scorer.send(head.key_beats(slot, failed=generator.random() < fail))
+            scorer.send(head, head.key_beats(slot, failed=generator.random() < fail))
         await scorer.finished()
 
 
@@ -105,7 +111,16 @@ async def dims_without_stalls(dut):
 
 @bench(cycles=60_000)
 async def dims_blocked_for_long(dut):
-    await random_heads(dut, idle=0.0, back_pressure=0.95, heads=1, first=2)
+    """Nothing is lost when 64 tokens and more wait."""
+    generator = rng("dims blocked")
+    scorer = Scorer(dut, idle=0.0, back_pressure=0.97)
+    await start(dut)
+    head = DimHead.random(generator, DIMS, kind="plain", head_dim=64, dims=2, int8=True, passes=2,
+                          context=520, blocks=1, head_slot=1)
+    await scorer.load(head)
+    scorer.send(head, head.block_beats(0, head.block_slots(0)))
+    scorer.send(head, head.key_beats(3))
+    await scorer.finished()
 
 
 @bench(cycles=60_000)
@@ -121,7 +136,7 @@ async def dims_of_a_whole_row(dut):
         k = np.where(signs < 0, -128, 127).astype(np.int8) if int8 else (65504 * signs).astype(np.float16)
         head = dataclasses.replace(head, k=k)
         await scorer.load(head)
-        scorer.send(head.block_beats(0, head.block_slots(0)))
+        scorer.send(head, head.block_beats(0, head.block_slots(0)))
         await scorer.finished()
 
 
@@ -150,18 +165,36 @@ async def keys_and_blocks_interleaved(dut):
     beats, tokens = dims.block_beats(0, dims.block_slots(0))
     cuts = [0, *(index + 1 for index, beat in enumerate(beats) if (index + 1) % 128 == 0)]
     for slot, (low, high) in zip(keys.key_slots, itertools.pairwise(cuts), strict=False):
-        scorer.send((beats[low:high], []))
+        scorer.send(dims, (beats[low:high], []))
         if high == cuts[-1]:
             break
-        scorer.send(keys.key_beats(slot))
+        scorer.send(keys, keys.key_beats(slot))
     sent = min(len(keys.key_slots), len(cuts) - 1)
-    scorer.send((beats[cuts[sent]:], tokens))
+    scorer.send(dims, (beats[cuts[sent]:], tokens))
+    await scorer.finished()
+
+
+@bench(cycles=20_000)
+async def keys_without_blocks(dut):
+    """The scorer of stripe buffers; several heads' slots in turn."""
+    generator = rng("keys without blocks")
+    scorer = Scorer(dut, idle=0.1, back_pressure=0.1, name="dim_keys")
+    await start(dut)
+    heads = [DimHead.random(generator, DIMS, kind="plain", head_dim=head_dim, dims=10, int8=int8, passes=1,
+                            context=50, blocks=0, head_slot=head_slot)
+             for head_slot, (head_dim, int8) in enumerate(((64, False), (80, False), (128, True)))]
+    for head in heads:
+        await scorer.load(head)
+    for slot in range(13):
+        for head in heads:
+            if slot in head.key_slots:
+                scorer.send(head, head.key_beats(slot, failed=slot == 2))
     await scorer.finished()
 
 
 @bench(cycles=30_000)
 async def rate_of_dims(dut):
-    """A beat per cycle, then a token per cycle."""
+    """130 cycles for a slot of 128 beats, then a token per cycle."""
     generator = rng("rate of dims")
     scorer = Scorer(dut, idle=0.0, back_pressure=0.0)
     await start(dut)
@@ -171,15 +204,15 @@ async def rate_of_dims(dut):
         await scorer.load(head)
         before = len(scorer.maxima.cycles)
         for block in range(head.blocks):
-            scorer.send(head.block_beats(block, head.block_slots(block)))
+            scorer.send(head, head.block_beats(block, head.block_slots(block)))
         await scorer.finished()
         cycles = scorer.maxima.cycles[before:]
         tokens = head.block_tokens
         for block in range(head.blocks):
             those = cycles[block * tokens:(block + 1) * tokens]
             assert those[-1] - those[0] == tokens - 1
-        if head.blocks == 2:  # drain, first step
-            assert cycles[tokens] - cycles[0] == len(head.block_slots(0)) * 128 + tokens + 4
+        if head.blocks == 2:  # one to find the block, four to drain
+            assert cycles[tokens] - cycles[0] == 1 + len(head.block_slots(0)) * 130 + tokens + 4
 
 
 @bench(cycles=30_000)
@@ -194,11 +227,13 @@ async def rate_of_keys(dut):
         await scorer.load(head)
         before = len(scorer.maxima.cycles)
         for slot in head.key_slots:
-            scorer.send(head.key_beats(slot))
+            scorer.send(head, head.key_beats(slot))
         await scorer.slots.drained()
         accepted = cycle()
         await scorer.finished()
         cycles = scorer.maxima.cycles[before:]
         row = len(head.row_words(0)) * cycles_of_beat
-        assert [each - cycles[0] for each in cycles] == [row * token for token in range(64)]
+        per_slot = head.shape.rows.rows_per_slot
+        assert [each - cycles[0] for each in cycles] == [
+            row * token + 2 * (token // per_slot) for token in range(64)]
         assert cycles[-1] - accepted == DimScorer.latency

@@ -2,6 +2,7 @@
 """KV heads scored by SparF: what goes into a scorer and what must come out."""
 
 import dataclasses
+import functools
 from collections.abc import Collection
 
 import numpy as np
@@ -10,9 +11,17 @@ from instinfer.abi import arith, selection, sparf
 from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
 from instinfer.abi.dims import DimShape, pack_block
 from instinfer.abi.layout import Dtype, RowShape
+from instinfer.hw.kv.dimslots import DIM_SETUP
 from instinfer.hw.selection.dimports import HALF_TOKENS, dim_beat, parts
 from instinfer.hw.selection.ports import group_beat
 from instinfer.hw.selection.sparfports import folded_write
+from instinfer.hw.signatures import slot_beat
+
+
+def bits_of(layout, *names: str) -> int:
+    """Bits of some fields."""
+    return sum(((1 << layout[name].width) - 1) << layout[name].offset for name in names)
+
 
 KINDS = ("plain", "zeros", "huge", "one huge query", "extreme rows")
 
@@ -187,3 +196,39 @@ class DimHead:
         return [layout.const({
             "head_slot": self.head_slot + number_of_pass, "group": token, "maxima": rows[:, token].tolist(),
             "last": token == self.context - 1}).as_bits() for token in tokens]
+
+    # -- as the channel gives them -----------------------------------------------------------------
+    def setup(self) -> int:
+        return DIM_SETUP.const({
+            "context": self.context, "dims": int(self.kept.sum()), "head_dim": self.shape.rows.head_dim,
+            "stripes": self.shape.stripes_per_block(self.config),
+            "rows_log2": self.shape.rows.rows_per_slot.bit_length() - 1}).as_bits()
+
+    def dim_group(self, block: int, place: int, part: int) -> int:
+        """Number of a slot within the head."""
+        stripe, slot = self.shape.place_of(self.config, place, part * self.shape.tokens_per_slot)
+        stripe += block * self.shape.stripes_per_block(self.config)
+        return stripe * self.config.slots_per_stripe + slot
+
+    def slot_beats(self, beats: list[int], stripe_ends: Collection[int] = ()) -> list[int]:
+        """`slot_beat` of beats of `dim_beat`; the last slot of a stripe is one of ``stripe_ends``."""
+        of_dim, layout = dim_beat(self.config), slot_beat(self.config)
+
+        @functools.cache
+        def constant(word: int) -> int:
+            beat = of_dim.from_bits(word)
+            place = beat.dim + (self.shape.rows.head_dim if beat.scales else 0)
+            group = (beat.first_token // self.shape.rows.rows_per_slot if beat.rows else
+                     self.dim_group(beat.first_token // self.block_tokens, place, beat.part))
+            return layout.const({
+                "head_slot": beat.head_slot, "base_slot": self.head_slot,
+                "rows": 0 if beat.empty else beat.tokens if beat.rows else 16, "wide": beat.wide,
+                "int8": beat.int8, "dims": not beat.rows, "keys": beat.rows, "group": group,
+                "stripe_end": group in stripe_ends and beat.pass_ == self.passes - 1}).as_bits()
+
+        own, found = ("data", "scale", "last"), []
+        for word in beats:
+            fields = {name: word >> of_dim[name].offset & (1 << of_dim[name].width) - 1 for name in own}
+            found.append(constant(word & ~bits_of(of_dim, *own)) | sum(
+                value << layout[name].offset for name, value in fields.items()))
+        return found

@@ -43,12 +43,21 @@ def test_a_wrong_maximum_is_seen():
 
 
 def test_dims():
-    assert len(run("dims", "dims_|keys_|rate_")) == 8
+    assert len(run("dims", "dims_|keys_|rate_")) == 9
 
 
 def test_a_wrong_score_is_seen():
     with pytest.raises(BenchFailure, match="expected"):
         run("dims", "wrong_score")
+
+
+def test_slots_of_dims():
+    assert len(run("dimslots", "slots_")) == 2
+
+
+def test_a_wrong_slot_is_seen():
+    with pytest.raises(BenchFailure, match="expected"):
+        run("dimslots", "wrong_slot")
 
 
 def test_chooser():

@@ -8,18 +8,18 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig, load
+from instinfer.hw.kv.dimslots import DimIntake, DimSlotScorer, dim_setup
 from instinfer.hw.kv.headports import SKETCH_LOAD, sketch_setup
 from instinfer.hw.kv.selection import Selection
 from instinfer.hw.kv.sketchslots import SlotScorer
 from instinfer.hw.selection.chooser import GroupChooser
 from instinfer.hw.selection.dimoperands import DimOperands
-from instinfer.hw.selection.dimports import dim_beat
-from instinfer.hw.selection.dimscorer import DimScorer
+from instinfer.hw.selection.dimports import short_write
 from instinfer.hw.selection.loader import SketchQueryLoader
 from instinfer.hw.selection.masks import MaskBuilder
 from instinfer.hw.selection.ports import group_beat, mask_word, query_sketch_beat, sketch_beat
 from instinfer.hw.selection.scorer import SketchScorer
-from instinfer.hw.selection.sparfports import folded_write
+from instinfer.hw.selection.sparfports import folded_write, head_opening
 from instinfer.hw.selection.tokens import TokenChooser, token_job
 from instinfer.hw.signatures import MemoryReadPort, slot_beat, stripe_finish
 from support.harness import Bundle, bundle
@@ -49,26 +49,32 @@ class LoadedScorer(wiring.Component):
 
 
 class LoadedDimScorer(wiring.Component):
-    """`DimOperands` and a `DimScorer`."""
+    """`DimOperands` and a `DimSlotScorer`."""
 
-    def __init__(self, *, config: EngineConfig):
-        self._operands = DimOperands(config=config)
-        self._scorer = DimScorer(config=config)
+    def __init__(self, *, config: EngineConfig, blocks: bool = True):
+        self._config = config
+        self._blocks = blocks
         super().__init__({
-            "opened": In(self._operands.signature.members["opened"].signature.flip()),
-            "folded": In(folded_write(config)), "slots": In(stream.Signature(dim_beat(config))),
+            "opened": In(head_opening(config)), "folded": In(folded_write(config)),
+            "slots": In(stream.Signature(slot_beat(config))), "setup": In(dim_setup(config)),
             "maxima": Out(stream.Signature(group_beat(config))), "busy": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.operands, m.submodules.scorer = operands, scorer = self._operands, self._scorer
+        m.submodules.operands = operands = DimOperands(config=self._config)
+        m.submodules.scorer = scorer = DimSlotScorer(config=self._config, blocks=self._blocks)
         for name in ("opened", "folded"):
             connect(m, flipped(getattr(self, name)), getattr(operands, name))
-        connect(m, operands.write, scorer.write)
         connect(m, flipped(self.slots), scorer.slots)
-        connect(m, scorer.maxima, flipped(self.maxima))
-        m.d.comb += self.busy.eq(scorer.busy)
+        connect(m, scorer.port.maxima, flipped(self.maxima))
+        m.d.comb += [
+            self.busy.eq(scorer.busy),
+            *(getattr(scorer.port.write, name).eq(getattr(operands.write, name))
+              for name in short_write(self._config).members),
+            *(getattr(scorer.port.setup, name).eq(getattr(self.setup, name))
+              for name in dim_setup(self._config).members),
+        ]
         return m
 
 
@@ -146,7 +152,8 @@ def selection_top(config: EngineConfig) -> Bundle:
     """All blocks side by side."""
     tokens = TokenChooser(config=TOKENS.config, score_groups=TOKENS.score_groups, lanes=TOKENS.lanes)
     return bundle(
-        scorer=LoadedScorer(config=config), dims=LoadedDimScorer(config=DIMS), tokens=tokens,
+        scorer=LoadedScorer(config=config), dims=LoadedDimScorer(config=DIMS),
+        dim_slots=DimIntake(config=DIMS), dim_keys=LoadedDimScorer(config=DIMS, blocks=False), tokens=tokens,
         whole=SelectionWithScorers(config=SELECTION),
         **{name: setting.component() for name, setting in CHOOSERS.items()},
         **{name: MaskBuilder(config=setting.config, lanes=setting.lanes)

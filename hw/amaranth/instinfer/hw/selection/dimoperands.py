@@ -13,8 +13,7 @@ from ..numeric.pipeline import stages
 from ..numeric.score import RIGHT_BITS
 from ..signatures import LANES
 from .dimports import SHORTS_BITS, short_write
-from .ports import passes_max
-from .sparfports import folded_write
+from .sparfports import folded_write, head_opening
 
 
 def shortened(element: Value) -> Value:
@@ -34,9 +33,7 @@ class DimOperands(wiring.Component):
 
     Members
     -------
-    opened : a pulse per KV head, before its first row: ``passes`` passes from ``head_slot`` on
-    folded : the rows of the head, pass by pass; their first groups at least ``passes`` + 1 cycles apart, as
-        `SparfQuery` has them
+    opened, folded : from `SparfQuery`; first groups of rows are at least ``passes`` + 1 cycles apart
     write : to all scorers
 
     Latency: 1 cycle; the unit is there ``passes`` + 1 cycles after the first group of the head's last row, so
@@ -46,9 +43,7 @@ class DimOperands(wiring.Component):
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
         super().__init__({
-            "opened": In(wiring.Signature({
-                "valid": Out(1), "head_slot": Out(range(config.head_slots)),
-                "passes": Out(range(passes_max(config) + 1))})),
+            "opened": In(head_opening(config)),
             "folded": In(folded_write(config)), "write": Out(short_write(config)),
         })
 

@@ -37,8 +37,9 @@ def dim_beat(config: EngineConfig) -> data.StructLayout:
     """A beat of a slot of a dim, of scales or of keys; all fields but ``data``, ``scale`` and ``last`` are
     constant over the slot.
 
-    ``rows``: a slot of keys: the rows of ``tokens`` tokens from ``first_token`` on, of 32 beats if ``wide``
-    else 16, of ``int8`` half as many; ``scale`` is that of the int8 row at hand.
+    ``rows``: a slot of keys (``scales`` is 0, other fields of blocks have no meaning): the rows of ``tokens``
+    tokens from ``first_token`` on, of 32 beats if ``wide`` else 16, of ``int8`` half as many; ``scale`` is
+    that of the int8 row at hand.
     Otherwise one of dim ``dim`` of a block, or of its ``scales``: of those of ``part`` the first half if
     ``dim`` is even. ``start``: the first slot that the scorer sees of this part and ``pass_``. ``complete``:
     the block's last slot in this pass; its first ``tokens`` tokens, from ``first_token`` on, are of the

@@ -31,8 +31,8 @@ class DimTokens(wiring.Component):
 
     Members
     -------
-    emitted, emission, sums : from `DimLanes`; the next row comes 4 cycles (of a block of int8 rows 8) later at
-        the earliest
+    emitted, emission, sums : from `DimLanes`; the next row comes 4 cycles later at the earliest, after one of
+        a block of int8 rows 8
     scales_valid, scales_row, scales : four scales of a block of int8 rows
     write : see `DimOperands`
     found_valid, found : a token; no back-pressure
