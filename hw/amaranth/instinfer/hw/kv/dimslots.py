@@ -180,7 +180,8 @@ class DimIntake(wiring.Component):
         whole: Value = Mux(slot.int8, tokens + ((1 << slot_log2[1]) - 1) >> slot_log2[1],
                            tokens + ((1 << slot_log2[0]) - 1) >> slot_log2[0])
         places = setup.dims + Mux(slot.int8, _SCALE_PLACES, 0)
-        all_slots = sum(Mux(count[bit], places << bit, 0) for bit in range(len(count)))  # not worth a multiplier
+        # Not worth a multiplier.
+        all_slots = sum(Mux(count[bit], places << bit, 0) for bit in range(len(count)))
         due, after = Signal.like(state.left), Signal(_block_state(config))
         halves, lost, seen = Signal(2 * parts(config)), Signal(2 * parts(config)), Signal(parts(config))
         fresh = state.left == 0
