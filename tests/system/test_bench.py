@@ -8,8 +8,11 @@ import pytest
 
 from instinfer.abi.config import EngineConfig, presets
 from instinfer.cosim.bench.attention import dense, latency
+from instinfer.cosim.bench.operands import random_operands
+from instinfer.cosim.bench.sketch import sketch
 from instinfer.cosim.bench.workload import Shape
 from instinfer.cosim.bench.writes import append, write
+from instinfer.host import PCA, Sketch
 
 TINY = presets()["tiny"]
 SHAPE = Shape(tokens=200, kv_heads=2, queries=2, head_dim=128)
@@ -49,6 +52,41 @@ def test_latency_write_and_append_over_the_rtl() -> None:
     assert beside["tokens_attended"] == 208, "a page's worth more: all whole stripes are in flash"
     assert beside["cycles_mean"] <= beside["cycles_worst"]
     assert beside["slower"] == beside["cycles_mean"] / beside["cycles_alone"] - 1
+
+
+def run_sketch(config: EngineConfig) -> dict[str, Any]:
+    shape = dataclasses.replace(SHAPE, tokens=1200)
+    return sketch(config, shape, random_operands(shape, commands=2, seed=3), sketcher=PCA(),
+                  policy=Sketch(keep_tokens=96, group=8, window=16, sinks=4))
+
+
+def test_sketch_figures_belong_together() -> None:
+    row = run_sketch(TINY)
+    assert row["bit_exact"]
+    assert row["values_compared"] == 3 * 2 * 4 * 128, "dense fp16, dense int8 and the policy"
+    assert row["ideal_cycles"] < row["bound_cycles"] <= row["cycles"] < row["dense_int8_cycles"]
+    assert row["speedup"] == row["dense_cycles"] / row["cycles"]
+    assert 1.7 < row["dense_cycles"] / row["dense_int8_cycles"] < 2.1
+    slots = row["slots_moved"] + row["sketch_slots_moved"]
+    assert row["bytes_moved"] == slots * TINY.slot_bytes
+    assert row["bus_data_cycles"] == slots * TINY.slot_beats
+    # A stripe of 768 sketches is in flash, of 2 heads and 2 commands; groups of 8 fill a slot pair.
+    assert row["sketch_slots_moved"] == 2 * 2 * TINY.slots_per_stripe
+    assert row["rows_wanted"] >= 2 * 2 * 2 * 96
+    assert 1 <= row["slots_per_need"] < 1.1
+
+
+@pytest.mark.soak
+def test_a_slower_array_shows_in_the_figures_of_sketches() -> None:
+    """What is bound by the array gets slower with it, and gains less over dense attention."""
+    good = run_sketch(TINY)
+    slow = run_sketch(dataclasses.replace(TINY, timing=dataclasses.replace(TINY.timing, tR=12_000)))
+    assert slow["cycles"] > 1.5 * good["cycles"]
+    assert slow["bound_cycles"] > 1.5 * good["bound_cycles"]
+    assert slow["speedup"] < good["speedup"]
+    assert slow["slots_moved"] == good["slots_moved"]
+    assert good["bit_exact"]
+    assert slow["bit_exact"]
 
 
 @pytest.mark.soak
