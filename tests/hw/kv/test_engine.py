@@ -496,8 +496,8 @@ async def bad_formats(dut):
     shape = {"index": 1, "cdw10": 2 | 2 << 16, "cdw11": 2 | 64 << 16, "cdw12": 100}
     for dtype in (2, 3, 0x80):
         await refused(Status.DTYPE, AdminOpcode.KV_CONFIG, **shape, cdw13=dtype)
-    for sketch in (1 << 24, 7 << 8 | 4 << 16, 72 << 8 | 4 << 16, 16 << 8, 4 << 16, 16 << 8 | 3 << 16,
-                   16 << 8 | 16 << 16, 16 << 8 | 4 << 16 | 1 << 24):
+    for sketch in (4 << 24, 7 << 8 | 4 << 16, 72 << 8 | 4 << 16, 16 << 8, 4 << 16, 16 << 8 | 3 << 16,
+                   16 << 8 | 16 << 16, 16 << 8 | 4 << 16 | 4 << 24):
         await refused(Status.BAD_FIELD, AdminOpcode.KV_CONFIG, **shape, cdw13=1 | sketch)
     policy = {"index": 1, "cdw10": 1, "cdw11": 5, "cdw12": 4 << 16 | 64, "cdw13": 3}
     for change in ({"index": CONFIG.max_policies}, {"cdw10": 2}, {"cdw10": 0x101}, {"cdw11": 1 << 18},
@@ -769,4 +769,4 @@ async def timing(dut):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_kv_engine(noise):
     passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise})
-    assert len(passed) == 14
+    assert len(passed) == 16
