@@ -397,10 +397,10 @@ class Sequencer:
         self._poison["folds"].popleft()
         base = Fields(sparf_job(CONFIG)).unpack(payload)["head_slot"]
         assert int(self.dut.queries_loaded.value) >> base & 1
+        self.sinks["folds"].hold = True
         cocotb.start_soon(self._folded(base))
 
     async def _folded(self, base: int) -> None:
-        self.sinks["folds"].hold = True
         await ClockCycles(self.dut.clk, int(self.random.integers(5, 400)))
         self._sources["kept"].send(
             Fields(kept_dims(CONFIG)).pack(head_slot=base, kept=self._at_base[base].kept))

@@ -205,8 +205,11 @@ async def rate_of_dims(dut):
         before = len(scorer.maxima.cycles)
         for block in range(head.blocks):
             scorer.send(head, head.block_beats(block, head.block_slots(block)))
+        await scorer.slots.drained()
+        accepted = cycle()
         await scorer.finished()
         cycles = scorer.maxima.cycles[before:]
+        assert cycles[-1] - accepted == DimScorer.latency - 3
         tokens = head.block_tokens
         for block in range(head.blocks):
             those = cycles[block * tokens:(block + 1) * tokens]

@@ -180,6 +180,8 @@ class DimIntake(wiring.Component):
         whole: Value = Mux(slot.int8, tokens + ((1 << slot_log2[1]) - 1) >> slot_log2[1],
                            tokens + ((1 << slot_log2[0]) - 1) >> slot_log2[0])
         places = setup.dims + Mux(slot.int8, _SCALE_PLACES, 0)
+        # Not worth a multiplier.
+        all_slots = sum(Mux(count[bit], places << bit, 0) for bit in range(len(count)))
         due, after = Signal.like(state.left), Signal(_block_state(config))
         halves, lost, seen = Signal(2 * parts(config)), Signal(2 * parts(config)), Signal(parts(config))
         fresh = state.left == 0
@@ -190,7 +192,7 @@ class DimIntake(wiring.Component):
         with m.Else():
             m.d.comb += halves.eq(1 << part)
         m.d.comb += [
-            count.eq(whole), due.eq(Mux(fresh, places * count, state.left)),
+            count.eq(whole), due.eq(Mux(fresh, all_slots, state.left)),
             lost.eq(Mux(fresh, 0, state.failed) | Mux(empty, halves, 0)),
             seen.eq(Mux(fresh, 0, state.seen)),
             beat.start.eq(~seen.bit_select(part, 1)), beat.failed.eq(lost), beat.complete.eq(due == 1),

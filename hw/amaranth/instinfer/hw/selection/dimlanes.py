@@ -89,9 +89,11 @@ class DimLanes(wiring.Component):
                            Mux(bases[0], total, 0))
                 low = Signal(BYTE_SUM_BITS + 1, name=f"low_{query}_{lane}")
                 m.d.comb += low.eq(base[:BYTE_SUM_BITS] + term[:BYTE_SUM_BITS])
-                high = base[BYTE_SUM_BITS:] + term[BYTE_SUM_BITS:] + Mux(pairs, carry, low[-1])
+                # A bit below the adder's lowest hands the carry in: no third operand.
+                high = Cat(C(1, 1), base[BYTE_SUM_BITS:]) + Cat(Mux(pairs, carry, low[-1]),
+                                                                term[BYTE_SUM_BITS:])
                 with m.If(valid[self._term_cycle + 1]):
-                    m.d.sync += total.eq(Cat(low[:-1], high[:BYTE_SUM_BITS]))
+                    m.d.sync += total.eq(Cat(low[:-1], high[1:BYTE_SUM_BITS + 1]))
                 with m.If(self.emitted):
                     m.d.sync += self.sums[query][lane].eq(total)
         return m

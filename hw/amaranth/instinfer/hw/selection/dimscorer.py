@@ -45,11 +45,11 @@ class DimScorer(wiring.Component):
 
     A failed slot's tokens get the lowest score there is, so that none is missing; the head is lost anyway.
 
-    Latency: ``latency`` cycles from the last beat of a row of keys to its token, 9 more (or a failed slot of
-    keys 6) from that of a block to its first one. Throughput: a beat per cycle; of int8 keys one in two
-    cycles: 256 for a slot, 145 on the bus, of tokens that have no dim pages yet. A block's tokens leave one
-    per cycle; meanwhile nothing is taken. Back-pressure: beats are refused while ``maxima`` are not taken:
-    56 tokens fit inside.
+    Latency: ``latency`` cycles from the last beat of a row of keys to its token, 2 more from that of a block,
+    or of a slot of keys that failed, to its first one; the last beat is taken when all have gone into the
+    pipeline. Throughput: a beat per cycle; of int8 keys one in two cycles (256 for a slot, 145 on the bus; of
+    tokens without dim pages alone). A block's tokens leave one per cycle; meanwhile nothing is taken.
+    Back-pressure: beats are refused while 57 tokens or more wait.
 
     Sums are kept for one block in all passes: (46 bits x 4 lanes x queries) x 128 x slots of a dim x passes.
     """
