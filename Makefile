@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every target does its own set-up (scripts/setup.sh, skipped in a fraction of a second when nothing changed).
 # PRESET=tiny, OUT=folder and ARGS='...' reach the instinfer command of `demo`, `rtl` and `bench`; ARGS also reaches
-# pytest, which runs WORKERS test files at once.
+# pytest, which runs WORKERS test files at once. BENCHES='latency sparf' chooses what `bench` runs.
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -9,6 +9,7 @@ PRESET ?= product
 OUT ?= hw/rtl/generated/$(PRESET)
 ARGS ?=
 WORKERS ?= 2
+BENCHES ?= dense sketch
 # One BLAS thread: the products here are small, and the simulator wants the other core.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OPENBLAS_NUM_THREADS=1
 
@@ -45,10 +46,12 @@ rtl: ## the engine's Verilog and manifest.json, into hw/rtl/generated/PRESET
 	@echo "rtl: instinfer generate --preset $(PRESET) -o $(OUT) $(ARGS)"
 	@$(RUN) instinfer generate --preset $(PRESET) -o $(OUT) $(ARGS)
 
-bench: ## cycles of dense attention against the bounds, measured on the RTL
+bench: ## cycles of dense attention and of a sketch policy against the bounds, measured on the RTL
 	@scripts/setup.sh --quiet
-	@echo "bench: instinfer bench dense --preset $(PRESET) $(ARGS)"
-	@$(RUN) instinfer bench dense --preset $(PRESET) $(ARGS)
+	@set -e; for each in $(BENCHES); do \
+		echo "bench: instinfer bench $$each --preset $(PRESET) $(ARGS)"; \
+		$(RUN) instinfer bench $$each --preset $(PRESET) $(ARGS); \
+	done
 
 clean: ## remove builds, runs, reports, generated Verilog and test caches (.venv and the model file stay)
 	@echo "clean: removing builds, runs, reports, generated Verilog and test caches"
