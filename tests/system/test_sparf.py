@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """SparF: model and RTL choose the same tokens, give the same bits, count and store the same."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from host.test_sparf import queries, rows_of
 from host.test_sparf_bad_input import dim_stripe
+from instinfer.abi.commands import Opcode, Status
+from instinfer.abi.config import presets
+from instinfer.cosim.native.binding import AxiResponse, MemoryTiming
 from instinfer.cosim.state import DriveState
-from instinfer.host import PCA, Csd, Dense, MediaError, Sketch, SparF, open_csd
+from instinfer.host import PCA, Csd, Dense, DeviceError, MediaError, NotFiniteError, Sketch, SparF, open_csd
 from support import rng
-from support.kv import assert_same_bits
+from support.kv import assert_same_bits, exact_attention
 from support.sparf import sparf_attention
 
 from .test_agreement import AGREEING
@@ -121,3 +126,59 @@ def test_a_damaged_dim_slot_ends_the_attention(csd: Csd, faults: Any, tmp_path: 
     faults.flip_bit(**place)
     assert_same_bits(sequence.attend(0, q), dense)
     assert_same_bits(sequence.attend(0, q, policy=POLICIES[0]), good)
+
+
+@pytest.mark.parametrize("slowness", [0, 3])
+def test_heads_wait_for_their_queries(slowness: int) -> None:
+    """Host memory that answers late; commands of both kinds in flight together, of two passes, good and bad:
+    every bit and status is right, and the device goes on."""
+    random = rng(f"late dims {slowness}")
+    usual = MemoryTiming.pcie(presets()["tiny"].clock_mhz)
+    host = dataclasses.replace(usual, read_cycles=700 << slowness)
+    with open_csd("sim:tiny", erased=True, host=host) as csd:
+        sequence = csd.kv_cache(layers=1, kv_heads=2, query_heads=14, head_dim=64, max_tokens=700,
+                                dims=True).new_sequence()
+        k, v = (rows_of("fp16", random, (600, 2, 64)) for _ in range(2))
+        sequence.write(0, k, v)
+        by_dims = POLICIES[0]
+        buffer = csd.memory.allocate(1 << 14)
+        buffer.data[:] = 0
+        csd.transport.simulation.poison(  # type: ignore[attr-defined]
+            [(buffer.address, 64, AxiResponse.SLAVE_ERROR)])
+        poisoned = {"sequence": sequence.number, "generation": sequence.generation, "heads": 2,
+                    "prp1": buffer.address, "out_offset": 64, "policy": csd.policy_number(by_dims),
+                    "scale2": 0x3F80_0000}
+        for _ in range(2):
+            good = [queries(random, 14, 64) for _ in range(4)]
+            bad = good[0].copy()
+            bad[int(random.integers(14)), int(random.integers(64))] = np.inf
+            policies = (by_dims, Dense(), by_dims, by_dims)
+            pending = [sequence.attend_async(0, q, policy=policy)
+                       for q, policy in zip(good, policies, strict=True)]
+            refused = sequence.attend_async(0, bad, policy=by_dims)
+            with pytest.raises(DeviceError) as caught:
+                csd.io_command(Opcode.ATTEND, **poisoned)
+            assert caught.value.status is Status.TRANSFER_ERROR
+            with pytest.raises(NotFiniteError):
+                refused.result()
+            for each, q, policy in zip(pending, good, policies, strict=True):
+                expected = (exact_attention(csd.config, q, k, v) if policy == Dense()
+                            else sparf_attention(csd.config, q, k, v, by_dims))
+                assert_same_bits(each.result(), expected)
+
+
+def test_dims_on_a_die_that_never_becomes_ready(csd: Csd, faults: Any) -> None:
+    """Each slot is given up, so that every token has a score and the heads behind go on."""
+    random = rng("dead dims")
+    cache = csd.kv_cache(layers=1, kv_heads=2, query_heads=6, head_dim=64, max_tokens=700, dims=True)
+    sequence, short = cache.new_sequence(), cache.new_sequence()
+    k, v = (rows_of("fp16", random, (600, 2, 64)) for _ in range(2))
+    sequence.write(0, k, v)
+    short.write(0, k[:30], v[:30])
+    sequence.sync()
+    q = queries(random, 6, 64)
+    faults.stick_die(channel=0, die=0)
+    pending = [sequence.attend_async(0, q, policy=POLICIES[0]), short.attend_async(0, q, policy=POLICIES[0])]
+    with pytest.raises(MediaError, match="UNRECOVERED_READ"):
+        pending[0].result()
+    assert_same_bits(pending[1].result(), sparf_attention(csd.config, q, k[:30], v[:30], POLICIES[0]))
