@@ -63,9 +63,9 @@ class Surroundings:
         self.jobs.send(self._job.pack(**job))
         for unit in rows:
             for turn in range(job["passes"]):
-                for kind in range(1 if job.get("sketch") else 2):
-                    last = unit == max(rows) and turn == job["passes"] - 1 and (
-                        kind == 1 or bool(job.get("sketch")))
+                kinds = 1 if job.get("sketch") or job.get("keys") else 2
+                for kind in range(kinds):
+                    last = unit == max(rows) and turn == job["passes"] - 1 and kind == kinds - 1
                     self._expect_slot(shown, unit, kind, rows[unit], turn, last)
 
     def _wanted_rows(self, job: dict[str, int]) -> dict[int, list[int]]:
@@ -97,6 +97,7 @@ class Surroundings:
                     "data": word, "head_slot": (job["head_slot"] + turn) % CONFIG.head_slots,
                     "base_slot": job["head_slot"], "die": 0, "kind": kind, "rows": len(rows),
                     "wide": job["wide"], "int8": job["int8"], "sketch": sketch,
+                    "dims": 0, "keys": job.get("keys", 0),
                     "scale": int(scales[row]) if job["int8"] else 0, "stripe_end": int(last),
                     "last": int(row == rows[-1] and beat == row_beats - 1), "read_back": job["read_back"],
                     "group": job["stripe"] * per_stripe + unit,
@@ -127,6 +128,7 @@ async def slots(dut: Any) -> None:
             surroundings.send(sketch=1, tokens=int(random.integers(1, CONFIG.slots_per_stripe + 1)),
                               wide=int8, int8=wide, **common)
         surroundings.send(wide=wide, int8=int8, masked=masked, tokens=tokens,
+                          keys=int(number % 3 == 0 and not masked),
                           read_back=int(number % 5 == 0 and not masked), **common)
     await surroundings.check()
     assert not surroundings.errors
