@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from hw.kv.surroundings import CONFIG, Fields, Memory, blocks, slot_payloads
+from hw.kv.surroundings import CONFIG, Fields, Memory, Stripe, blocks, slot_payloads
 from instinfer.abi.layout import RowShape
 from instinfer.cosim.model.memory import HostMemory
 from instinfer.hw.kv.ports import READ_PLACE
@@ -61,7 +61,8 @@ class Surroundings:
             target.data[:] = random.integers(0, 256, len(target.data), np.uint8)
             targets.append(target)
         await self.place(head_slot, keys=targets[0].address + 64, values=targets[1].address + 64, first=first,
-                         end=end, stride=heads * row // 32, beats=row // 32)
+                         end=end, key_stride=heads * row // 32, value_stride=heads * row // 32,
+                         beats=row // 32)
         wanted = [bytearray(target.data.tobytes()) for target in targets]
         per_stripe = shape.tokens_per_stripe(CONFIG)
         stripes = range(first // per_stripe, -(-end // per_stripe))
@@ -72,8 +73,8 @@ class Surroundings:
             pairs = -(-tokens // shape.rows_per_slot)
             bad_pairs = {pair for pair in range(pairs) if bad and random.random() < 0.3}
             self.sources[random.integers(SOURCES)].send(*slot_payloads(
-                CONFIG, content, tokens=tokens, wide=int(head_dim > 64), die=0, head_slot=head_slot,
-                stripe=stripe, bad_pairs=bad_pairs))
+                CONFIG, Stripe(content), tokens=tokens, wide=int(head_dim > 64), die=0, head_slot=head_slot,
+                number=stripe, bad_pairs=bad_pairs))
             for token in range(tokens):
                 at = stripe * per_stripe + token
                 if first <= at < end and token // shape.rows_per_slot not in bad_pairs:
