@@ -331,16 +331,17 @@ class Sequencer:
             tokens = shape.tokens_per_block(CONFIG)
             left = min(tokens, command.context - block * tokens)
             slots, wanted, built = -(-left // shape.tokens_per_slot), [], True
+            given_up = int(random.integers(each)) if random.random() < 0.2 else None
             for part in range(each):
                 number = block * each + part
                 entry = MapEntry(block=int(random.integers(16)), page=int(random.integers(8)),
                                  die=(block + part) % CONFIG.dies, in_flash=True)
-                kind = random.choice(["flash", "given up", "late"], p=[.8, .05, .15])
-                if kind == "given up":
+                late = random.random() < 0.15
+                if part == given_up:
                     entry = MapEntry(pinned=True)
                 built &= entry.in_flash and number != lost
                 self._entries[address + 8 * number] = (
-                    entry.pack(), int(kind == "late") * int(random.integers(1, 4)), int(number == lost))
+                    entry.pack(), late * int(random.integers(1, 4)), int(number == lost))
                 marked = places >> part * per_stripe & (1 << per_stripe) - 1
                 if marked:
                     wanted.append((channel, number, (entry.die, entry.block, entry.page), slots, marked))

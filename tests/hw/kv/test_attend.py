@@ -40,7 +40,7 @@ async def order_by_dims(dut: Any) -> None:
     """Likewise by dims, with sketches among them; late queries let the rows before them by."""
     sequencer = await prepare(dut)
     for heads in (3, 2):
-        sequencer.send(Attention(dims=9, heads=heads, context=1300, resident=1500))
+        sequencer.send(Attention(dims=9, heads=heads, context=2600, resident=2700))
     sequencer.send(Attention(sketch=SHAPES[5], heads=1, context=300, resident=900))
     await sequencer.finished()
     for kind in "SR":
