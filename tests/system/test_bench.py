@@ -65,6 +65,7 @@ def test_sparf_figures_belong_together() -> None:
     row = sparse(TINY, shape, random_operands(shape, commands=2, seed=3), bench="sparf", dtype="fp16",
                  options={"dims": True}, policy=SparF(dims=16, tokens=75, window=16, sinks=4))
     assert row["bit_exact"]
+    assert (row["tokens"], row["policy"]["tokens"]) == (1200, 75)
     assert row["values_compared"] == 3 * 2 * 4 * 128
     assert row["ideal_cycles"] < row["bound_cycles"] <= row["cycles"]
     # Two blocks of 512 tokens, a slot each; the 176 tokens behind them are scored from K slots.
@@ -76,6 +77,7 @@ def test_sparf_figures_belong_together() -> None:
 
 def test_sketch_figures_belong_together() -> None:
     row = run_sketch(TINY)
+    assert (row["tokens"], row["policy"]["keep_tokens"]) == (1200, 96)
     assert row["bit_exact"]
     assert row["values_compared"] == 3 * 2 * 4 * 128, "dense fp16, dense int8 and the policy"
     assert row["ideal_cycles"] < row["bound_cycles"] <= row["cycles"] < row["dense_int8_cycles"]

@@ -193,8 +193,8 @@ def sparse(config: EngineConfig, shape: Shape, operands: Operands, *, bench: str
         row = figures(config, meter, bound)
         return {
             "bench": bench, **dataclasses.asdict(shape), "commands": commands, "dtype": dtype,
-            **dataclasses.asdict(policy), **{name: repr(value) for name, value in options.items()}, **facts,
-            **row,
+            "policy": dataclasses.asdict(policy),
+            "cache": {name: repr(value) for name, value in options.items()}, **facts, **row,
             "dense_cycles": dense["fp16"]["cycles"], "dense_int8_cycles": dense["int8"]["cycles"],
             "speedup": dense["fp16"]["cycles"] / row["cycles"],
             "speedup_bound": dense["fp16"]["cycles"] / bound.bound_cycles,
