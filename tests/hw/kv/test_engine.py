@@ -766,7 +766,14 @@ async def timing(dut):
         assert latency <= 90
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_kv_engine(noise):
-    passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise})
-    assert len(passed) == 16
+AT_FULL_RATE = ("one_sequence", "number_formats", "traffic", "timing")
+"""What `make test` runs without noise; `make soak` runs all."""
+
+
+@pytest.mark.parametrize(("noise", "only", "benches"), [
+    pytest.param(0.0, None, 16, marks=pytest.mark.soak), (0.0, "|".join(AT_FULL_RATE), len(AT_FULL_RATE)),
+    (0.3, None, 16),
+])
+def test_kv_engine(noise, only, benches):
+    passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise}, only=only)
+    assert len(passed) == benches
