@@ -13,12 +13,19 @@ settings.register_profile("instinfer", deadline=None, derandomize="INSTINFER_SEE
 settings.load_profile("instinfer")
 
 
+SOAK_SECONDS = 1800
+"""A build of `product`, on a machine that does other things too, takes more than the usual ten minutes."""
+
+
 def pytest_report_header() -> str:
     return f"INSTINFER_SEED={seed()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first, so that the workers of ``--dist loadfile`` end together."""
+    """Long files first, so that the workers of ``--dist loadfile`` end together; time for long tests."""
     folders = ("tests/system/", "tests/hw/kv/", "tests/hw/")
     items.sort(key=lambda item: next((n for n, folder in enumerate(folders)
                                       if item.nodeid.startswith(folder)), len(folders)))
+    for item in items:
+        if item.get_closest_marker("soak") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SOAK_SECONDS))
