@@ -95,7 +95,7 @@ class Selection(wiring.Component):
     def _fold(self, m: Module, join: MaximaJoin) -> None:
         """Queries out of the cores' to the scorers of dims."""
         config = self._config
-        m.submodules.query = query = SparfQuery(config=config)
+        m.submodules.by_dims = query = SparfQuery(config=config)
         m.submodules.operands = operands = DimOperands(config=config)
         m.submodules.kept = kept = StreamFIFO(shape=kept_dims(config), depth=max(4, config.head_slots))
         connect(m, flipped(self.tap), query.tap)
