@@ -8,7 +8,8 @@ import pytest
 
 from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
-from instinfer.cosim.build import Text
+from instinfer.cosim.build import Text, lint
+from instinfer.hw.generate import LINT_WAIVERS, render_component
 from instinfer.hw.selection.bins import BinCounter
 from instinfer.hw.selection.chooser import GroupChooser
 from instinfer.hw.selection.masks import MaskBuilder
@@ -89,6 +90,15 @@ def test_whole():
 def test_a_wrong_sketch_is_seen():
     with pytest.raises(BenchFailure, match="expected"):
         run("whole", "wrong_sketch")
+
+
+@pytest.mark.parametrize("geometry", [
+    {}, {"page_bytes": 16384, "spare_bytes": 1024, "planes": 2}, {"page_bytes": 4096, "planes": 1},
+])
+def test_masks_of_any_stripe_lint_clean(geometry):
+    builder = MaskBuilder(config=load(preset="tiny", overrides=geometry))
+    files = render_component(builder, name="masks", shared=[])
+    lint(top="masks", verilog=[Text(*item) for item in files.items()], waive=tuple(LINT_WAIVERS))
 
 
 @pytest.mark.parametrize(("block", "name", "value"), [
