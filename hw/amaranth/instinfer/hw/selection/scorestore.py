@@ -46,7 +46,8 @@ class ScoreStore(wiring.Component):
     put, put_ready : the maxima of ``put_group`` for ``put_pass``
     sweep : pulse: all rows will be read once, in order, the passes of each in order; ``sweep_keys``: their
         keys, one each. A head's words, and later its keys, have to be settled before
-    row, pass_, read, ready : the row that is read when both are 1
+    row, pass_, read, ready : the row that is read when both are 1; once its pass 0 is ready, so are the
+        others in the cycles that follow
     words : of the row that was read ``latency`` cycles before; a key is in the lowest bits of a group's word
     key_valid, key_row, keys : keys of a row; no back-pressure (``ready`` sees to room)
     settle : nothing more is put, and no key comes, until ``settled``: DRAM has everything
@@ -115,10 +116,8 @@ class ScoreStore(wiring.Component):
             reader.rows.eq(Mux(self.sweep_keys, beyond, self._times_passes(beyond))),
             reader.first.eq(Mux(self.sweep_keys,
                                 keys_beat(self._config) + (border * self._lanes >> column_bits), first)),
-            self.ready.eq(~out | (reader.valid & key_room)),
-            reader.take.eq(self.read & self.ready & out),
         ]
-        self._give(m, memory, reader, out)
+        self._give(m, memory, reader, out, key_room)
         return m
 
     def _times_passes(self, rows: Value) -> Value:
@@ -163,14 +162,24 @@ class ScoreStore(wiring.Component):
             ]
         return queue.level <= self._queue_room
 
-    def _give(self, m: Module, memory: ScoreMemory, reader: SpillReader, out: Value) -> None:
-        """Words of the row that was read, wherever it was."""
+    def _give(self, m: Module, memory: ScoreMemory, reader: SpillReader, out: Value, key_room: Value) -> None:
+        """Words of the row that was read, wherever it was. A row in DRAM begins when all of its passes are
+        here, since they are read in consecutive cycles."""
         wide = word_columns(self._config)
-        beyond = stages(m, out, self.latency, name="beyond", reset=True)[-1]
-        late = stages(m, reader.row, self.latency, name="late")[-1]
+        m.submodules.waiting = waiting = StreamFIFO(
+            shape=len(reader.row), depth=max(4, 2 * self._config.passes_max))
         keyed = Signal()
         with m.If(self.sweep):
             m.d.sync += keyed.eq(self.sweep_keys)
+        whole = (waiting.level >= Mux(keyed, 1, self.passes)) & key_room
+        m.d.comb += [
+            waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.valid),
+            reader.take.eq(waiting.i.valid & waiting.i.ready),
+            self.ready.eq(~out | (waiting.o.valid & ((self.pass_ != 0) | whole))),
+            waiting.o.ready.eq(self.read & self.ready & out),
+        ]
+        beyond = stages(m, out, self.latency, name="beyond", reset=True)[-1]
+        late = stages(m, waiting.o.payload, self.latency, name="late")[-1]
         for lane in range(self._lanes):
             for query in range(self._config.queries):
                 column = late.word_select(lane * wide + query, SCORE_BITS)
