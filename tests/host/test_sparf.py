@@ -174,19 +174,17 @@ def spilled(csd: Csd, context: int, heads: int, passes: int) -> int:
 @pytest.mark.parametrize(("query_heads", "kv_heads"), [(4, 2), (6, 1)])
 def test_scores_that_spill(csd: Csd, query_heads: int, kv_heads: int) -> None:
     """Several blocks of dims in a channel; contexts that end at the border of the score memory, one token
-    behind it, and far behind it, in one pass and in two; among equal scores the lowest indices win beyond it,
-    too."""
+    behind it, and far behind it, in one pass and in two; none, some and all chosen; among equal scores the
+    lowest indices win beyond it, too."""
     random = rng(f"scores that spill {query_heads}")
     block, kept = BLOCK["fp16"], csd.config.score_groups
     passes = -(-query_heads // kv_heads // csd.config.queries)
     tokens = 2 * block * csd.config.channels + block + 150
     sequence, k, v = filled(csd, random, tokens, query_heads=query_heads, kv_heads=kv_heads,
                             max_tokens=tokens)
-    half = SparF(dims=3, tokens=tokens // 2)
+    half, none = SparF(dims=3, tokens=tokens // 2), SparF(dims=8, tokens=0, window=9)
     for context in (kept // passes, kept // passes + 1, 3 * block + 1, tokens):
-        for policy in (FEW, half, SparF(dims=8, tokens=0, window=9), SparF(dims=8, tokens=tokens)):
-            if context < tokens and policy is not FEW:
-                continue
+        for policy in (FEW, half, none):
             q = queries(random, query_heads, 64)
             before = csd.counters()["scores_spilled"]
             out = sequence.attend(0, q, context=context, policy=policy)
