@@ -182,7 +182,7 @@ def test_scores_that_spill(csd: Csd, query_heads: int, kv_heads: int) -> None:
     tokens = 2 * block * csd.config.channels + block + 150
     sequence, k, v = filled(csd, random, tokens, query_heads=query_heads, kv_heads=kv_heads,
                             max_tokens=tokens)
-    half, none = SparF(dims=3, tokens=tokens // 2), SparF(dims=8, tokens=0, window=9)
+    half, none = SparF(dims=3, tokens=tokens // 2, window=5, sinks=0), SparF(dims=8, tokens=0, window=9)
     for context in (kept // passes, kept // passes + 1, 3 * block + 1, tokens):
         for policy in (FEW, half, none):
             q = queries(random, query_heads, 64)
@@ -193,7 +193,7 @@ def test_scores_that_spill(csd: Csd, query_heads: int, kv_heads: int) -> None:
                                                   resident=tokens))
     q[:] = 0
     chosen = np.zeros((kv_heads, tokens), np.bool_)
-    chosen[:, :tokens // 2] = True
+    chosen[:, :tokens // 2] = chosen[:, tokens - 5:] = True
     assert_same_bits(sequence.attend(0, q, policy=half), exact_attention(csd.config, q, k, v, chosen=chosen))
 
 
