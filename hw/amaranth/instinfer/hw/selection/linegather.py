@@ -27,7 +27,7 @@ class LineGather(wiring.Component):
 
     Sources that each go through groups in ascending order, as scorers do, fill their lines one after the
     other, whatever the order among the sources. Where more lines are begun than ``lines`` less a reserve of a
-    quarter, one of them is sent as it is, with strobes, and its rest later.
+    quarter, one after the other is sent as it is, with strobes, and its rest later.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ class LineGather(wiring.Component):
     error : pulse, DRAM refused a write
     memory : device DRAM
 
-    Latency: 4 cycles from the last column of a line to its request. Throughput: a beat per cycle in; a line
-    in 10 cycles out, so one beat of 8 in 10 cycles where no beat is shared. Back-pressure: ``i`` waits while
-    every place holds a line that is being sent. A request is made when its data are here.
+    Latency: 4 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
+    in 10 cycles out, so half that where lines go as they are. Back-pressure: ``i`` waits while no place is
+    free. A request is made when its data are here.
     """
 
     def __init__(self, *, config: EngineConfig, lines: int = 16) -> None:
@@ -96,14 +96,21 @@ class LineGather(wiring.Component):
         with m.If(put):
             m.d.sync += [filled[at].eq(count), touched[at].eq(touched[at] | (1 << now.beat[:_LINE_LOG2]))]
         m.submodules.queue = queue = StreamFIFO(shape=place, depth=lines)
-        m.submodules.oldest = oldest = RoundRobin(ports=lines)
-        short = sum((bit for bit in used), start=Value.cast(0)) > lines - lines // 4
-        evict = Signal()
+        # When room is short and few lines are on their way, one goes that nothing came for of late.
+        m.submodules.turns = turns = RoundRobin(ports=lines)
+        recent, idle = Signal(lines), Signal(lines)
+        short, evict = Signal(), Signal()
+        m.d.sync += short.eq((sum((bit for bit in used), start=Value.cast(0)) > lines - lines // 4)
+                             & (queue.level <= 1))
         m.d.comb += [
-            oldest.requests.eq(growing), oldest.advance.eq(evict),
-            evict.eq((self.flush | short) & oldest.any & ~complete),
-            queue.i.valid.eq(complete | evict), queue.i.payload.eq(Mux(complete, at, oldest.grant)),
+            idle.eq(growing & ~recent), turns.requests.eq(Mux(idle.any(), idle, growing)),
+            turns.advance.eq(evict), evict.eq((self.flush | short) & turns.any & ~complete),
+            queue.i.valid.eq(complete | evict), queue.i.payload.eq(Mux(complete, at, turns.grant)),
         ]
+        with m.If(evict & ~idle.any()):
+            m.d.sync += recent.eq(0)
+        with m.If(put):
+            m.d.sync += recent.bit_select(at, 1).eq(1)
         with m.If(queue.i.valid):
             m.d.sync += growing.bit_select(queue.i.payload, 1).eq(0)
         self._send(m, queue, tags, touched, used, put, at, now)
