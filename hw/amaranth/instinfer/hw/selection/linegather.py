@@ -43,7 +43,7 @@ class LineGather(wiring.Component):
     memory : device DRAM
 
     Latency: 4 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
-    in 10 cycles out, so half that where lines go as they are. Back-pressure: ``i`` waits while no place is
+    in 10 cycles out, so fewer words where lines go as they are. Back-pressure: ``i`` waits while no place is
     free. A request is made when its data are here.
     """
 
