@@ -162,7 +162,7 @@ async def random_jobs_of_four_queries_with_stalls(dut):
 
 @bench(cycles=200_000)
 async def random_jobs_of_two_queries(dut):
-    await random_jobs(dut, "narrow", 40, idle=0.1, back_pressure=0.3)
+    await random_jobs(dut, "narrow", 40, idle=0.1, back_pressure=0.3, jitter=30)
 
 
 @bench(cycles=200_000)
@@ -173,16 +173,6 @@ async def random_jobs_that_spill(dut):
 @bench(cycles=200_000)
 async def random_jobs_that_spill_with_stalls(dut):
     await random_jobs(dut, "spilling", 10, idle=0.2, back_pressure=0.5, jitter=200)
-
-
-@bench(cycles=200_000)
-async def random_jobs_that_spill_in_eight_passes(dut):
-    await random_jobs(dut, "spilling_single", 20, idle=0.05, back_pressure=0.2, jitter=30)
-
-
-@bench(cycles=200_000)
-async def random_jobs_that_spill_rows_of_two_beats(dut):
-    await random_jobs(dut, "spilling_wide", 20, idle=0.05, back_pressure=0.2, jitter=30)
 
 
 @bench(cycles=200_000)

@@ -67,7 +67,7 @@ def test_chooser():
 
 
 def test_chooser_with_dram():
-    assert len(run("chooser", "that_spill|ties_|heads_that|dram_")) == 8
+    assert len(run("chooser", "that_spill|ties_|heads_that|dram_")) == 6
 
 
 def test_a_wrong_choice_is_seen():

@@ -140,12 +140,10 @@ def _scores(kept: int, **overrides: Any) -> EngineConfig:
 
 CHOOSERS = {
     "chooser": ChooserSetting(config=_scores(512), lanes=4),
-    "narrow": ChooserSetting(config=_scores(128, queries=2), lanes=2),
+    "narrow": ChooserSetting(config=_scores(64, queries=2), lanes=2),
     "spilling": ChooserSetting(config=_scores(64), lanes=4),
-    "spilling_single": ChooserSetting(config=_scores(64, queries=1, head_slots=8, max_context=1000), lanes=4),
-    "spilling_wide": ChooserSetting(config=_scores(64, queries=8), lanes=2),
 }
-"""The last three keep little on chip: rows of two beats, of half of one, of two for two lanes."""
+"""The last two keep little on chip; in DRAM a row takes half a beat, in up to four passes, or two beats."""
 TOKENS = ChooserSetting(config=_scores(1024, queries=1, max_context=1500), lanes=4)
 
 
