@@ -170,7 +170,7 @@ async def random_jobs_that_spill(dut):
     await random_jobs(dut, "spilling", 30, idle=0.0, back_pressure=0.0)
 
 
-@bench(cycles=200_000)
+@bench(cycles=400_000)
 async def random_jobs_that_spill_with_stalls(dut):
     await random_jobs(dut, "spilling", 10, idle=0.2, back_pressure=0.5, jitter=200)
 
