@@ -12,6 +12,7 @@ from instinfer.cosim.build import Text, lint
 from instinfer.hw.generate import LINT_WAIVERS, render_component
 from instinfer.hw.selection.bins import BinCounter
 from instinfer.hw.selection.chooser import GroupChooser
+from instinfer.hw.selection.linegather import LineGather
 from instinfer.hw.selection.masks import MaskBuilder
 from support import BenchFailure, run_cocotb
 from support.harness import to_verilog
@@ -62,7 +63,11 @@ def test_a_wrong_slot_is_seen():
 
 
 def test_chooser():
-    assert len(run("chooser", "random_jobs|jobs_that|time_of")) == 5
+    assert len(run("chooser", "random_jobs_of|time_of_a_choice$")) == 4
+
+
+def test_chooser_with_dram():
+    assert len(run("chooser", "that_spill|ties_|heads_that|dram_")) == 6
 
 
 def test_a_wrong_choice_is_seen():
@@ -103,8 +108,7 @@ def test_masks_of_any_stripe_lint_clean(geometry):
 
 @pytest.mark.parametrize(("block", "name", "value"), [
     (GroupChooser, "lanes", 3), (GroupChooser, "lanes", 16), (MaskBuilder, "lanes", 1),
-    (GroupChooser, "score_groups", 1000), (GroupChooser, "score_groups", 32),
-    (GroupChooser, "score_groups", 1 << 19),
+    (LineGather, "lines", 12),
 ])
 def test_parameters_are_checked(block, name, value):
     with pytest.raises(ConfigError, match=f"{name} = {value} is not possible: "):
