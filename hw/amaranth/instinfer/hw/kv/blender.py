@@ -161,7 +161,7 @@ class MeanBlender(wiring.Component):
         share = stages(m, look.data, 1, name="share")[1]
         rest = Signal(SHARE_BITS)
         m.d.comb += rest.eq(Const(one, SHARE_BITS) - share)
-        mixed = []
+        mixed: list[Value] = []
         for lane in range(LANES):
             parts = []
             for source, word, factor in (("out", result.data, share), ("mean", get.data, rest)):

@@ -109,7 +109,7 @@ class ValueAdder(wiring.Component):
         int8 = self.int8
         wide = stages(m, beat.word_select(part[0], LANES * 16), 1, name="halves")[1]
         narrow = stages(m, beat.word_select(part, LANES * 8), 1, name="bytes")[1]
-        units = []
+        units: list[Value] = []
         for lane in range(LANES):
             element = fp16(wide.word_select(lane, 16))
             factor = Signal(signed(FACTOR_BITS), name=f"factor_{lane}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shares of what is attended in the approximate softmax (``abi.sparf.alpha``)."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -42,14 +42,15 @@ class QueryShares(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         valid = stages(m, self.valid_in, 1, name="valid", reset=True)[1]
-        totals, parts = [], []
+        totals: list[Signal] = []
+        parts: list[Signal] = []
+        everything = C((1 << self._lanes) - 1, self._lanes)
         for query in range(self._queries):
-            for name, sums, lanes in (("all", totals, [1] * self._lanes),
-                                      ("some", parts, list(self.attended))):
+            for name, sums, wanted in (("all", totals, everything), ("some", parts, self.attended)):
                 word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"{name}_{query}", reset_less=True)
                 total = Signal(self._width, name=f"{name}_sum_{query}", reset_less=True)
-                m.d.sync += word.eq(sum(Mux(wanted, self.terms[lane][query], 0)
-                                        for lane, wanted in enumerate(lanes)))
+                m.d.sync += word.eq(sum(Mux(wanted[lane], self.terms[lane][query], 0)
+                                        for lane in range(self._lanes)))
                 with m.If(self.clear):
                     m.d.sync += total.eq(0)
                 with m.Elif(valid):
