@@ -5,6 +5,7 @@ from typing import Any
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
@@ -17,6 +18,8 @@ from .bins import BINS, DIGIT_BITS, BinScan, KeyHistogram
 from .keys import RELATIVE_BITS, TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import KEEP_BITS, choice_beat, choice_job, group_beat, passes_max
 from .scorememory import STRIDE_BITS, ScoreMemory
+from .shares import QueryShares
+from .sparfports import share_report
 
 _EMIT = ScoreMemory.latency + 2
 _FIFO_DEPTH = 16
@@ -41,14 +44,17 @@ class GroupChooser(wiring.Component):
     wanted : head slots whose maxima are taken now; those of others stay in front of ``maxima``, so keep them
         out of its way
     choice : ``lanes`` groups a beat
+    share, shared : for a job with ``shares``, behind its choice: the share of each query; then, with the head
+        slot of the job, a pulse
     busy : a job is under way
 
     A group that is no candidate counts in the sums and is never chosen. ``keep`` = 0 chooses none, ``keep``
     at or above the number of candidates all, both without looking at the scores.
 
     Time: one cycle per group and pass while they come; then ``cycles`` at most until the last beat of the
-    choice is offered. Back-pressure: no job and no maxima are taken from the last maximum to the last beat of
-    the choice; its beats wait in a queue of 16, then the emission pauses.
+    choice is offered, and ``share_cycles`` where shares are wanted. Back-pressure: no job and no maxima are
+    taken from the last maximum to the last beat of the choice, or to ``shared``; the choice's beats wait in a
+    queue of 16, then the emission pauses.
     """
 
     def __init__(self, *, config: EngineConfig, score_groups: int = 16384, lanes: int = 4) -> None:
@@ -63,8 +69,17 @@ class GroupChooser(wiring.Component):
             "jobs": In(stream.Signature(choice_job(config))), "too_long": Out(1),
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
             "choice": Out(stream.Signature(choice_beat(lanes))),
+            "share": Out(share_report(config)), "shared": Out(wiring.Signature({
+                "valid": Out(1), "head_slot": Out(range(config.head_slots))})),
             "busy": Out(1),
         })
+
+    def share_cycles(self, groups: int, passes: int = 1) -> int:
+        """Most cycles from the last beat of the choice's emission to ``shared``: a sweep for each pass, and
+        its divisions."""
+        rows = -(-groups // self._lanes)
+        others = ScoreMemory.latency + self._passes + 4 + QueryShares.latency + 4
+        return passes * (rows + others + self._config.queries * QueryShares.cycles)
 
     def cycles(self, groups: int, passes: int = 1) -> int:
         """Most cycles from the last maximum to the last beat of the choice, when that is not held up.
@@ -117,6 +132,7 @@ class _Elaboration:
         self._sweep(m)
         self._memory(m)
         self._terms(m)
+        self._shares(m)
         self._histogram(m)
         self._emission(m)
         self._control(m)
@@ -181,22 +197,24 @@ class _Elaboration:
         m.submodules.terms = terms = TermArray(lanes=self.lanes, queries=queries, passes=self.passes)
         m.submodules.sums = self.sums = sums = QuerySums(
             lanes=self.lanes, queries=queries, groups=self.rows * self.lanes)
-        self.summing = Signal()
+        self.summing, self.sharing = Signal(), Signal()
+        one_pass = self.summing | self.sharing
+        self.terms = terms
         log_sums = Array(Array(row) for row in self.log_sums)
         tops = Array(Array(row) for row in self.tops)
         last_pass = now["pass"] == job.passes - 1
         m.d.comb += [
-            terms.marks.valid.eq(now.valid & (self.summing | self.adding_high)),
-            terms.marks.first.eq(self.summing | (now["pass"] == 0)),
-            terms.marks.final.eq(self.summing | now.final),
+            terms.marks.valid.eq(now.valid & (one_pass | self.adding_high)),
+            terms.marks.first.eq(one_pass | (now["pass"] == 0)),
+            terms.marks.final.eq(one_pass | now.final),
             terms.use_lane.eq(now.in_use),
             terms.use_query.eq(Mux(last_pass, (1 << job.queries) - 1, (1 << queries) - 1)),
-            terms.fixed.eq(self.summing),
+            terms.fixed.eq(one_pass),
             sums.valid.eq(terms.marks_out.valid & self.summing),
         ]
         for query in range(queries):
             m.d.comb += [
-                terms.offsets[query].eq(Mux(self.summing, 0, log_sums[now["pass"]][query])),
+                terms.offsets[query].eq(Mux(one_pass, 0, log_sums[now["pass"]][query])),
                 terms.fixed_tops[query].eq(tops[self.summed][query]),
                 sums.tops[query].eq(tops[self.summed][query]),
             ]
@@ -223,6 +241,32 @@ class _Elaboration:
         self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + KeyHistogram.settle,
                                name="keys_end", reset=True)[-1]
 
+    # -- shares ------------------------------------------------------------------------------------
+    def _shares(self, m: Module) -> None:
+        """Sums of a pass once more, of what is attended beside those of all: which that is was noted at the
+        emission."""
+        config, terms = self.config, self.terms
+        now = self.read_marks[ScoreMemory.latency]
+        m.submodules.shares = self.shares = shares = QueryShares(
+            lanes=self.lanes, queries=config.queries, groups=self.rows * self.lanes)
+        attended: Memory = Memory(shape=self.lanes, depth=self.rows, init=[])
+        m.submodules.attended = attended
+        self.note, look = attended.write_port(), attended.read_port()
+        m.d.comb += [
+            look.addr.eq(now.row), shares.valid_in.eq(terms.marks_out.valid & self.sharing),
+            shares.attended.eq(stages(m, look.data, terms.latency - 1, name="attended")[-1]),
+            *(shares.terms[lane][query].eq(terms.terms[lane][query])
+              for lane in range(self.lanes) for query in range(config.queries)),
+        ]
+        self.shares_end = stages(m, now.end & self.sharing, terms.latency + QueryShares.latency,
+                                 name="shares_end", reset=True)[-1]
+        share: Any = self.ports.share
+        m.d.comb += [
+            share.valid.eq(shares.valid), share.query.eq(shares.query), share.share.eq(shares.share),
+            share.head_slot.eq(self.job.head_slot + self.summed),
+            self.ports.shared.head_slot.eq(self.job.head_slot),
+        ]
+
     # -- histograms --------------------------------------------------------------------------------
     def _histogram(self, m: Module) -> None:
         """High digits of the candidates' keys as these are made; then low digits in the threshold's bin."""
@@ -240,8 +284,7 @@ class _Elaboration:
                                reset=True)[-1]
 
     def _key(self, lane: int) -> Value:
-        """What is read where a key is."""
-        return self.memory.words[lane][0].as_unsigned()
+        return self.memory.found_keys[lane]
 
     # -- emission ----------------------------------------------------------------------------------
     def _emission(self, m: Module) -> None:
@@ -267,6 +310,9 @@ class _Elaboration:
             m.d.sync += self.ties.eq(Mux(lower < self.ties, self.ties - lower, 0))
         m.d.comb += [
             fifo.i.valid.eq(emitted), fifo.i.payload.chosen.eq(chosen), fifo.i.payload.last.eq(marks[1].end),
+            # What is no candidate is forced in.
+            self.note.en.eq(emitted), self.note.addr.eq(marks[1].row),
+            self.note.data.eq(marks[1].in_use & (chosen | ~marks[1].candidates)),
         ]
         self.emission_end = emitted & marks[1].end
         self.queue_empty = fifo.level == 0
@@ -322,8 +368,25 @@ class _Elaboration:
                             m.next = "EMIT"
             self._numeric_states(m)
             with m.State("EMIT"):
-                m.d.comb += self.emitting.eq(1)
+                m.d.comb += [self.emitting.eq(1), self.shares.clear.eq(1)]
                 with m.If(self.emission_end):
+                    m.next = "TAKE_JOB"
+                    with m.If(job.shares):
+                        m.d.sync += self.summed.eq(0)
+                        self._start_sweep(m)
+                        m.next = "SHARE"
+            with m.State("SHARE"):
+                m.d.comb += [self.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
+                with m.If(self.shares_end):
+                    m.next = "TAKE_SHARES"
+            with m.State("TAKE_SHARES"), m.If(self.shares.done):
+                m.d.comb += self.shares.clear.eq(1)
+                m.d.sync += self.summed.eq(self.summed + 1)
+                self._start_sweep(m, first_pass=self.summed + 1)
+                m.next = "SHARE"
+                with m.If(self.summed == job.passes - 1):
+                    m.d.sync += self.sweeping.eq(0)
+                    m.d.comb += ports.shared.valid.eq(1)
                     m.next = "TAKE_JOB"
 
     def _numeric_states(self, m: Module) -> None:
