@@ -106,10 +106,6 @@ def test_against_the_published_algorithm(csd: Csd, mean_v: bool) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 def test_contexts_grown_by_appends(csd: Csd, dtype: str) -> None:
-    grow_contexts(csd, dtype, mean_v=True)
-
-
-def grow_contexts(csd: Csd, dtype: str, *, mean_v: bool) -> None:
     """Around the borders of page, stripe, slot of dims and block; then shorter contexts of what is stored."""
     random = rng(f"sparf lengths {dtype}")
     config = csd.config
@@ -117,9 +113,9 @@ def grow_contexts(csd: Csd, dtype: str, *, mean_v: bool) -> None:
     block, page, stripe = BLOCK[dtype], rows.tokens_per_page(config), rows.tokens_per_stripe(config)
     at = (page, stripe, block, block + page, block + stripe)
     contexts = sorted({9, *(border + offset for border in at for offset in (-1, 0, 1))})
-    sequence = csd.kv_cache(**shape_of(dtype=dtype, layers=2, mean_v=mean_v)).new_sequence()
+    sequence = csd.kv_cache(**shape_of(dtype=dtype, layers=2, mean_v=True)).new_sequence()
     k, v = (rows_of(dtype, random, (contexts[-1], 2, 64)) for _ in range(2))
-    policy = SparF(dims=8, tokens=20, window=6, sinks=2, mean_v=mean_v)
+    policy = SparF(dims=8, tokens=20, window=6, sinks=2, mean_v=True)
     stored, dims = 0, []
     for context in contexts:
         if context - stored > 1:
@@ -141,19 +137,15 @@ def grow_contexts(csd: Csd, dtype: str, *, mean_v: bool) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 def test_every_token_chosen_gives_the_dense_bits(csd: Csd, dtype: str) -> None:
-    choose_every_token(csd, dtype, mean_v=True)
-
-
-def choose_every_token(csd: Csd, dtype: str, *, mean_v: bool) -> None:
     random = rng(f"sparf all {dtype}")
-    sequence, k, v = filled(csd, random, BLOCK[dtype] + 80, dtype=dtype, mean_v=mean_v)
+    sequence, k, v = filled(csd, random, BLOCK[dtype] + 80, dtype=dtype, mean_v=True)
     plain = csd.kv_cache(**shape_of(dtype=dtype, dims=False)).new_sequence()
     plain.write(0, k, v)
     q = queries(random, 4, 64)
     dense = plain.attend(0, q)
     assert_same_bits(sequence.attend(0, q), dense)
     for policy in (SparF(dims=4, tokens=2000), SparF(dims=4, tokens=0, window=2000),
-                   SparF(dims=4, tokens=5000, mean_v=mean_v)):
+                   SparF(dims=4, tokens=5000, mean_v=True)):
         assert_same_bits(sequence.attend(0, q, policy=policy), dense)
 
 
@@ -397,6 +389,33 @@ def test_sequences_keep_sums_of_their_own(csd: Csd) -> None:
             assert_same_bits(sequence.attend(layer, q, policy=policy),
                              sparf_attention(csd.config, q, k, v, policy, layer=layer))
         sequence.free()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_means_of_a_context_that_grows(csd: Csd, dtype: str) -> None:
+    """One to eight queries, and none but forced tokens once. Each attention has the mean of what was resident
+    when it came, though it is still under way when the next rows are written."""
+    random = rng(f"means {dtype}")
+    for each in range(1, 9):
+        policy = SparF(dims=8, tokens=6 * (each != 3), window=2, sinks=1, mean_v=True)
+        cache = csd.kv_cache(**shape_of(query_heads=2 * each, max_tokens=90, dtype=dtype, mean_v=True))
+        sequence, other = cache.new_sequence(), cache.new_sequence()
+        k, v = (rows_of(dtype, random, (80, 2, 64)) for _ in range(2))
+        other.write(0, k, v)
+        pending, stored = [], 0
+        for tokens in (1, 3, 1, 40, 1):
+            some = slice(stored, stored + tokens)
+            (sequence.append if tokens == 1 else sequence.write)(0, part_of(k, some), part_of(v, some))
+            stored += tokens
+            for asked, context in ((sequence, stored), (other, 80)):
+                q = queries(random, 2 * each, 64)
+                pending.append((asked.attend_async(0, q, policy=policy), q, context))
+        for found, q, context in pending:
+            rows = (part_of(x, slice(context)) for x in (k, v))
+            assert_same_bits(found.result(), sparf_attention(csd.config, q, *rows, policy))
+        for each_of in (sequence, other):
+            each_of.free()
+        cache.free()
 
 
 def entries(csd: Csd, sequence: Sequence, head: int, stripes: int) -> list[MapEntry]:

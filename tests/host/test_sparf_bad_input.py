@@ -13,10 +13,8 @@ from instinfer.abi.layout import MapEntry
 from instinfer.abi.tables import VALID
 from instinfer.cosim.model.layer import Layer, Region
 from instinfer.host import (
-    AbsentError,
     Csd,
     DeviceError,
-    MalformedCommandError,
     MediaError,
     NotFiniteError,
     PolicyError,
@@ -36,15 +34,14 @@ SHAPE: dict[str, Any] = {"layers": 2, "kv_heads": 2, "query_heads": 4, "head_dim
 
 
 class Stored:
-    """A sequence with dims, one without, one with sums of V too where the device has them, and proof that the
-    device goes on."""
+    """A sequence with dims, one without, one with sums of V too, and proof that the device goes on."""
 
-    def __init__(self, csd: Csd, *, sums: bool = True) -> None:
+    def __init__(self, csd: Csd) -> None:
         random = rng("bad dims")
         self.csd = csd
         self.sequence, self.plain, self.summed = (
             csd.kv_cache(**SHAPE, dims=dims, mean_v=mean_v).new_sequence()
-            for dims, mean_v in ((True, False), (False, False), (True, sums)))
+            for dims, mean_v in ((True, False), (False, False), (True, True)))
         self.k, self.v = (random_half(random, (TOKENS, 2, 64)) for _ in range(2))
         self.q = random_half(random, (4, 64), 3)
         for each in (self.sequence, self.plain, self.summed):
@@ -160,25 +157,6 @@ def test_operands_that_are_not_finite(stored: Stored) -> None:
         stored.sequence.attend(0, q, policy=POLICY)
     with pytest.raises(PositionError, match="CONTEXT"):
         stored.sequence.attend(1, stored.q, policy=POLICY)
-
-
-def test_an_engine_without_dims_is_told_from_a_bad_command(
-        csd: Csd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends KV_CONFIG with BAD_FIELD, as the RTL does where sums of V are asked for."""
-    send = csd.admin_command
-
-    def refusing(opcode: int, **fields: int) -> Any:
-        if opcode == AdminOpcode.KV_CONFIG and fields["cdw13"]:
-            fields["cdw13"] = 0xFF00_0000
-        return send(opcode, **fields)
-
-    monkeypatch.setattr(csd, "admin_command", refusing)
-    with pytest.raises(AbsentError, match="dims = True: this engine does not have it yet"):
-        csd.kv_cache(**SHAPE, dims=True)
-    with pytest.raises(AbsentError, match="mean_v = True: this engine does not have it yet"):
-        csd.kv_cache(**SHAPE, dims=True, mean_v=True)
-    with pytest.raises(MalformedCommandError):
-        csd.kv_cache(**SHAPE, dtype="int8")
 
 
 # -- damage ------------------------------------------------------------------------------------------

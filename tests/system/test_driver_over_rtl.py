@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver's own tests, run over the RTL: same tests, other device (tests/system/conftest.py)."""
 
-import pytest
 
 from host.test_bad_blocks import (
     test_a_superblock_that_could_not_be_erased_comes_back,
@@ -82,9 +81,6 @@ from host.test_sequence import (
     test_shapes,
     test_writes_longer_than_a_command,
 )
-from instinfer.host import AbsentError, Csd
-from support import rng
-from support.kv import assert_same_bits, exact_attention, random_half
 
 __all__ = [
     "stored",
@@ -158,15 +154,3 @@ __all__ = [
 
 def test_the_example_of_the_documentation() -> None:
     quickstart("sim:tiny")
-
-
-def test_sums_of_v_are_refused_and_nothing_is_lost(csd: Csd) -> None:
-    shape = {"layers": 1, "kv_heads": 2, "query_heads": 4, "head_dim": 64, "max_tokens": 100}
-    with pytest.raises(AbsentError, match="mean_v = True: this engine does not have it yet"):
-        csd.kv_cache(**shape, dims=True, mean_v=True)
-    sequence = csd.kv_cache(**shape, dims=True).new_sequence()
-    random = rng("sums are refused")
-    k, v = (random_half(random, (20, 2, 64)) for _ in range(2))
-    sequence.write(0, k, v)
-    q = random_half(random, (4, 64), 3)
-    assert_same_bits(sequence.attend(0, q), exact_attention(csd.config, q, k, v))

@@ -22,20 +22,22 @@ from support.sparf import sparf_attention
 from .test_agreement import AGREEING
 
 DIMS = ("DIM_STRIPES_SENSED", "DIM_PAGES_SENSED", "DIM_SLOTS_MOVED")
-POLICIES = (SparF(dims=8, tokens=40, window=6, sinks=2), Dense(), SparF(dims=64, tokens=0, window=9, sinks=4),
-            Sketch(keep_tokens=24, group=4, window=6, sinks=2))
+POLICIES = (SparF(dims=8, tokens=40, window=6, sinks=2), Dense(),
+            Sketch(keep_tokens=24, group=4, window=6, sinks=2),
+            SparF(dims=64, tokens=30, window=9, sinks=4, mean_v=True))
 KINDS = ("model:tiny", "sim:tiny")
 
 
 def fill(csd: Csd, label: str) -> list[Any]:
-    """Caches of both formats, of one pass and of two, written in pieces; commands of all policies at once."""
+    """Caches of both formats, of one pass and of two, written in pieces; commands of all policies at once.
+    More is written while they are under way: mean-V is that of what was there."""
     random = rng(label)
-    outputs = []
+    pending = []
     caches = [
         csd.kv_cache(layers=1, kv_heads=2, query_heads=4, head_dim=64, max_tokens=1400, dtype="int8",
-                     dims=True),
+                     dims=True, mean_v=True),
         csd.kv_cache(layers=1, kv_heads=1, query_heads=5, head_dim=128, max_tokens=1400, dims=True,
-                     sketch=PCA(16, 4, fit_tokens=8)),
+                     mean_v=True, sketch=PCA(16, 4, fit_tokens=8)),
     ]
     sequences = [cache.new_sequence() for cache in caches]
     for tokens in (9, 500, 60, 531):
@@ -43,7 +45,6 @@ def fill(csd: Csd, label: str) -> list[Any]:
             shape, dtype = cache.shape, cache.shape.dtype.name.lower()
             sequence.write(0, *(rows_of(dtype, random, (tokens, shape.kv_heads, shape.head_dim))
                                 for _ in range(2)))
-        pending = []
         for policy in POLICIES:
             for cache, sequence in zip(caches, sequences, strict=True):
                 if isinstance(policy, Sketch) and cache.shape.dtype.name == "INT8":
@@ -51,8 +52,10 @@ def fill(csd: Csd, label: str) -> list[Any]:
                 q = queries(random, cache.shape.query_heads, cache.shape.head_dim)
                 resident = sequence.resident(0)
                 context = int(random.choice([resident, random.integers(1, resident + 1)]))
+                if isinstance(policy, SparF) and policy.mean_v:
+                    context = resident
                 pending.append(sequence.attend_async(0, q, context=context, policy=policy))
-        outputs += [each.result() for each in pending]
+    outputs = [each.result() for each in pending]
     for sequence in sequences:
         sequence.sync()
     return outputs

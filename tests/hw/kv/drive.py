@@ -14,6 +14,7 @@ from instinfer.abi.dims import DimShape
 from instinfer.abi.layout import (
     KIND_KEY,
     KIND_VALUE,
+    SUM_BYTES,
     RowShape,
     SketchShape,
     flash_stripes,
@@ -41,6 +42,7 @@ class Cache:
     sketch_dims: int = 0
     sketch_bits: int = 0
     dims: int = 0
+    mean_v: int = 0
 
     @property
     def shape(self) -> RowShape:
@@ -111,7 +113,8 @@ class Drive:
         await self.good(self.bench.admin_command(
             AdminOpcode.KV_CONFIG, index=handle, cdw10=cache.layers | cache.kv_heads << 16,
             cdw11=cache.queries | cache.head_dim << 16, cdw12=cache.max_tokens,
-            cdw13=cache.dtype | cache.sketch_dims << 8 | cache.sketch_bits << 16 | cache.dims << 24))
+            cdw13=cache.dtype | cache.sketch_dims << 8 | cache.sketch_bits << 16 | cache.dims << 24
+            | cache.mean_v << 25))
         return cache
 
     async def sequence(self, number: int, cache: Cache) -> Sequence:
@@ -121,7 +124,8 @@ class Drive:
         sketches = 0 if cache.sketch is None else cache.sketch.stripes(self.config, cache.max_tokens)
         self._map += -(-map_bytes(cache.layers, cache.kv_heads,
                                   cache.shape.stripes(self.config, cache.max_tokens), sketches,
-                                  cache.dims * DimShape(cache.shape).stripes(self.config, cache.max_tokens))
+                                  cache.dims * DimShape(cache.shape).stripes(self.config, cache.max_tokens),
+                                  sum_bytes=cache.mean_v * cache.head_dim * SUM_BYTES)
                        // 32) * 32
         await self.good(self.bench.admin_command(
             AdminOpcode.SEQ_CREATE, index=number, generation=sequence.generation, cdw10=cache.handle,

@@ -35,7 +35,7 @@ TROUBLES = {
     "sketch_error": Status.TRANSFER_ERROR, "bad_exponent": Status.SCALE, "map_error": Status.INTERNAL,
     "scores_lost": Status.INTERNAL,
 }
-PULSES = ("loaded", "sketch_loaded", "refused", *(name for name in TROUBLES if name != "map_error"))
+PULSES = ("loaded", "sketch_loaded", "refused", "shared", *(name for name in TROUBLES if name != "map_error"))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,6 +52,7 @@ class Attention:
     resident: int
     first: int = 0
     read_back: bool = False
+    mean_v: bool = False
     trouble: str | None = None
 
     @property
@@ -88,6 +89,8 @@ class Head:
     """Blocks that are read from dim pages."""
     slots: int = 0
     """That are scored."""
+    shared: bool = False
+    """The shares of what is attended were reported."""
 
 
 @dataclasses.dataclass
@@ -169,6 +172,7 @@ class Sequencer:
         maps = [self._next_map + 8 * kv_heads * before
                 for before in (0, stripes_max, stripes_max + sketch_max)]
         self._next_map += 8 * (stripes_max + sketch_max + dim_max) * kv_heads
+        sums = int(random.integers(1 << 30)) * 32 * command.mean_v
         policy = {name: int(random.integers(1 << width)) for name, width in
                   (("keep", 18), ("group_log2", 3), ("window", 16), ("sinks", 16))}
         places = {name: int(random.integers(1 << 40)) * 32 for name in ("query", "output", "query_sketches")}
@@ -184,7 +188,7 @@ class Sequencer:
             rows_log2=rows_log2, map=maps[0], line=line, stripes_max=stripes_max,
             sketch=int(sketch is not None), sketch_map=maps[1], sketch_stripes_max=sketch_max,
             dims=int(command.dims > 0), dim_map=maps[2], dim_stripes_max=dim_max,
-            dim_stripes=blocks.stripes_per_block(CONFIG),
+            dim_stripes=blocks.stripes_per_block(CONFIG), mean_v=int(command.mean_v), sum_map=sums,
             **{f"sketch_{name}": value for name, value in of_sketch.items()})
         unlucky = int(random.integers(command.heads)) if command.trouble else None
         good, sensed = True, 0
@@ -203,6 +207,7 @@ class Sequencer:
                 head.masks = self._some_rows(command)
                 self._expected["choices"].append(Fields(token_job(CONFIG)).pack(
                     context=command.context, passes=command.passes, rows_log2=rows_log2, **common, **policy,
+                    shares=int(command.mean_v),
                     queries=command.queries - (command.passes - 1) * CONFIG.queries))
             if command.dims:
                 kept = random.choice(command.head_dim, command.dims, replace=False)
@@ -231,7 +236,8 @@ class Sequencer:
                 self._expected["outputs"].append(Fields(OUTPUT).pack(
                     address=output + turn * CONFIG.queries * row, beats=row // 32,
                     rows=min(CONFIG.queries, command.queries - turn * CONFIG.queries),
-                    head_slot=(head.base + turn) % CONFIG.head_slots))
+                    head_slot=(head.base + turn) % CONFIG.head_slots, tokens=command.context,
+                    mean_v=int(command.mean_v), sums=sums + index * command.head_dim * 8))
         result = command.context - command.first if command.read_back else sensed | command.context << 32
         self.completions.expect(Fields(COMPLETION).pack(
             queue=3, cid=generation, status=0 if good else TROUBLES[str(command.trouble)].value,
@@ -241,7 +247,7 @@ class Sequencer:
             choose=int(command.chooses), by_dims=int(command.dims > 0),
             last_dim=max(0, command.dims - 1), query_sketch_beats=record // 32, **policy, **places,
             **{name: int(getattr(command, name))
-               for name in ("queries", "passes", "context", "resident", "first", "read_back")}))
+               for name in ("queries", "passes", "context", "resident", "first", "read_back", "mean_v")}))
 
     def _expect(self, name: str, head: Head, payload: int) -> None:
         self._expected[name].append(payload)
@@ -441,7 +447,9 @@ class Sequencer:
             await RisingEdge(dut.clk)
             if not dut.outputs__valid.value:
                 continue
-            assert int(dut.outputs__payload.value) == self._expected["outputs"].popleft()
+            payload = int(dut.outputs__payload.value)
+            assert payload == self._expected["outputs"].popleft()
+            self._check_shares(Fields(OUTPUT).unpack(payload))
             await ClockCycles(dut.clk, int(random.integers(5, 60)))
             dut.collected.value = 1
             await RisingEdge(dut.clk)
@@ -452,6 +460,14 @@ class Sequencer:
             assert dut.ends__ready.value
             dut.ends__valid.value = dut.outputs__ready.value = 0
             await RisingEdge(dut.clk)
+
+    def _check_shares(self, output: dict[str, int]) -> None:
+        """A blend needs them; and writes wait while there is one to come."""
+        if output["mean_v"]:
+            assert all(head.shared for head in self.heads if output["head_slot"] in (
+                (head.base + turn) % CONFIG.head_slots for turn in range(head.command.passes))
+                and self._at_base[head.base] is head)
+            assert self.dut.averaging.value
 
     # -- the choice ----------------------------------------------------------------------------
     def _take_choice(self, payload: int) -> None:
@@ -476,6 +492,10 @@ class Sequencer:
                 *(word.pack(op=MaskOp.ROWS.value, stripe=stripe, pair=pair, rows=rows)
                   for pair, rows in sorted(pairs.items())))
         self._sources["masks"].send(word.pack(op=MaskOp.END.value))
+        if head.command.mean_v:
+            await ClockCycles(self.dut.clk, int(self.random.integers(1, 3000)))
+            head.shared = True
+            self._report("shared", head.base)
         self._choosing = None
         self.sinks["choices"].hold = False
 
@@ -574,4 +594,5 @@ class Sequencer:
                     assert found == due, (head, kind, core)
         assert self.rows_wanted == self.rows_expected
         assert not any(self._expected.values())
+        assert not self.dut.averaging.value
         assert not self._opening

@@ -58,11 +58,12 @@ async def traffic(dut: Any) -> None:
     for _ in range(parameters()["commands"]):
         kind = random.choice(["sketch", "dims", "dense", "read"], p=[.3, .4, .2, .1])
         resident = int(random.integers(1, 2600 if kind == "dims" else 700))
-        context = int(random.integers(1, resident + 1))
+        context = int(random.choice([resident, random.integers(1, resident + 1)]))
         head_dim = int(random.choice(HEAD_DIMS))
         sequencer.send(Attention(
             sketch=SHAPES[random.integers(6)] if kind == "sketch" else None,
             dims=int(random.choice([1, 8, head_dim])) if kind == "dims" else 0,
+            mean_v=kind == "dims" and context == resident,
             heads=int(random.integers(1, 5)), queries=1 if kind == "read" else int(random.integers(1, 9)),
             head_dim=head_dim, dtype=Dtype(random.integers(2)), context=context,
             resident=resident, read_back=kind == "read",
@@ -81,7 +82,8 @@ async def trouble(dut: Any) -> None:
                     continue
                 context = 700 if dims else 300
                 sequencer.send(Attention(sketch=sketch, dims=dims, heads=2, queries=3, context=context,
-                                         resident=context + 100, trouble=name))
+                                         resident=context + 100, mean_v=dims > 0 and round_ > 0,
+                                         trouble=name))
         sequencer.send(Attention(sketch=SHAPES[5], heads=1 + round_, queries=8, context=200, resident=300))
     await sequencer.finished()
 

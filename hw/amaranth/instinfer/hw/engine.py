@@ -287,6 +287,7 @@ class Engine(wiring.Component):
         wiring.connect(m, kv.queries, hub.queries)
         wiring.connect(m, kv.merge, hub.merge)
         wiring.connect(m, hub.results, kv.results)
+        wiring.connect(m, kv.quotient, hub.quotient)
         m.d.comb += [
             hub.scale2.eq(kv.scale2),
             hub.open_valid.eq(kv.open.valid),
@@ -321,6 +322,8 @@ class Engine(wiring.Component):
         wiring.connect(m, kv.folds, selection.folds)
         wiring.connect(m, selection.kept, kv.kept)
         wiring.connect(m, selection.folded, kv.folded)
+        wiring.connect(m, selection.share, kv.share)
+        wiring.connect(m, selection.shared, kv.shared)
         wiring.connect(m, kv.dim_setup, selection.dim_setup)
         wiring.connect(m, kv.tail_keys, tail_dims.slots)
         ends = [*((channel.dim_scorer, channel.dim_finish) for channel in channels),

@@ -3,7 +3,6 @@
 
 from .device import Csd, open_csd
 from .errors import (
-    AbsentError,
     BusyError,
     CapacityError,
     CommandTimeout,
@@ -31,7 +30,6 @@ from .transport.base import TransportError
 
 __all__ = [
     "PCA",
-    "AbsentError",
     "BusyError",
     "CacheShape",
     "CapacityError",

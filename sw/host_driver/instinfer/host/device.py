@@ -15,7 +15,7 @@ from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Counter, Reg
 from instinfer.abi.tables import SequenceWord
 
 from .bad_blocks import BadBlocks
-from .errors import AbsentError, DeviceReset, DriverError, MalformedCommandError, ResourceError
+from .errors import DeviceReset, DriverError, ResourceError
 from .kv_cache import CacheShape, KvCache, check_shape
 from .memory import DmaMemory, RangeAllocator
 from .policy import Dense, Policy
@@ -202,7 +202,6 @@ class Csd:
 
         Raises:
             ConfigError: the device cannot hold it.
-            AbsentError: the device's engine has no dim pages, or keeps no sums of V.
             ResourceError: all handles are in use.
         """
         shape = check_shape(self, layers=layers, kv_heads=kv_heads, query_heads=query_heads,
@@ -211,19 +210,11 @@ class Csd:
         free = [handle for handle in range(self.config.max_caches) if handle not in self._caches]
         if not free:
             raise ResourceError(f"all {self.config.max_caches} cache handles are in use: free a cache")
-        try:
-            self.admin_command(AdminOpcode.KV_CONFIG, index=free[0],
-                               cdw10=shape.kv_heads << 16 | shape.layers,
-                               cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
-                               cdw13=(shape.mean_v << 25 | shape.dims << 24 | shape.sketch_bits << 16
-                                      | shape.sketch_dims << 8 | shape.dtype))
-        except MalformedCommandError as error:
-            if not dims:
-                raise
-            # What was asked for is right, so the engine lacks it.
-            what, cure = (("mean_v", "without mean_v") if mean_v else ("dims", "without dims"))
-            raise AbsentError(f"{what} = True: this engine does not have it yet (KV_CONFIG ended with "
-                              f"{error.status.name}); make the cache {cure}") from error
+        self.admin_command(AdminOpcode.KV_CONFIG, index=free[0],
+                           cdw10=shape.kv_heads << 16 | shape.layers,
+                           cdw11=shape.head_dim << 16 | shape.queries, cdw12=max_tokens,
+                           cdw13=(shape.mean_v << 25 | shape.dims << 24 | shape.sketch_bits << 16
+                                  | shape.sketch_dims << 8 | shape.dtype))
         self._caches[free[0]] = cache = KvCache(self, free[0], shape, sketch)
         return cache
 

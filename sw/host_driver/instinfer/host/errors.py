@@ -15,10 +15,6 @@ class ResourceError(DriverError):
     """The driver has no handle, sequence number, window or device DRAM left."""
 
 
-class AbsentError(DriverError):
-    """The device's engine lacks what was asked for, though its formats know it."""
-
-
 class CommandTimeout(DriverError):
     """A command did not complete in time. Its buffers stay reserved until the device is reset."""
 

@@ -12,7 +12,7 @@ from instinfer.abi.errors import require
 from ..numeric.pipeline import stages
 from ..signatures import LANES, merge_request, query_beat, result_beat
 from .merger import Merger
-from .ports import CorePort, merge_answer, query_tap
+from .ports import CorePort, QuotientPort, merge_answer, query_tap
 from .quantiser import QueryQuantiser
 
 
@@ -92,6 +92,7 @@ class AttentionHub(wiring.Component):
     cores : one port per core, all driven alike.
     merge_active : 1 while the cores are held (a counter's enable).
     tap : the query integers, as they go to the cores.
+    quotient : the merger's quotients, lent between merges.
     """
 
     def __init__(self, *, config: EngineConfig, cores: int) -> None:
@@ -106,7 +107,7 @@ class AttentionHub(wiring.Component):
             "merge": In(stream.Signature(merge_request(config))),
             "results": Out(stream.Signature(result_beat(config))),
             "cores": Out(CorePort(config)).array(cores),
-            "merge_active": Out(1), "tap": Out(query_tap(config)),
+            "merge_active": Out(1), "tap": Out(query_tap(config)), "quotient": In(QuotientPort()),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -118,6 +119,7 @@ class AttentionHub(wiring.Component):
         connect(m, flipped(self.queries), quantiser.queries)
         connect(m, flipped(self.merge), merger.merge)
         connect(m, merger.results, flipped(self.results))
+        connect(m, flipped(self.quotient), merger.quotient)
         m.d.comb += [
             quantiser.scale2.eq(self.scale2),
             self.not_finite_valid.eq(quantiser.not_finite_valid),

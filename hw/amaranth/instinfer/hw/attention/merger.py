@@ -13,7 +13,15 @@ from ..numeric.normalise import Fp16Quotient
 from ..numeric.pipeline import stages
 from ..numeric.reciprocal import EXPONENT_BITS, INVERSE_BITS, Reciprocal
 from ..signatures import LANES, merge_request, result_beat
-from .ports import GROUP_BITS, MergeOp, merge_answer, merge_step, query_shape
+from .ports import (
+    GROUP_BITS,
+    QUOTIENT_LATENCY,
+    MergeOp,
+    QuotientPort,
+    merge_answer,
+    merge_step,
+    query_shape,
+)
 
 _LOWEST = -(1 << (MAX_BITS - 1))
 
@@ -25,6 +33,7 @@ class Merger(wiring.Component):
     (signatures.result_beat), all queries of group 0, then of group 1, and so on; ``hold``, ``parked`` (of all
     cores), ``step_valid``, ``step`` as in ports.CorePort; ``answer_valid``, ``answer``, ``values``: the
     cores' answers joined (highest maximum of those present, sums). ``active``: a merge is under way.
+    ``quotient``: lends the quotients while none is.
 
     Order: hold and wait until every core is parked; maxima per query; sums per query; reciprocals, all
     queries at once; accumulators, one group every max(dies, queries) cycles. At most ``cycles_max`` cycles
@@ -47,7 +56,7 @@ class Merger(wiring.Component):
             "step_valid": Out(1), "step": Out(merge_step(config)),
             "answer_valid": In(1), "answer": In(merge_answer(config)),
             "values": In(signed(SUM_BITS)).array(LANES),
-            "active": Out(1),
+            "active": Out(1), "quotient": In(QuotientPort()),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -98,6 +107,7 @@ class Merger(wiring.Component):
 
         with m.FSM():
             with m.State("wait for a request"):
+                m.d.comb += self.quotient.free.eq(1)
                 m.d.sync += pending.eq(0)
                 m.d.comb += self.merge.ready.eq((results.level == 0) & ~self.parked)
                 with m.If(self.merge.valid & self.merge.ready):
@@ -152,14 +162,16 @@ class Merger(wiring.Component):
     def _normalise(self, m: Module, inverses: list[Reciprocal], count: Signal, groups: Signal,
                    results: SyncFIFOBuffered, beats: Signal) -> None:
         """Accumulator words through the quotient into the queue."""
-        config, answer = self._config, self.answer
+        config, answer, lent = self._config, self.answer, self.quotient
         inverse = Signal(INVERSE_BITS, reset_less=True)
         exponent = Signal(EXPONENT_BITS, reset_less=True)
         m.d.sync += [
             inverse.eq(Array(reciprocal.inverse for reciprocal in inverses)[answer.query]),
             exponent.eq(Array(reciprocal.exponent for reciprocal in inverses)[answer.query]),
         ]
-        delay = 1 + Fp16Quotient.latency
+        with m.If(lent.borrow):
+            m.d.sync += [inverse.eq(lent.inverse), exponent.eq(lent.exponent)]
+        delay = QUOTIENT_LATENCY
         wanted = self.answer_valid & (answer.op == MergeOp.ADD) & (answer.query < count)
         valid = stages(m, wanted, delay, name="wanted", reset=True)[-1]
         query = stages(m, answer.query, delay, name="answer_query")[-1]
@@ -174,8 +186,10 @@ class Merger(wiring.Component):
         ]
         for lane in range(LANES):
             m.submodules[f"quotient_{lane}"] = quotient = Fp16Quotient()
+            value = Mux(lent.borrow, lent.values[lane], self.values[lane])
             m.d.comb += [
-                quotient.acc.eq(stages(m, self.values[lane], 1, name=f"acc_{lane}")[1]),
+                quotient.acc.eq(stages(m, value, 1, name=f"acc_{lane}")[1]),
+                lent.results[lane].eq(quotient.result),
                 quotient.inverse.eq(inverse), quotient.exponent.eq(exponent),
                 beat.data.word_select(lane, 16).eq(quotient.result),
             ]

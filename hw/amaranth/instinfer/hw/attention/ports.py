@@ -12,6 +12,8 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.arith import MAX_BITS, QUERY_BITS, SUM_BITS
 from instinfer.abi.config import EngineConfig
 
+from ..numeric.normalise import Fp16Quotient
+from ..numeric.reciprocal import EXPONENT_BITS, INVERSE_BITS
 from ..numeric.score import RIGHT_BITS
 from ..signatures import LANES
 
@@ -92,4 +94,22 @@ class CorePort(wiring.Signature):
             "step_valid": Out(1), "step": Out(merge_step(config)),
             "answer_valid": In(1), "answer": In(merge_answer(config)),
             "values": In(signed(SUM_BITS)).array(LANES),
+        })
+
+
+QUOTIENT_LATENCY = 1 + Fp16Quotient.latency
+"""Of a `QuotientPort`."""
+
+
+class QuotientPort(wiring.Signature):
+    """The merger's quotients, lent between merges, seen from the borrower.
+
+    ``borrow`` may be 1 while ``free`` is, and no merge may be asked for then. ``results`` are those of the
+    ``values``, ``inverse`` and ``exponent`` of QUOTIENT_LATENCY cycles before (`Fp16Quotient`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "free": In(1), "borrow": Out(1), "values": Out(signed(SUM_BITS)).array(LANES),
+            "inverse": Out(INVERSE_BITS), "exponent": Out(EXPONENT_BITS), "results": In(16).array(LANES),
         })

@@ -19,7 +19,16 @@ from .access import access, read, write
 from .decode import admin_entry
 from .dimplaces import DimPlaces
 from .peek import PEEK, PEEK_BITS
-from .ports import DRAM_BITS, STRIPE_BITS, Geometry, TableOp, TablePort, rows_log2
+from .ports import (
+    DRAM_BITS,
+    STRIPE_BITS,
+    Geometry,
+    TableOp,
+    TablePort,
+    map_aligned,
+    rows_log2,
+    sum_bytes,
+)
 from .sketchplace import SketchPlace, vector_size
 
 QUERIES_MAX = 8
@@ -148,8 +157,8 @@ class AdminCommands(wiring.Component):
                 end(Status.BAD_FIELD)
 
     def _configure_cache(self, m: Module, entry: Any, end: Any) -> None:
-        """KV_CONFIG: the shape has to be one that the engine was made for (it keeps no sums of V), and no
-        sequence may use the handle."""
+        """KV_CONFIG: the shape has to be one that the engine was made for, and no sequence may use the
+        handle."""
         c = self.config
         layers, kv_heads = entry["cdw10"][:16], entry["cdw10"][16:]
         queries, head_dim = entry["cdw11"][:16], entry["cdw11"][16:]
@@ -166,7 +175,7 @@ class AdminCommands(wiring.Component):
                   & Cat(bits == each for each in SKETCH_BITS).any())
         width = Mux(sketch_dims == 0, 0, Mux(bits[3], 2, bits[2]))
         good = (
-            (copies[1:] == 0) & (sketchless | sketch)
+            (copies[2:] == 0) & (copies[0] | ~copies[1]) & (sketchless | sketch)
             & within(layers, c.max_layers) & within(kv_heads, c.max_kv_heads)
             & within(queries, min(QUERIES_MAX, c.queries * c.head_slots))
             & Cat(head_dim == dim for dim in dims).any() & within(tokens, c.max_context))
@@ -186,7 +195,7 @@ class AdminCommands(wiring.Component):
             with m.If(self.tables.answer[63] & (self.tables.answer[16:22] == handle)):
                 end(Status.BUSY)
         value = Cat(layers[:9], kv_heads[:8], queries[:4], head_dim[:8], tokens[:18], dtype[:2],
-                    sketch_dims[:7], width[:2], copies[0], Const(0, 4), Const(1, 1))
+                    sketch_dims[:7], width[:2], copies[:2], Const(0, 3), Const(1, 1))
         with m.State("WRITE_CACHE"), m.If(write(m, self.tables, Table.CACHE, handle, value)):
             end(Status.SUCCESS)
 
@@ -225,6 +234,11 @@ class AdminCommands(wiring.Component):
         with m.State("PLACE_MAP"):
             m.d.sync += map_end.eq(
                 base[:DRAM_BITS] + ((lines * (stripes + sketch_stripes + dim_stripes)) << 3))
+            m.next = "CHECK_SEQUENCE"
+            with m.If(cache[58] & cache[59]):
+                m.next = "PLACE_SUMS"
+        with m.State("PLACE_SUMS"):
+            m.d.sync += map_end.eq(map_aligned(map_end) + sum_bytes(lines, units))
             m.next = "CHECK_SEQUENCE"
         with m.State("CHECK_SEQUENCE"), m.If(read(m, self.tables, Table.SEQUENCE, entry["index"])):
             m.next = "WRITE_SEQUENCE"

@@ -2,7 +2,7 @@
 """ATTEND and KV_READ: several heads of several commands in flight, completed in order."""
 
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -47,6 +47,8 @@ class AttendSequencer(wiring.Component):
     dim_setup : to the scorers of dims
     walks, chosen, keys, issued, sensed, map_error : a `HeadWalker`
     tail_error : a `TailReader`
+    shared : see `Selection`
+    averaging : commands with mean-V have been taken and are not completed: they read sums of V
     places, refused : a `ReadBack`
     outputs, ends, collected : an `OutputWriter`
 
@@ -77,7 +79,7 @@ class AttendSequencer(wiring.Component):
             "keys": In(TOKEN_BITS),
             "issued": In(1), "sensed": In(1), "map_error": In(1),
             "outputs": Out(stream.Signature(OUTPUT)), "ends": In(stream.Signature(OUTPUT_END)),
-            "collected": In(1),
+            "collected": In(1), "averaging": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -119,6 +121,7 @@ class AttendSequencer(wiring.Component):
             self.open.valid.eq(starter.open.valid), self.open.head_slot.eq(starter.open.head_slot),
             ledger.open.valid.eq(starter.open.valid), ledger.open.head_slot.eq(starter.open.head_slot),
             ledger.open_loaded.eq(starter.open_loaded), ledger.open_sketches.eq(starter.open_sketches),
+            ledger.open_shares.eq(starter.open_shares),
             self.queries_loaded.eq(ledger.queries_loaded), self.sketches_loaded.eq(ledger.sketches_loaded),
             order.masks_waiting.eq(self.masks_waiting), order.chosen.eq(self.chosen),
             self.rows_wanted.eq(order.rows_wanted),
@@ -131,4 +134,9 @@ class AttendSequencer(wiring.Component):
             m.d.sync += self.started.eq(self.started + 1)
         with m.If(self.completions.valid & self.completions.ready):
             m.d.sync += self.finished.eq(self.finished + 1)
+        averages = Signal(range(JOBS_WAITING + c.head_slots + 2))
+        taken = self.jobs.valid & self.jobs.ready & self.jobs.payload.mean_v
+        ended = self.completions.valid & self.completions.ready & finisher.heads.payload.mean_v
+        m.d.sync += averages.eq(averages + taken - ended)
+        m.d.comb += self.averaging.eq(averages != 0)
         return m

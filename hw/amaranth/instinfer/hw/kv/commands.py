@@ -30,7 +30,9 @@ from .ports import (
     WRITE_RESULT,
     Geometry,
     TablePort,
+    map_aligned,
     rows_log2,
+    sum_bytes,
 )
 from .sketchplace import SketchPlace, vector_size
 
@@ -65,6 +67,7 @@ class IoCommands(wiring.Component):
     tables : access to the tables
     regions, allowed : a `WindowCheck`
     writes, written : a `WriteEngine`
+    averaging : attentions with mean-V are under way: they read sums of V, so writes that change such wait
     attentions : attentions and read-backs, for an `AttendSequencer`
     syncs, frees : a `SyncWaiter` and a `FreeEngine`
 
@@ -80,6 +83,7 @@ class IoCommands(wiring.Component):
             "tables": Out(TablePort()),
             "regions": Out(stream.Signature(REGION)), "allowed": In(stream.Signature(1)),
             "writes": Out(stream.Signature(WRITE_JOB)), "written": In(stream.Signature(WRITE_RESULT)),
+            "averaging": In(1),
             "attentions": Out(stream.Signature(ATTEND_JOB)),
             "syncs": Out(stream.Signature(SEQUENCE_JOB)), "frees": Out(stream.Signature(SEQUENCE_JOB)),
         })
@@ -182,7 +186,16 @@ class IoCommands(wiring.Component):
                 with m.If(layer.dims):
                     m.next = "MULTIPLY_DIMS"
             with m.State("MULTIPLY_DIMS"):
-                m.d.sync += layer.dim_map.eq(layer.dim_map + ((layer.line * layer.dim_stripes_max) << 3))
+                m.d.sync += [
+                    layer.dim_map.eq(layer.dim_map + ((layer.line * layer.dim_stripes_max) << 3)),
+                    layer.sum_map.eq(layer.dim_map + ((lines * layer.dim_stripes_max) << 3)),
+                ]
+                m.next = "CHECK"
+                with m.If(layer.mean_v):
+                    m.next = "MULTIPLY_SUMS"
+            with m.State("MULTIPLY_SUMS"):
+                m.d.sync += layer.sum_map.eq(map_aligned(layer.sum_map) + sum_bytes(layer.line,
+                                                                                     layer.query_beats))
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "CHECK_REGION"
@@ -205,8 +218,8 @@ class IoCommands(wiring.Component):
                 m.d.sync += completion.result.eq(resident)
                 end(Status.WRITE_FAULT)
             with m.State("WRITE"):
-                m.d.comb += self.writes.valid.eq(1)
-                with m.If(self.writes.ready):
+                m.d.comb += self.writes.valid.eq(~(layer.mean_v & self.averaging))
+                with m.If(self.writes.valid & self.writes.ready):
                     m.next = "WAIT_FOR_WRITE"
             with m.State("WAIT_FOR_WRITE"):
                 m.d.comb += self.written.ready.eq(1)
@@ -249,7 +262,8 @@ class IoCommands(wiring.Component):
             layer.stripes_max.eq(Geometry(self.config).stripes(cache[29:47], per_slot)),
             layer.sketch.eq(sketch), layer.sketch_dims.eq(dims), layer.sketch_size.eq(size),
             layer.sketch_bits.eq(width), layer.sketch_map.eq(0), layer.sketch_stripes_max.eq(0),
-            layer.dims.eq(cache[58]), layer.dim_stripes.eq(places.stripes_per_block(head_dim >> 4, int8)),
+            layer.dims.eq(cache[58]), layer.mean_v.eq(cache[58] & cache[59]),
+            layer.dim_stripes.eq(places.stripes_per_block(head_dim >> 4, int8)),
             layer.dim_stripes_max.eq(
                 places.blocks(cache[29:47], int8) * places.stripes_per_block(head_dim >> 4, int8)),
         ]
@@ -278,7 +292,8 @@ class IoCommands(wiring.Component):
         attention: Any = self.attentions.payload
         head_dim = layer.query_beats << 4
         bad_policy = attention.choose & Mux(
-            attention.by_dims, ~layer.dims | policy[62] | (attention.last_dim >= head_dim),
+            attention.by_dims, ~layer.dims | (attention.last_dim >= head_dim)
+            | (attention.mean_v & ~(layer.mean_v & (attention.context == resident))),
             ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2))
         checks = (
             (~Cat(is_.values()).any(), Status.BAD_OPCODE),
@@ -393,6 +408,7 @@ class IoCommands(wiring.Component):
         m.d.comb += [
             attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (by_dims | (kind == PolicyKind.SKETCH))),
             attention.by_dims.eq((f["opcode"] != Opcode.KV_READ) & by_dims),
+            attention.mean_v.eq(attention.by_dims & policy[62]),
             *(getattr(attention, name).eq(policy[low:low + len(getattr(attention, name))])
               for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("last_dim", 55))),
             attention.sinks.eq(Mux(by_dims, policy[45:55], policy[45:61])),

@@ -9,9 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
+from ..attention.ports import QuotientPort
 from ..queue.windows import WindowCheck
 from ..selection.ports import mask_word
-from ..selection.sparfports import kept_dims, sparf_job
+from ..selection.sparfports import kept_dims, share_report, sparf_job
 from ..selection.tokens import token_job
 from ..signatures import (
     CHANNEL_EVENT,
@@ -33,6 +34,7 @@ from ..stream.arbiter import StreamArbiter
 from ..stream.fifo import StreamFIFO
 from .admin import AdminCommands
 from .attend import AttendSequencer
+from .blender import MeanBlender
 from .commands import CommandExecutor, IoCommands
 from .dimbuilder import DimBuilder
 from .dimslots import dim_setup
@@ -53,16 +55,18 @@ from .sequences import FreeEngine, SyncWaiter
 from .slots import SlotGate
 from .tables import Tables
 from .tail import TailReader
+from .valuesums import ValueSums
 from .writes import WriteEngine
 
 HOST_READS = 2
 """Rows of writes; query rows."""
 HOST_WRITES = 2
 """Attention output; rows that are read back."""
-DRAM_READS = 6
-"""Tail rows; map of attentions; of writes; of flushes; of frees; of the building of dims."""
-DRAM_WRITES = 4
-"""Rows of writes; map of writes; of flushes; blocks of dims."""
+DRAM_READS = 8
+"""Tail rows; map of attentions; of writes; of flushes; of frees; of the building of dims; sums of V and rows
+for them; sums for means."""
+DRAM_WRITES = 5
+"""Rows of writes; map of writes; of flushes; blocks of dims; sums of V."""
 
 
 class KvEngine(wiring.Component):
@@ -107,6 +111,8 @@ class KvEngine(wiring.Component):
     choices, masks : a `TokenChooser`. A choice must be taken as soon as that before it is stored, whether or
         not its masks are taken
     merge, results : one request per pass when all stripes of a head are finished, and its output
+    share, shared : see `Selection`
+    quotient : the merger's, see `QuotientPort`
     count_commands, count_errors, count_tail_beats : one-cycle event pulses
     rows_wanted : added to Counter.ROWS_WANTED each cycle (0 when nothing happened)
     ready : tables are initialised; commands wait until then
@@ -153,6 +159,7 @@ class KvEngine(wiring.Component):
             "masks": In(stream.Signature(mask_word(config))),
             "merge": Out(stream.Signature(merge_request(config))),
             "results": In(stream.Signature(result_beat(config))),
+            "share": In(share_report(config)), "shared": In(pulse), "quotient": Out(QuotientPort()),
             "count_commands": Out(1),
             "count_errors": Out(1),
             "count_tail_beats": Out(1),
@@ -276,6 +283,12 @@ class KvEngine(wiring.Component):
             s.writes.lookup_buffer.eq(copier.lookup_buffer),
             s.writes.settled.eq(s.flushes.settled & ~s.frees.busy),
         ]
+        s.value_sums = sums = ValueSums(config=c)
+        connect(m, s.writes.sums, sums.jobs)
+        connect(m, sums.results, s.writes.summed)
+        connect(m, sums.read, flipped(self.dram_read[6]))
+        connect(m, sums.write, flipped(self.dram_write[4]))
+        m.d.comb += [s.writes.sum_head.eq(sums.lookup_head), sums.lookup_buffer.eq(copier.lookup_buffer)]
         s.builder = builder = DimBuilder(config=c)
         # One at a time: the builder has jobs while the write that made its block due waits for it.
         built, jobs = builder.flush, s.flushes.jobs
@@ -348,7 +361,17 @@ class KvEngine(wiring.Component):
         connect(m, tail.memory, flipped(self.dram_read[0]))
         connect(m, loader.queries, flipped(self.queries))
         connect(m, outputs.merge, flipped(self.merge))
-        connect(m, flipped(self.results), outputs.results)
+        s.blender = blender = MeanBlender(config=c)
+        connect(m, flipped(self.results), blender.results)
+        connect(m, blender.blended, outputs.results)
+        connect(m, outputs.means, blender.means)
+        connect(m, blender.memory, flipped(self.dram_read[7]))
+        connect(m, blender.quotient, flipped(self.quotient))
+        connect(m, flipped(self.share), blender.share)
+        m.d.comb += [
+            outputs.mean_failed.eq(blender.failed), blender.blends.eq(attends.outputs.payload.mean_v),
+            blender.head_slot.eq(attends.outputs.payload.head_slot), s.io.averaging.eq(attends.averaging),
+        ]
         connect(m, flipped(self.not_finite), attends.not_finite)
         connect(m, tail.errors, attends.tail_error)
         m.d.comb += s.builder.spoilt.eq(tail.spoilt)
@@ -357,7 +380,7 @@ class KvEngine(wiring.Component):
         connect(m, attends.dim_setup, flipped(self.dim_setup))
         for name in ("sketch_loads", "folds", "choices"):
             connect(m, getattr(attends, name), flipped(getattr(self, name)))
-        for name in ("sketch_loaded", "sketch_error", "bad_exponent", "scores_lost"):
+        for name in ("sketch_loaded", "sketch_error", "bad_exponent", "scores_lost", "shared"):
             connect(m, flipped(getattr(self, name)), getattr(attends, name))
         finish = zip([*self.finish, *self.sketch_finish, *self.dim_finish],
                      [each for number, each in enumerate(attends.finish) if number != c.cores], strict=True)

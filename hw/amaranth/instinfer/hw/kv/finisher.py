@@ -68,6 +68,7 @@ class HeadFinisher(wiring.Component):
         m.d.comb += [
             self.look_slot.eq(head.head_slot + turn),
             output.address.eq(address), output.rows.eq(Mux(left < c.queries, left, c.queries)),
+            output.mean_v.eq(head.mean_v), output.sums.eq(head.sums), output.tokens.eq(head.context),
             output.beats.eq(head.beats), output.head_slot.eq((head.head_slot + turn) & (c.head_slots - 1)),
             completion.queue.eq(head.queue), completion.cid.eq(head.cid),
         ]
@@ -100,7 +101,8 @@ class HeadFinisher(wiring.Component):
                              self.free_slots.eq(self.collected)]
                 with m.If(self.ends.valid):
                     m.d.sync += [
-                        faults.host.eq(faults.host | self.ends.payload.error), turn.eq(turn + 1),
+                        faults.host.eq(faults.host | self.ends.payload.error),
+                        faults.internal.eq(faults.internal | self.ends.payload.internal), turn.eq(turn + 1),
                         left.eq(left - c.queries), address.eq(address + ((head.beats * c.queries) << 5)),
                     ]
                     with m.If(turn == head.passes - 1):

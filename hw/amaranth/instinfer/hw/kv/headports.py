@@ -16,10 +16,11 @@ from .ports import DRAM_BITS, LINE_BITS, STRIPE_BITS, TOKEN_BITS
 
 HEAD = data.StructLayout({
     "head_slot": 3, "passes": 4, "queries": 4, "beats": 4, "output": 64, "last": 1, "queue": 5, "cid": 16,
-    "context": TOKEN_BITS, "tokens": TOKEN_BITS, "read_back": 1,
+    "context": TOKEN_BITS, "tokens": TOKEN_BITS, "read_back": 1, "mean_v": 1, "sums": DRAM_BITS,
 })
 """A head in flight, as its end needs it: ``output`` rows have ``beats`` 32-byte beats; ``last`` of its
-command; ``tokens`` of the context that are wanted, fewer than all of a read-back."""
+command; ``tokens`` of the context that are wanted, fewer than all of a read-back. ``mean_v``: its output is
+blended with the mean of V, from ``sums`` on."""
 
 DIM_WALK = data.StructLayout({
     "entry": DRAM_BITS, "count": STRIPE_BITS, "stripes": STRIPES_BITS, "units": 4,

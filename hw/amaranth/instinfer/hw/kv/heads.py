@@ -14,7 +14,7 @@ from ..signatures import LANES
 from .dimplaces import UNIT_DIMS, DimPlaces
 from .dimslots import dim_setup
 from .headports import DIM_WALK, HEAD, SKETCH_LOAD, SKETCH_WALK, opened_head, sketch_setup
-from .ports import ATTEND_JOB, DRAM_BITS, STRIPE_BITS, TOKEN_BITS, Geometry, read_place
+from .ports import ATTEND_JOB, DRAM_BITS, STRIPE_BITS, TOKEN_BITS, Geometry, read_place, sum_bytes
 from .queries import QUERY_LOAD
 from .sketchplace import SketchPlace, sketches_per_page
 
@@ -30,7 +30,8 @@ class HeadStarter(wiring.Component):
     Members
     -------
     jobs : commands
-    open : see `KvEngine`; ``open_loaded``: the head needs no queries, ``open_sketches``: it needs sketches
+    open : see `KvEngine`; ``open_loaded``: the head needs no queries, ``open_sketches``: it needs sketches,
+        ``open_shares``: it needs shares of attended tokens
     free_slots : head slots given back in this cycle
     loads : a `QueryLoader`; sketch_loads : a `SketchQueryLoader`; folds : a `SparfQuery`, when the queries
         are in the cores
@@ -52,7 +53,7 @@ class HeadStarter(wiring.Component):
         pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})
         super().__init__({
             "jobs": In(stream.Signature(ATTEND_JOB)),
-            "open": Out(pulse), "open_loaded": Out(1), "open_sketches": Out(1),
+            "open": Out(pulse), "open_loaded": Out(1), "open_sketches": Out(1), "open_shares": Out(1),
             "free_slots": In(4),
             "loads": Out(stream.Signature(QUERY_LOAD)),
             "sketch_loads": Out(stream.Signature(SKETCH_LOAD)),
@@ -74,10 +75,10 @@ class HeadStarter(wiring.Component):
         slot = Signal(range(c.head_slots))
         at = {name: Signal(width, name=name) for name, width in (
             ("query", 64), ("output", 64), ("sketches", 64), ("entry", DRAM_BITS),
-            ("sketch_entry", DRAM_BITS), ("dim_entry", DRAM_BITS))}
+            ("sketch_entry", DRAM_BITS), ("dim_entry", DRAM_BITS), ("sums", DRAM_BITS))}
         step = {name: Signal(width, name=f"{name}_step") for name, width in (
             ("query", 12), ("output", 12), ("sketches", 12), ("entry", STRIPE_BITS + 3),
-            ("sketch_entry", STRIPE_BITS + 3), ("dim_entry", STRIPE_BITS + 3))}
+            ("sketch_entry", STRIPE_BITS + 3), ("dim_entry", STRIPE_BITS + 3), ("sums", 11))}
         extent = {name: Signal(STRIPE_BITS, name=name) for name in ("start", "stripes", "settled")}
         sketches: Any = Signal(SKETCH_WALK)
         blocks: Any = Signal(DIM_WALK)
@@ -92,6 +93,7 @@ class HeadStarter(wiring.Component):
             step["sketches"].eq((job.queries * job.query_sketch_beats) << 5),
             step["entry"].eq(layer.stripes_max << 3), step["sketch_entry"].eq(layer.sketch_stripes_max << 3),
             step["dim_entry"].eq(layer.dim_stripes_max << 3),
+            step["sums"].eq(sum_bytes(Const(1), layer.query_beats)),
         ]
         self._count_blocks(m, job, blocks)
         self._describe(m, job, slot, done, at, extent, sketches, blocks)
@@ -104,6 +106,7 @@ class HeadStarter(wiring.Component):
                     at["sketches"].eq(job.query_sketches), at["entry"].eq(job.head * layer.stripes_max),
                     at["sketch_entry"].eq(job.head * layer.sketch_stripes_max),
                     at["dim_entry"].eq(job.head * layer.dim_stripes_max),
+                    at["sums"].eq(layer.sum_map + sum_bytes(job.head, layer.query_beats)),
                     extent["start"].eq(g.stripe_of(job.first, layer.rows_log2)),
                     extent["stripes"].eq(g.stripes(job.context, layer.rows_log2)),
                     extent["settled"].eq(g.stripe_of(past_page, layer.rows_log2)),
@@ -217,6 +220,7 @@ class HeadStarter(wiring.Component):
             *(head[name].eq(job[name]) for name in
               ("passes", "queries", "queue", "cid", "read_back", "context")),
             head.last.eq(done == job.heads - 1), head.tokens.eq(tokens),
+            head.mean_v.eq(job.mean_v), head.sums.eq(at["sums"]), choice.shares.eq(job.mean_v),
         ]
 
     def _send(self, m: Module, job: Any, slot: Signal, opened: Signal, starting: Value) -> Value:
@@ -230,6 +234,7 @@ class HeadStarter(wiring.Component):
         m.d.comb += [
             self.open.head_slot.eq(slot + opened),
             self.open_loaded.eq(job.read_back), self.open_sketches.eq(by_sketches),
+            self.open_shares.eq(job.mean_v),
             self.setup.valid.eq(self.open.valid & by_sketches), self.setup.head_slot.eq(self.open.head_slot),
             setup.size.eq(job.layer.sketch_size), setup.bits.eq(job.layer.sketch_bits),
             setup.group_log2.eq(job.group_log2), setup.context.eq(job.context),

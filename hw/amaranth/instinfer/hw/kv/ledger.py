@@ -23,7 +23,7 @@ FAULTS = (
 FAULT = data.StructLayout({name: 1 for name, _ in FAULTS})
 REPORTS = (
     "loaded", "sketch_loaded", "asked", "not_finite", "tail_error", "refused", "host_error", "sketch_error",
-    "bad_exponent", "scores_lost",
+    "bad_exponent", "scores_lost", "shared",
 )
 """Pulses with the head slot that they are about."""
 
@@ -38,7 +38,7 @@ class HeadLedger(wiring.Component):
     Members
     -------
     open : pulse, ``head_slot`` starts anew; ``open_loaded``: without queries; ``open_sketches``: with
-        sketches
+        sketches; ``open_shares``: with shares of attended tokens
     loaded, sketch_loaded : pulse, the queries of the head of base slot ``head_slot`` are in the cores, their
         sketches in the scorers
     queries_loaded, sketches_loaded : per base slot, since when; also of those that need none
@@ -49,8 +49,9 @@ class HeadLedger(wiring.Component):
     faults, not_finite, tail_error, scores_lost : reports, see `KvEngine`
     refused, host_error : host memory refused a row that was read back, a query row
     sketch_error, bad_exponent : host memory refused sketches of queries; one has an exponent out of range
-    look_slot, finished, senses, fault : whether a slot's queries are there, all its stripes have been asked
-        for and are finished; stripes of rows that flash sensed for it; its faults
+    shared : the shares of the head of base slot ``head_slot`` are known
+    look_slot, finished, senses, fault : whether a slot's queries (and shares) are there, all its stripes have
+        been asked for and are finished; stripes of rows that flash sensed for it; its faults
 
     Latency: 1 cycle. Reports of any number may come in the same cycle; there is no back-pressure.
     """
@@ -60,7 +61,7 @@ class HeadLedger(wiring.Component):
         slot = range(config.head_slots)
         pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(slot)})
         super().__init__({
-            "open": In(pulse), "open_loaded": In(1), "open_sketches": In(1),
+            "open": In(pulse), "open_loaded": In(1), "open_sketches": In(1), "open_shares": In(1),
             **{name: In(pulse) for name in REPORTS},
             "queries_loaded": Out(config.head_slots), "sketches_loaded": Out(config.head_slots),
             "issued": In(1), "sensed": In(1), "map_error": In(1), "at_slot": In(slot),
@@ -75,7 +76,7 @@ class HeadLedger(wiring.Component):
             pending, senses = Signal(STRIPE_BITS, name=f"pending_{slot}"), Signal(STRIPE_BITS,
                                                                                   name=f"senses_{slot}")
             fault: Any = Signal(FAULT, name=f"fault_{slot}")
-            asked = Signal(name=f"asked_{slot}")
+            asked, shared = Signal(name=f"asked_{slot}"), Signal(name=f"shared_{slot}")
             ended: Value = sum((report.valid & (report.base_slot == slot) for report in self.finish),
                                start=Value.cast(0))
             here = self.at_slot == slot
@@ -92,7 +93,7 @@ class HeadLedger(wiring.Component):
             m.d.sync += [
                 pending.eq(pending + (self.issued & here) - ended), senses.eq(senses + (self.sensed & here)),
                 loaded.eq(loaded | pulsed("loaded")), sketches.eq(sketches | pulsed("sketch_loaded")),
-                asked.eq(asked | pulsed("asked")),
+                asked.eq(asked | pulsed("asked")), shared.eq(shared | pulsed("shared")),
             ]
             found = {
                 "host": pulsed("host_error") | pulsed("refused"), "not_finite": pulsed("not_finite"),
@@ -105,11 +106,11 @@ class HeadLedger(wiring.Component):
             with m.If(pulsed("open")):
                 m.d.sync += [
                     Value.cast(fault).eq(0), senses.eq(0), asked.eq(0), loaded.eq(self.open_loaded),
-                    sketches.eq(~self.open_sketches),
+                    sketches.eq(~self.open_sketches), shared.eq(~self.open_shares),
                 ]
             with m.If(self.look_slot == slot):
                 m.d.comb += [
-                    self.finished.eq(asked & loaded & sketches & (pending == 0)), self.senses.eq(senses),
-                    self.fault.eq(fault),
+                    self.finished.eq(asked & loaded & sketches & shared & (pending == 0)),
+                    self.senses.eq(senses), self.fault.eq(fault),
                 ]
         return m

@@ -8,9 +8,17 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 
 from ..signatures import MemoryWritePort, merge_request, result_beat
+from .blender import MEAN_JOB
+from .ports import DRAM_BITS, TOKEN_BITS
 
-OUTPUT = data.StructLayout({"address": 64, "rows": 4, "beats": 4, "head_slot": 3})
-OUTPUT_END = data.StructLayout({"error": 1})
+OUTPUT = data.StructLayout({
+    "address": 64, "rows": 4, "beats": 4, "head_slot": 3, "mean_v": 1, "sums": DRAM_BITS,
+    "tokens": TOKEN_BITS,
+})
+"""A pass: ``rows`` rows of ``beats`` 32-byte beats. ``mean_v``: they are blended with the mean of V over
+``tokens`` tokens, whose sums lie from ``sums`` on."""
+OUTPUT_END = data.StructLayout({"error": 1, "internal": 1})
+"""Host memory refused a beat; device DRAM did."""
 
 
 class OutputWriter(wiring.Component):
@@ -22,10 +30,11 @@ class OutputWriter(wiring.Component):
 
     Members
     -------
-    outputs : passes: where ``rows`` rows of ``beats`` 32-byte beats go
+    outputs : passes
     ends : one per pass, when host memory has answered
     collected : pulse, all results are in: the head slot may be used again
-    merge, results : the merger
+    merge, results : the merger, its results by way of a `MeanBlender`
+    means, mean_failed : a `MeanBlender`; a mean is made before each merge of an output with mean-V
     memory : host memory
 
     Latency: the merger's, then a cycle per 32-byte beat and a round trip of host memory. Back-pressure:
@@ -40,6 +49,7 @@ class OutputWriter(wiring.Component):
             "collected": Out(1),
             "merge": Out(stream.Signature(merge_request(config))),
             "results": In(stream.Signature(result_beat(config))),
+            "means": Out(stream.Signature(MEAN_JOB)), "mean_failed": In(1),
             "memory": Out(MemoryWritePort()),
         })
 
@@ -48,6 +58,7 @@ class OutputWriter(wiring.Component):
         output, result = self.outputs.payload, self.results.payload
         row, beat = Signal(3), Signal(3)
         next_row, next_beat = Signal(3), Signal(3)
+        averaged = Signal()
         banks = []
         for bank in range(4):
             cells: memory.Memory = memory.Memory(shape=64, depth=8 * 8, init=[])
@@ -64,6 +75,8 @@ class OutputWriter(wiring.Component):
         m.d.comb += [
             self.merge.payload.head_slot.eq(output.head_slot), self.merge.payload.queries.eq(output.rows),
             self.merge.payload.groups.eq(output.beats << 2),
+            self.means.payload.sums.eq(output.sums), self.means.payload.tokens.eq(output.tokens),
+            self.means.payload.beats.eq(output.beats << 2),
             target.request.payload.address.eq(output.address),
             target.request.payload.beats.eq(output.rows * output.beats),
             target.data.payload.data.eq(Cat(banks)), target.data.payload.strobe.eq(~0),
@@ -73,12 +86,18 @@ class OutputWriter(wiring.Component):
         m.d.sync += [row.eq(next_row), beat.eq(next_beat)]
         with m.FSM():
             with m.State("MERGE"):
-                m.d.comb += self.merge.valid.eq(self.outputs.valid)
+                m.d.comb += [
+                    self.merge.valid.eq(self.outputs.valid & (averaged | ~output.mean_v)),
+                    self.means.valid.eq(self.outputs.valid & output.mean_v & ~averaged),
+                ]
                 m.d.sync += [row.eq(0), beat.eq(0)]
+                with m.If(self.means.valid & self.means.ready):
+                    m.d.sync += averaged.eq(1)
                 with m.If(self.merge.valid & self.merge.ready):
                     m.next = "COLLECT"
             with m.State("COLLECT"):
                 m.d.comb += self.results.ready.eq(1)
+                m.d.sync += averaged.eq(0)
                 with m.If(self.results.valid & result.last):
                     m.d.comb += self.collected.eq(1)
                     m.next = "REQUEST"
@@ -98,6 +117,7 @@ class OutputWriter(wiring.Component):
                 m.d.comb += [
                     self.ends.valid.eq(target.response.valid), target.response.ready.eq(self.ends.ready),
                     self.ends.payload.error.eq(target.response.payload.error),
+                    self.ends.payload.internal.eq(output.mean_v & self.mean_failed),
                 ]
                 with m.If(self.ends.valid & self.ends.ready):
                     m.d.comb += self.outputs.ready.eq(1)

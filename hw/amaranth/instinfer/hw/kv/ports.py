@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import Table
 from instinfer.abi.config import DIM_BLOCKS_AHEAD, EngineConfig
+from instinfer.abi.layout import MAP_ALIGN, SUM_BYTES
 from instinfer.abi.tables import READ_COUNT_BITS
 
 from ..selection.ports import (
@@ -75,6 +76,7 @@ LAYER = data.StructLayout({
     "sketch": 1, "sketch_dims": 7, "sketch_size": 3, "sketch_bits": ElementBits, "sketch_map": DRAM_BITS,
     "sketch_stripes_max": STRIPE_BITS,
     "dims": 1, "dim_stripes": 6, "dim_map": DRAM_BITS, "dim_stripes_max": STRIPE_BITS,
+    "mean_v": 1, "sum_map": DRAM_BITS,
 })
 """One layer of a sequence. Of a row in host memory ``beats`` 32-byte beats are the row's own, behind
 ``key_header`` or ``value_header`` beats of its record's header; ``query_beats``: of a row of queries or of
@@ -82,7 +84,8 @@ output, which is fp16. A slot has 2**``rows_log2`` rows, 4 to 16. ``map``: DRAM 
 map entry; ``line``: map line of head 0; ``stripes_max``: map entries of each head. ``sketch``: the cache has
 sketches, of ``sketch_dims`` dims in vectors of 2**``sketch_size`` bytes (1 to 6); ``sketch_map`` and
 ``sketch_stripes_max`` are for their stripes what ``map`` and ``stripes_max`` are for those of rows. ``dims``:
-it has dim pages, ``dim_stripes`` stripes a block; ``dim_map`` and ``dim_stripes_max`` likewise."""
+it has dim pages, ``dim_stripes`` stripes a block; ``dim_map`` and ``dim_stripes_max`` likewise. ``mean_v``:
+sums of V are kept, those of head 0 from ``sum_map`` on."""
 
 WRITE_JOB = data.StructLayout({
     "layer": LAYER, "resident": TOKEN_BITS, "tokens": 16, "keys": 64, "values": 64,
@@ -96,12 +99,14 @@ ATTEND_JOB = data.StructLayout({
     "read_back": 1, "first": TOKEN_BITS,
     "choose": 1, "by_dims": 1, "last_dim": DIM_BITS, "keep": KEEP_BITS, "group_log2": GROUP_LOG2_BITS,
     "window": FORCED_BITS, "sinks": FORCED_BITS, "query_sketches": 64, "query_sketch_beats": 2,
+    "mean_v": 1,
 })
 """ATTEND; or KV_READ (``read_back``) of tokens [``first``, ``context``): then ``query`` and ``output`` are
 where K records and V records go, ``queries`` and ``passes`` are 1, and ``scale2`` has no meaning. ``choose``:
 ``keep`` groups of 2**``group_log2`` tokens beside the first ``sinks`` and the last ``window`` ones, by
 sketches; the sketches of the queries of all heads lie from ``query_sketches`` on, each in
-``query_sketch_beats`` 32-byte beats; or (``by_dims``, groups of one token) by ``last_dim`` + 1 dims."""
+``query_sketch_beats`` 32-byte beats; or (``by_dims``, groups of one token) by ``last_dim`` + 1 dims; then,
+with ``mean_v``, the mean of V stands for what is not chosen."""
 
 SEQUENCE_JOB = data.StructLayout({
     "layer": LAYER, "layers": 9, "free": 1, "queue": 5, "cid": 16,
@@ -180,6 +185,17 @@ def routed(payload: data.StructLayout) -> data.StructLayout:
 def rows_log2(head_dim: Value, int8: ValueLike) -> Value:
     """log2 of the rows that a slot holds."""
     return (ROWS_LOG2[0] + (head_dim <= WIDE_DIMS // 2) + int8)[:3]
+
+
+def map_aligned(address: Value) -> Value:
+    """The next multiple of MAP_ALIGN, where sums of V follow map entries."""
+    log2 = MAP_ALIGN.bit_length() - 1
+    return ((address + MAP_ALIGN - 1) >> log2) << log2
+
+
+def sum_bytes(lines: Value, units: Value) -> Value:
+    """Sums of V of map lines whose heads have 16 * ``units`` dims."""
+    return (lines * units) << (16 * SUM_BYTES).bit_length() - 1
 
 
 class Geometry:

@@ -14,7 +14,7 @@ from ..selection.dimports import short_write
 from ..selection.join import MaximaJoin
 from ..selection.loader import SketchQueryLoader
 from ..selection.ports import mask_word, operand_write
-from ..selection.sparfports import kept_dims, sparf_job
+from ..selection.sparfports import kept_dims, share_report, sparf_job
 from ..selection.sparfquery import SparfQuery
 from ..selection.tokens import TokenChooser, token_job
 from ..signatures import MemoryReadPort, MemoryWritePort
@@ -43,6 +43,7 @@ class Selection(wiring.Component):
         in front of one of this head, whose scorer would then wait for the chooser and the chooser for the
         scorer
     masks : rows of the heads in the order of ``choices``
+    share, shared : see `GroupChooser`
     scorers, dim_scorers : one per core, the tail's last
     scores_read, scores_written : device DRAM, for heads of more groups than the score memory holds
     spilled : pulse, a word of scores went there
@@ -61,6 +62,7 @@ class Selection(wiring.Component):
             "setup": In(sketch_setup(config)),
             "choices": In(stream.Signature(token_job(config))),
             "masks": Out(stream.Signature(mask_word(config))),
+            "share": Out(share_report(config)), "shared": Out(pulse),
             "tap": In(query_tap(config)), "folds": In(stream.Signature(sparf_job(config))),
             "kept": Out(stream.Signature(kept_dims(config))), "folded": Out(pulse),
             "dim_setup": In(dim_setup(config)),
@@ -85,6 +87,8 @@ class Selection(wiring.Component):
         connect(m, flipped(self.choices), tokens.jobs)
         connect(m, join.o, tokens.maxima)
         connect(m, tokens.masks, flipped(self.masks))
+        connect(m, tokens.share, flipped(self.share))
+        connect(m, tokens.shared, flipped(self.shared))
         connect(m, tokens.source, flipped(self.scores_read))
         connect(m, tokens.target, flipped(self.scores_written))
         connect(m, tokens.fault, flipped(self.scores_lost))

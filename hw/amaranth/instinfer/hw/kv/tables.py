@@ -98,7 +98,7 @@ class Tables(wiring.Component):
         fault = _Store(m, "fault", depth=sequences, fields=((62, 1),))
         rows = c.pages * c.max_superblocks_per_sequence
         stores = {
-            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 59), (63, 1))),
+            Table.CACHE: _Store(m, "cache", depth=c.max_caches, fields=((0, 60), (63, 1))),
             Table.SEQUENCE: _Store(m, "sequence", depth=sequences, fields=((0, 58), (63, 1))),
             Table.RESIDENT: _Store(m, "resident", depth=sequences * c.max_layers, fields=((0, 18),)),
             Table.SUPERBLOCK_LIST: _Store(
@@ -220,9 +220,6 @@ class Tables(wiring.Component):
                         if number in (Table.CACHE, Table.SEQUENCE):
                             found = Mux(found[63], found, 0)
                         m.d.comb += [ok.eq(index < store.depth), answer.eq(found)]
-                        if number == Table.CACHE:  # sums of V are not kept
-                            with m.If((op == TableOp.WRITE) & value[63] & value[59]):
-                                m.d.comb += ok.eq(0)
             with m.Case(int(Table.WINDOW)):
                 m.d.comb += [ok.eq(index < 2 * c.max_windows), answer.eq(self.windows.answer)]
             with m.Case(int(Table.READ_COUNT)):

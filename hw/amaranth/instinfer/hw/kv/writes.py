@@ -27,6 +27,7 @@ from .ports import (
 )
 from .sketchplace import SketchPlace
 from .stripeends import StripeEnds
+from .valuesums import SUM_JOB, SUM_RESULT
 
 
 class WriteEngine(wiring.Component):
@@ -34,10 +35,11 @@ class WriteEngine(wiring.Component):
 
     For each stripe that the rows touch: a buffer per head (taken from the pool and entered in the map when
     the stripe is new, read from the map when it is partly filled), and likewise for the stripe of sketches;
-    K records, then V records; the resident count; then, first of rows, then of sketches, where one page's
-    worth of tokens now follows the stripe before, that stripe's buffers may go, and when the stripe is full,
-    a program per head. An error leaves the stripe as it was: the resident count does not move, and buffers
-    taken for a new stripe return to the pool. Stripes of sketches end where stripes of rows end.
+    K records, then V records; the sums of V of a cache that keeps them; the resident count; then, first of
+    rows, then of sketches, where one page's worth of tokens now follows the stripe before, that stripe's
+    buffers may go, and when the stripe is full, a program per head. An error leaves the stripe as it was: the
+    resident count does not move, and buffers taken for a new stripe return to the pool; only one that DRAM
+    gives while sums are made leaves these without meaning. Stripes of sketches end where stripes of rows end.
 
     Parameters
     ----------
@@ -54,13 +56,15 @@ class WriteEngine(wiring.Component):
     entry_writes, entries_written, entry_error, entry_clear : an `EntryWriter` and its ``idle``, ``error``,
         ``clear``
     entry_reads, entries : an `EntryReader`
+    sums, summed : a `ValueSums`; sum_head : whose buffer it looks up
     flush : jobs of the `FlushEngine`
     builds : blocks of dims that are due, behind those; a write waits until its block is taken
     settled : nothing is under way that could return a buffer to the pool
 
     Latency: a one-token append takes one round trip of DRAM for the map, one of host memory and DRAM each for
     K and V, and about 5 cycles per head. Throughput: that of the copier; per stripe about 90 cycles per head
-    on top. Back-pressure: waits for everything that it uses; for buffers as long as one can still return.
+    on top. Both with the `ValueSums`' time on top where sums of V are kept. Back-pressure: waits for
+    everything that it uses; for buffers as long as one can still return.
     """
 
     def __init__(self, *, config: EngineConfig):
@@ -78,6 +82,8 @@ class WriteEngine(wiring.Component):
             "entries_written": In(1), "entry_error": In(1), "entry_clear": Out(1),
             "entry_reads": Out(stream.Signature(DRAM_BITS)),
             "entries": In(stream.Signature(ENTRY_READ)),
+            "sums": Out(stream.Signature(SUM_JOB)), "summed": In(stream.Signature(SUM_RESULT)),
+            "sum_head": In(heads),
             "flush": Out(stream.Signature(FLUSH_JOB)), "builds": Out(stream.Signature(DIM_BUILD)),
             "settled": In(1),
         })
@@ -113,7 +119,9 @@ class WriteEngine(wiring.Component):
             self.entry_reads.payload.eq(entry),
         ]
         self._describe_copy(m, Mux(value_turn, values, address), first, count, value_turn, place)
-        ends = self._end_stripe(m, stripe, first, count, place, head, sketch)
+        self._describe_sums(m, stripe, first, count)
+        summing = Signal()
+        ends = self._end_stripe(m, stripe, first, count, place, head, sketch, summing)
         with m.If(self.buffer_write):
             m.d.sync += entered[sketch].eq(self.buffer_head + 1)
 
@@ -123,6 +131,10 @@ class WriteEngine(wiring.Component):
         def fail(code: Status, *, buffers: bool) -> None:
             m.d.sync += status.eq(code)
             m.next = "END_FAILED" if buffers else "END_JOB"
+
+        def move_on() -> None:
+            m.d.sync += [resident.eq(resident + count), left.eq(left - count)]
+            m.next = "MOVE_RESIDENT"
 
         def next_region() -> None:
             m.d.sync += sketch.eq(layer.sketch)
@@ -194,11 +206,23 @@ class WriteEngine(wiring.Component):
                             m.d.sync += [status.eq(code), value_turn.eq(0)]
                             m.next = "END_FAILED"
             with m.State("WAIT_FOR_MAP"), m.If(self.entries_written):
-                m.d.sync += [resident.eq(resident + count), left.eq(left - count)]
-                m.next = "MOVE_RESIDENT"
                 with m.If(self.entry_error):
-                    m.d.sync += [resident.eq(resident), left.eq(left)]
                     fail(Status.INTERNAL, buffers=True)
+                with m.Elif(layer.mean_v):
+                    m.next = "START_SUMS"
+                with m.Else():
+                    move_on()
+            with m.State("START_SUMS"):
+                m.d.comb += [self.sums.valid.eq(1), summing.eq(1)]
+                with m.If(self.sums.ready):
+                    m.next = "WAIT_FOR_SUMS"
+            with m.State("WAIT_FOR_SUMS"):
+                m.d.comb += [self.summed.ready.eq(1), summing.eq(1)]
+                with m.If(self.summed.valid):
+                    move_on()
+                    with m.If(self.summed.payload.error):
+                        m.d.sync += resident.eq(resident)
+                        fail(Status.INTERNAL, buffers=True)
             index = layer.sequence * c.max_layers + layer.layer
             with m.State("MOVE_RESIDENT"), m.If(write(m, self.tables, Table.RESIDENT, index, resident)):
                 m.d.sync += [
@@ -236,8 +260,17 @@ class WriteEngine(wiring.Component):
               for name in ("beats", "rows_log2", "int8", "sketch_size")),
         ]
 
+    def _describe_sums(self, m: Module, stripe: Value, first: Value, count: Value) -> None:
+        """The first rows of all begin the sums: a new sequence need not clear any."""
+        layer, job = self.jobs.payload.layer, self.sums.payload
+        m.d.comb += [
+            job.sums.eq(layer.sum_map), job.fresh.eq((stripe == 0) & (first == 0)), job.first.eq(first),
+            job.tokens.eq(count), job.heads.eq(layer.kv_heads), job.units.eq(layer.query_beats),
+            job.rows_log2.eq(layer.rows_log2), job.int8.eq(layer.int8),
+        ]
+
     def _end_stripe(self, m: Module, stripe: Value, first: Value, count: Value, place: SketchPlace,
-                    head: Value, sketch: Value) -> StripeEnds:
+                    head: Value, sketch: Value, summing: Value) -> StripeEnds:
         """A region settles when the write makes its first page full, and is full at its last slot."""
         c = self.config
         g = Geometry(c)
@@ -255,8 +288,9 @@ class WriteEngine(wiring.Component):
             told.sketches.full.eq(layer.sketch & (slots == c.slots_per_stripe)),
             told.sketches.settles.eq(layer.sketch & (place.stripe != 0) & (place.slot < c.slots_per_page)
                                      & (slots >= c.slots_per_page)),
-            self.lookup_head.eq(Mux(ends.jobs.valid, ends.lookup_head, head)),
-            self.lookup_sketch.eq(Mux(ends.jobs.valid, ends.lookup_sketch, sketch)),
+            self.lookup_head.eq(Mux(ends.jobs.valid, ends.lookup_head,
+                                    Mux(summing, self.sum_head, head))),
+            self.lookup_sketch.eq(Mux(ends.jobs.valid, ends.lookup_sketch, sketch & ~summing)),
             ends.lookup_buffer.eq(self.lookup_buffer),
         ]
         wiring.connect(m, ends.flush, wiring.flipped(self.flush))

@@ -5,6 +5,7 @@ from typing import Any
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
@@ -19,6 +20,8 @@ from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import KEEP_BITS, choice_beat, choice_job, group_beat, passes_max
 from .scorememory import STRIDE_BITS
 from .scorestore import ScoreStore
+from .shares import QueryShares
+from .sparfports import share_report
 
 _EMIT = ScoreStore.latency + 2
 _FIFO_DEPTH = 16
@@ -41,6 +44,8 @@ class GroupChooser(wiring.Component):
     wanted : head slots whose maxima are taken now; those of others stay in front of ``maxima``, so keep them
         out of its way
     choice : ``lanes`` groups a beat
+    share, shared : for a job with ``shares``, behind its choice: the share of each query; then, with the head
+        slot of the job, a pulse
     busy : a job is under way
     source, target : device DRAM, for heads of more groups than the score memory holds
     spilled : pulse, a word went there
@@ -50,8 +55,9 @@ class GroupChooser(wiring.Component):
     at or above the number of candidates all, both without looking at the scores.
 
     Time: one cycle per group and pass while they come; then ``cycles`` at most until the last beat of the
-    choice is offered. Back-pressure: no job and no maxima are taken from the last maximum to the last beat of
-    the choice; its beats wait in a queue of 16, then the emission pauses.
+    choice is offered, and ``share_cycles`` where shares are wanted. Back-pressure: no job and no maxima are
+    taken from the last maximum to the last beat of the choice, or to ``shared``; the choice's beats wait in a
+    queue of 16, then the emission pauses.
     """
 
     def __init__(self, *, config: EngineConfig, lanes: int = 4) -> None:
@@ -66,10 +72,21 @@ class GroupChooser(wiring.Component):
             "jobs": In(stream.Signature(choice_job(config))),
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
             "choice": Out(stream.Signature(choice_beat(lanes))),
+            "share": Out(share_report(config)), "shared": Out(wiring.Signature({
+                "valid": Out(1), "head_slot": Out(range(config.head_slots))})),
             "busy": Out(1), "spilled": Out(1), "fault": Out(wiring.Signature({
                 "valid": Out(1), "head_slot": Out(range(config.head_slots))})),
             "source": Out(MemoryReadPort()), "target": Out(MemoryWritePort()),
         })
+
+    def share_cycles(self, groups: int, passes: int = 1, *, dram: int = 100) -> int:
+        """Most cycles from the last beat of the choice's emission to ``shared``: for each pass a sweep over
+        the words of all passes, and its divisions."""
+        rows = -(-groups // self._lanes)
+        others = ScoreStore.latency + self._terms.latency + QueryShares.latency + 4
+        beyond = self._rows_beyond(rows, passes)
+        slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + 8 if beyond else 0)
+        return passes * (passes * rows + others + slow + self._config.queries * QueryShares.cycles)
 
     def cycles(self, groups: int, passes: int = 1, *, dram: int = 100) -> int:
         """Most cycles from the last maximum to the last beat of the choice, when that is not held up.
@@ -87,11 +104,14 @@ class GroupChooser(wiring.Component):
         keys = latency + GroupKey.latency + KeyHistogram.settle + 4
         scans = 2 * (BINS + BinScan.latency + 2)
         others = ScoreStore.latency + _EMIT + 12
-        stride = 1 << (passes - 1).bit_length()
-        beyond = max(0, rows - self._config.score_groups // stride // self._lanes)
+        beyond = self._rows_beyond(rows, passes)
         waits = 4 * (dram + 8) + 2 * (dram + _LINES_CYCLES) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
         return 2 * passes * rows + sums + keys + scans + 2 * rows + others + waits + slow
+
+    def _rows_beyond(self, rows: int, passes: int) -> int:
+        """Rows in DRAM."""
+        return max(0, rows - (self._config.score_groups >> (passes - 1).bit_length()) // self._lanes)
 
     def elaborate(self, platform: object) -> Module:
         return _Elaboration(self, self._config, self._lanes, self._rows, self._passes, self._store,
@@ -125,11 +145,14 @@ class _Elaboration:
         self.sweeping, self.go, self.all_passes = Signal(), Signal(init=1), Signal()
         self.settling, self.long = Signal(), Signal()
         """Waiting until DRAM has everything; the head has rows there."""
+        self.shared = Signal(range(max(2, passes)))
+        """Pass whose shares are made."""
         self.row, self.row_pass = Signal(range(rows)), Signal(range(max(2, passes)))
         self.adding_high, self.adding_low, self.emitting = Signal(), Signal(), Signal()
         self._sweep(m)
         self._memory(m)
         self._terms(m)
+        self._shares(m)
         self._histogram(m)
         self._emission(m)
         self._control(m)
@@ -203,24 +226,26 @@ class _Elaboration:
         m.submodules.terms = terms = self.terms
         m.submodules.sums = self.sums = sums = QuerySums(
             lanes=self.lanes, queries=queries, groups=self.rows * self.lanes, passes=self.passes)
-        self.summing = Signal()
+        self.summing, self.sharing = Signal(), Signal()
+        each_word = self.summing | self.sharing
+        mine = self.summing | self.adding_high | (self.sharing & (now["pass"] == self.shared))
         marks = stages(m, now, terms.latency + GroupKey.latency, name="marks", reset=True)
         log_sums = Array(Array(row) for row in sums.results)
         tops = Array(Array(row) for row in self.tops)
         last_pass = now["pass"] == job.passes - 1
         m.d.comb += [
-            terms.marks.valid.eq(now.valid & (self.summing | self.adding_high)),
-            terms.marks.first.eq(self.summing | (now["pass"] == 0)),
-            terms.marks.final.eq(self.summing | now.final),
+            terms.marks.valid.eq(now.valid & mine),
+            terms.marks.first.eq(each_word | (now["pass"] == 0)),
+            terms.marks.final.eq(each_word | now.final),
             terms.use_lane.eq(now.in_use),
             terms.use_query.eq(Mux(last_pass, (1 << job.queries) - 1, (1 << queries) - 1)),
-            terms.fixed.eq(self.summing),
+            terms.fixed.eq(each_word),
             sums.valid.eq(terms.marks_out.valid & self.summing),
             sums.pass_.eq(marks[terms.latency]["pass"]), sums.passes.eq(job.passes),
         ]
         for query in range(queries):
             m.d.comb += [
-                terms.offsets[query].eq(Mux(self.summing, 0, log_sums[now["pass"]][query])),
+                terms.offsets[query].eq(Mux(each_word, 0, log_sums[now["pass"]][query])),
                 terms.fixed_tops[query].eq(tops[marks[terms.lead]["pass"]][query]),
                 *(sums.tops[number][query].eq(row[query]) for number, row in enumerate(self.tops)),
             ]
@@ -246,6 +271,32 @@ class _Elaboration:
         self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + KeyHistogram.settle,
                                name="keys_end", reset=True)[-1]
 
+    # -- shares ------------------------------------------------------------------------------------
+    def _shares(self, m: Module) -> None:
+        """Sums of a pass once more, of what is attended beside those of all: which that is was noted at the
+        emission."""
+        config, terms = self.config, self.terms
+        now = self.read_marks[ScoreStore.latency]
+        m.submodules.shares = self.shares = shares = QueryShares(
+            lanes=self.lanes, queries=config.queries, groups=self.rows * self.lanes)
+        attended: Memory = Memory(shape=self.lanes, depth=self.rows, init=[])
+        m.submodules.attended = attended
+        self.note, look = attended.write_port(), attended.read_port()
+        m.d.comb += [
+            look.addr.eq(now.row), shares.valid_in.eq(terms.marks_out.valid & self.sharing),
+            shares.attended.eq(stages(m, look.data, terms.latency - 1, name="attended")[-1]),
+            *(shares.terms[lane][query].eq(terms.terms[lane][query])
+              for lane in range(self.lanes) for query in range(config.queries)),
+        ]
+        self.shares_end = stages(m, now.end & self.sharing, terms.latency + QueryShares.latency,
+                                 name="shares_end", reset=True)[-1]
+        share: Any = self.ports.share
+        m.d.comb += [
+            share.valid.eq(shares.valid), share.query.eq(shares.query), share.share.eq(shares.share),
+            share.head_slot.eq(self.job.head_slot + self.shared),
+            self.ports.shared.head_slot.eq(self.job.head_slot),
+        ]
+
     # -- histograms --------------------------------------------------------------------------------
     def _histogram(self, m: Module) -> None:
         """High digits of the candidates' keys as these are made; then low digits in the threshold's bin."""
@@ -263,8 +314,7 @@ class _Elaboration:
                                reset=True)[-1]
 
     def _key(self, lane: int) -> Value:
-        """What is read where a key is."""
-        return self.store.words[lane][0].as_unsigned()
+        return self.store.found_keys[lane]
 
     # -- emission ----------------------------------------------------------------------------------
     def _emission(self, m: Module) -> None:
@@ -290,6 +340,9 @@ class _Elaboration:
             m.d.sync += self.ties.eq(Mux(lower < self.ties, self.ties - lower, 0))
         m.d.comb += [
             fifo.i.valid.eq(emitted), fifo.i.payload.chosen.eq(chosen), fifo.i.payload.last.eq(marks[1].end),
+            # What is no candidate is forced in.
+            self.note.en.eq(emitted), self.note.addr.eq(marks[1].row),
+            self.note.data.eq(marks[1].in_use & (chosen | ~marks[1].candidates)),
         ]
         self.emission_end = emitted & marks[1].end
         self.queue_empty = fifo.level == 0
@@ -345,9 +398,26 @@ class _Elaboration:
                     self._begin(m)
             self._numeric_states(m)
             with m.State("EMIT"):
-                m.d.comb += self.emitting.eq(1)
+                m.d.comb += [self.emitting.eq(1), self.shares.clear.eq(1)]
                 with m.If(self.emission_end):
                     m.next = "TAKE_JOB"
+                    with m.If(job.shares):
+                        m.d.sync += self.shared.eq(0)
+                        self._start_sweep(m)
+                        m.next = "SHARE"
+            with m.State("SHARE"):
+                m.d.comb += [self.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
+                with m.If(self.shares_end):
+                    m.next = "TAKE_SHARES"
+            with m.State("TAKE_SHARES"), m.If(self.shares.done):
+                m.d.comb += self.shares.clear.eq(1)
+                m.d.sync += self.shared.eq(self.shared + 1)
+                with m.If(self.shared == job.passes - 1):
+                    m.d.comb += ports.shared.valid.eq(1)
+                    m.next = "TAKE_JOB"
+                with m.Else():
+                    self._start_sweep(m)
+                    m.next = "SHARE"
 
     def _begin(self, m: Module) -> None:
         """The first sweep."""

@@ -120,11 +120,11 @@ def passes_max(config: EngineConfig) -> int:
 def choice_job(config: EngineConfig) -> data.StructLayout:
     """One choice: pass p of ``passes`` has head slot ``head_slot`` + p, and in the last pass the first
     ``queries`` count. Of ``groups`` groups those from ``first`` to before ``end`` are candidates, and
-    ``keep`` of them are chosen."""
+    ``keep`` of them are chosen. ``shares``: those of what is attended are wanted."""
     return data.StructLayout({
         "head_slot": range(config.head_slots), "passes": range(passes_max(config) + 1),
         "queries": range(config.queries + 1), "groups": count_shape(config), "first": count_shape(config),
-        "end": count_shape(config), "keep": KEEP_BITS,
+        "end": count_shape(config), "keep": KEEP_BITS, "shares": 1,
     })
 
 

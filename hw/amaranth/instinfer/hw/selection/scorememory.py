@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where group maxima wait for their choice, and keys take their place."""
+"""Where group maxima wait for their choice, and the keys that are made of them."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -17,9 +17,10 @@ STRIDE_BITS = 2
 class ScoreMemory(wiring.Component):
     """A bank per lane; group g has row g // lanes in bank g % lanes.
 
-    Word (row << stride) + pass holds the maxima of a pass. The group's key goes into the lowest bits of its
-    word of pass 0. One write and one read per bank and cycle: ``put`` writes the maxima of a group, or
-    ``keys`` of a row are written. ``words`` belong to the ``row`` and ``pass_`` of ``latency`` cycles before.
+    Word (row << stride) + pass holds the maxima of a pass. Keys have a memory of their own, since the maxima
+    are needed once more when shares are made. Per bank and cycle ``put`` writes the maxima of a group, and
+    ``keys`` of a row are written. ``words`` and ``found_keys`` belong to the ``row`` and ``pass_`` of
+    ``latency`` cycles before.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class ScoreMemory(wiring.Component):
             "maxima": In(signed(SCORE_BITS)).array(queries),
             "key_valid": In(1), "key_row": In(range(rows)), "keys": In(KEY_BITS).array(lanes),
             "row": In(range(rows)), "pass_": In(number),
-            "words": Out(signed(SCORE_BITS)).array(lanes, queries),
+            "words": Out(signed(SCORE_BITS)).array(lanes, queries), "found_keys": Out(KEY_BITS).array(lanes),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -48,25 +49,22 @@ class ScoreMemory(wiring.Component):
         write_address, read_address = Signal(range(self._rows)), Signal(range(self._rows))
         m.d.comb += [
             read_address.eq((self.row << self.stride) + self.pass_),
-            write_address.eq(Mux(self.put, (self.put_group[lane_bits:] << self.stride) + self.put_pass,
-                                 self.key_row << self.stride)),
+            write_address.eq((self.put_group[lane_bits:] << self.stride) + self.put_pass),
         ]
         for lane in range(self._lanes):
             memory: Memory = Memory(shape=SCORE_BITS * self._queries, depth=self._rows, init=[])
             m.submodules[f"bank_{lane}"] = memory
-            write, read = memory.write_port(granularity=SCORE_BITS), memory.read_port()
+            write, read = memory.write_port(), memory.read_port()
+            made: Memory = Memory(shape=KEY_BITS, depth=self._rows, init=[])
+            m.submodules[f"keys_{lane}"] = made
+            note, look = made.write_port(), made.read_port()
             m.d.comb += [
-                read.addr.eq(read_address), write.addr.eq(write_address),
-                write.data.word_select(0, KEY_BITS).eq(self.keys[lane]),
+                read.addr.eq(read_address), write.addr.eq(write_address), write.data.eq(Cat(self.maxima)),
+                write.en.eq(self.put & (self.put_group[:lane_bits] == lane)),
+                note.addr.eq(self.key_row), note.data.eq(self.keys[lane]), note.en.eq(self.key_valid),
+                look.addr.eq(self.row),
+                self.found_keys[lane].eq(stages(m, look.data, 1, name=f"key_{lane}")[1]),
             ]
-            with m.If(self.put):
-                m.d.comb += [
-                    *(write.data.word_select(query, SCORE_BITS).eq(self.maxima[query])
-                      for query in range(self._queries)),
-                    write.en.eq(Mux(self.put_group[:lane_bits] == lane, (1 << self._queries) - 1, 0)),
-                ]
-            with m.Else():
-                m.d.comb += write.en.eq(self.key_valid)
             word = stages(m, read.data, 1, name=f"word_{lane}")[1]
             m.d.comb += [self.words[lane][query].eq(word.word_select(query, SCORE_BITS))
                          for query in range(self._queries)]

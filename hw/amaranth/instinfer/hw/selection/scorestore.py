@@ -29,8 +29,7 @@ class ScoreStore(wiring.Component):
 
     Row r holds groups r * lanes to r * lanes + lanes - 1, each with a word for every pass. On chip are the
     rows before ``score_groups`` / lanes, less those that take places of other passes; heads that end there
-    never touch DRAM. A key takes the place of its group's word of pass 0 on chip; in DRAM it has a place of
-    its own.
+    never touch DRAM. Keys have places of their own, so that words stay as they are.
 
     Parameters
     ----------
@@ -48,7 +47,7 @@ class ScoreStore(wiring.Component):
         keys, one each. A head's words, and later its keys, have to be settled before
     row, pass_, read, ready : the row that is read when both are 1; once its pass 0 is ready, so are the
         others in the cycles that follow
-    words : of the row that was read ``latency`` cycles before; a key is in the lowest bits of a group's word
+    words, found_keys : of the row that was read ``latency`` cycles before
     key_valid, key_row, keys : keys of a row; no back-pressure (``ready`` sees to room)
     settle : nothing more is put, and no key comes, until ``settled``: DRAM has everything
     spilled : pulse, a word went to DRAM
@@ -75,6 +74,7 @@ class ScoreStore(wiring.Component):
             "sweep": In(1), "sweep_keys": In(1),
             "row": In(range(max(2, rows))), "pass_": In(number), "read": In(1), "ready": Out(1),
             "words": Out(signed(SCORE_BITS)).array(lanes, config.queries),
+            "found_keys": Out(KEY_BITS).array(lanes),
             "key_valid": In(1), "key_row": In(range(max(2, rows))), "keys": In(KEY_BITS).array(lanes),
             "settle": In(1), "settled": Out(1), "spilled": Out(1), "error": Out(1),
             "source": Out(MemoryReadPort()), "target": Out(MemoryWritePort()),
@@ -181,8 +181,8 @@ class ScoreStore(wiring.Component):
         beyond = stages(m, out, self.latency, name="beyond", reset=True)[-1]
         late = stages(m, waiting.o.payload, self.latency, name="late")[-1]
         for lane in range(self._lanes):
+            m.d.comb += self.found_keys[lane].eq(
+                Mux(beyond, late.word_select(lane, SCORE_BITS), memory.found_keys[lane]))
             for query in range(self._config.queries):
                 column = late.word_select(lane * wide + query, SCORE_BITS)
-                if query == 0:
-                    column = Mux(keyed, late.word_select(lane, SCORE_BITS), column)
                 m.d.comb += self.words[lane][query].eq(Mux(beyond, column, memory.words[lane][query]))

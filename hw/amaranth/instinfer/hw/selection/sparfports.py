@@ -6,6 +6,7 @@ from amaranth.lib.wiring import Out
 
 from instinfer.abi.arith import QUERY_BITS
 from instinfer.abi.config import QUERY_HEADS_MAX, EngineConfig
+from instinfer.abi.sparf import ALPHA_FRACTION
 
 from ..numeric.score import RIGHT_BITS
 from ..signatures import LANES
@@ -22,6 +23,8 @@ MAGNITUDE_BITS = QUERY_BITS - 1
 """Of a quantised or folded query's element."""
 WEIGHT_BITS = MAGNITUDE_BITS + (QUERY_HEADS_MAX - 1).bit_length()
 """Of a dim: the magnitudes of all queries of a KV head."""
+SHARE_BITS = ALPHA_FRACTION + 1
+"""Of a share of attended tokens, 0 to 1."""
 
 
 def sparf_job(config: EngineConfig) -> data.StructLayout:
@@ -68,4 +71,13 @@ def kept_write(config: EngineConfig) -> wiring.Signature:
     ``head_slot``, for all scorers; no back-pressure."""
     return wiring.Signature({
         "valid": Out(1), "head_slot": Out(range(config.head_slots)), "kept": Out(DIMS_MAX),
+    })
+
+
+def share_report(config: EngineConfig) -> wiring.Signature:
+    """For one cycle, no back-pressure: ``share`` (``abi.sparf.alpha``) of a query of the pass of
+    ``head_slot``; what comes of queries that a pass does not have has no meaning."""
+    return wiring.Signature({
+        "valid": Out(1), "head_slot": Out(range(config.head_slots)), "query": Out(query_shape(config)),
+        "share": Out(SHARE_BITS),
     })

@@ -22,7 +22,8 @@ def token_job(config: EngineConfig) -> data.StructLayout:
     """What a policy asks of a head: fields of `choice_job` and `mask_job`."""
     masks, choice = mask_job(config).members, choice_job(config).members
     return data.StructLayout({
-        **masks, "keep": KEEP_BITS, **{name: choice[name] for name in ("head_slot", "passes", "queries")},
+        **masks, "keep": KEEP_BITS,
+        **{name: choice[name] for name in ("head_slot", "passes", "queries", "shares")},
     })
 
 
@@ -40,6 +41,7 @@ class TokenChooser(wiring.Component):
         taken, whether or not anyone takes masks
     maxima, wanted, source, target, spilled, fault : as of `GroupChooser`
     masks : as of `MaskBuilder`
+    share, shared : as of `GroupChooser`
     busy : a job is under way
 
     Latency: 4 cycles from a job to ``wanted`` (``passes`` more), 2 from a beat of the choice to the
@@ -57,13 +59,15 @@ class TokenChooser(wiring.Component):
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
             "masks": Out(stream.Signature(mask_word(config))), "busy": Out(1),
             **{name: self._chooser.signature.members[name]
-               for name in ("source", "target", "spilled", "fault")},
+               for name in ("share", "shared", "source", "target", "spilled", "fault")},
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.chooser, m.submodules.builder = chooser, builder = self._chooser, self._builder
         connect(m, flipped(self.maxima), chooser.maxima)
+        connect(m, chooser.share, flipped(self.share))
+        connect(m, chooser.shared, flipped(self.shared))
         m.submodules.memory = memory = self._memory
         m.submodules.mask_jobs = mask_jobs = StreamFIFO(shape=mask_job(self._config), depth=_JOBS_WAITING)
         connect(m, chooser.choice, memory.i)
@@ -100,7 +104,7 @@ class TokenChooser(wiring.Component):
                     choice.first.eq(job.sinks >> job.group_log2),
                     choice.end.eq(Mux(before_window == 0, 0, (before_window + inside) >> job.group_log2)),
                     choice.keep.eq(job.keep),
-                    *(choice[name].eq(job[name]) for name in ("head_slot", "passes", "queries")),
+                    *(choice[name].eq(job[name]) for name in ("head_slot", "passes", "queries", "shares")),
                 ]
                 # No group has a token between sinks and window.
                 with m.If(job.sinks >= before_window):

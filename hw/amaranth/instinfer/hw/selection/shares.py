@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shares of what is attended in the approximate softmax (``abi.sparf.alpha``)."""
+
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.sparf import ALPHA_FRACTION
+
+from ..numeric.pipeline import stages
+from .sparfports import SHARE_BITS
+from .terms import TERM_BITS
+
+
+class QueryShares(wiring.Component):
+    """``share`` = sum of a query's attended terms over the sum of all of its terms since ``clear``, for each
+    query in turn.
+
+    ``finish``, once the last word's ``latency`` is over, starts the divisions; ``valid`` comes with each
+    result, ``cycles`` cycles apart, ``done`` in the cycle of the last one. One word per cycle, no
+    back-pressure. A query without terms has a result without meaning.
+
+    Parameters
+    ----------
+    lanes, queries : of a word
+    groups : most groups that are summed
+    """
+
+    latency = 2
+    cycles = SHARE_BITS + 2
+    """From one division to the next."""
+
+    def __init__(self, *, lanes: int, queries: int, groups: int) -> None:
+        self._lanes, self._queries = lanes, queries
+        self._width = TERM_BITS + groups.bit_length()
+        super().__init__({
+            "clear": In(1), "valid_in": In(1), "terms": In(TERM_BITS).array(lanes, queries),
+            "attended": In(lanes), "finish": In(1),
+            "valid": Out(1), "query": Out(range(max(2, queries))), "share": Out(SHARE_BITS), "done": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        valid = stages(m, self.valid_in, 1, name="valid", reset=True)[1]
+        totals: list[Signal] = []
+        parts: list[Signal] = []
+        everything = C((1 << self._lanes) - 1, self._lanes)
+        for query in range(self._queries):
+            for name, sums, wanted in (("all", totals, everything), ("some", parts, self.attended)):
+                word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"{name}_{query}", reset_less=True)
+                total = Signal(self._width, name=f"{name}_sum_{query}", reset_less=True)
+                m.d.sync += word.eq(sum((Mux(wanted[lane], self.terms[lane][query], 0)
+                                         for lane in range(self._lanes)), start=Value.cast(0)))
+                with m.If(self.clear):
+                    m.d.sync += total.eq(0)
+                with m.Elif(valid):
+                    m.d.sync += total.eq(total + word)
+                sums.append(total)
+        rest, total = Signal(self._width + 1), Signal(self._width)
+        step = Signal(range(SHARE_BITS + 1))
+        fits = rest >= total
+        last = self.query == self._queries - 1
+        m.d.comb += self.done.eq(self.valid & last)
+        with m.FSM():
+            with m.State("WAIT"):
+                m.d.sync += self.query.eq(0)
+                with m.If(self.finish):
+                    m.next = "TAKE_SUMS"
+            with m.State("TAKE_SUMS"):
+                m.d.sync += [rest.eq(Array(parts)[self.query]), total.eq(Array(totals)[self.query]),
+                             step.eq(ALPHA_FRACTION)]
+                m.next = "DIVIDE"
+            with m.State("DIVIDE"):
+                m.d.sync += [
+                    self.share.eq(Cat(fits, self.share)), step.eq(step - 1),
+                    rest.eq(Mux(fits, rest - total, rest) << 1),
+                ]
+                with m.If(step == 0):
+                    m.next = "ANSWER"
+            with m.State("ANSWER"):
+                m.d.comb += self.valid.eq(1)
+                m.d.sync += self.query.eq(self.query + 1)
+                m.next = "TAKE_SUMS"
+                with m.If(last):
+                    m.next = "WAIT"
+        return m
