@@ -62,7 +62,8 @@ def accuracy(
     """
     from instinfer.cosim.accuracy import report
     from instinfer.cosim.accuracy.measure import Measurement
-    from instinfer.cosim.accuracy.policies import TABLE, parse
+    from instinfer.cosim.accuracy.policies import parse
+    from instinfer.cosim.accuracy.table import TABLE
     from instinfer.cosim.accuracy.texts import TEXTS, text_of_file
     from instinfer.cosim.paths import cache_root
     from instinfer.host.integrations.smollm2 import load
