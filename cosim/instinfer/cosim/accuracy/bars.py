@@ -81,10 +81,14 @@ def results(rows: Sequence[Row]) -> str:
     for text in dict.fromkeys(row["text"] for row in rows):
         members = [row for row in rows if row["text"] == text]
         one = members[0]
-        parts.append(f"**{text}**: {one['positions']:,} positions of {len(one['passages'])} passages, "
+        parts.append(f"**{text}**: {one['positions']:,} positions of {_count(len(one['passages']))}, "
                      f"context {one['context']:,}, perplexity of the baseline {one['ppl_dense']:.4f}.\n\n"
                      + "\n".join((_HEAD, *map(_line, members))))
     return "\n\n".join(parts)
+
+
+def _count(passages: int) -> str:
+    return "1 passage" if passages == 1 else f"{passages} passages"
 
 
 def _line(row: Row) -> str:
