@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bars that measured policies are held to, and the tables of docs/accuracy.md, written from its rows.
 
-``python -m instinfer.cosim.accuracy.bars`` writes the tables anew out of docs/accuracy.json.
+``python -m instinfer.cosim.accuracy.bars`` writes the tables anew out of docs/accuracy.json. With files of
+rows as arguments it first makes accuracy.json and its picture of them.
 """
 
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .policies import parse, spec
+from .report import draw
 
 Row = Mapping[str, Any]
 COMMAND = "python -m instinfer.cosim.accuracy.bars"
@@ -122,12 +125,17 @@ def filled(page: str, rows: Sequence[Row]) -> str:
     return page
 
 
-def main(folder: Path) -> None:
-    """Write the tables of ``folder``/accuracy.md."""
-    page = folder / "accuracy.md"
-    rows = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))
+def main(folder: Path, files: Sequence[Path] = ()) -> None:
+    """Write the tables of ``folder``/accuracy.md, and with ``files`` the rows and the picture beside it."""
+    page, kept = folder / "accuracy.md", folder / "accuracy.json"
+    if files:
+        merged = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+        merged.sort(key=lambda row: not row["text"].endswith("natural"))
+        kept.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
+        draw(folder / "accuracy.png", merged)
+    rows = json.loads(kept.read_text(encoding="utf-8"))
     page.write_text(filled(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path("docs"))
+    main(Path("docs"), [Path(name) for name in sys.argv[1:]])
