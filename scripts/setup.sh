@@ -86,7 +86,7 @@ if ! .venv/bin/python -c "$same_python" "$("$python" -c 'import sys; print(sys.v
     say "creating .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
 fi
-say "bringing the Python packages of .venv up to date (about 500 MB the first time, a minute or two)"
+say "bringing the Python packages of .venv up to date (about 700 MB the first time, a minute or two)"
 PIP_CONSTRAINT=scripts/constraints.txt .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
     --editable '.[dev]'
 .venv/bin/python -m instinfer.cosim.toolchain

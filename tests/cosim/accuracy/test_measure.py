@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A short measurement from end to end, its files, its numbers, its report."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -39,14 +40,14 @@ def sample(network):
 
 @pytest.fixture(scope="module")
 def prefilled(network, sample):
-    return Prefilled(network[0], sample)
+    return Prefilled.run(network[0], sample)
 
 
 @pytest.fixture(scope="module")
 def results(network, prefilled, sample, tmp_path_factory):
     cache = tmp_path_factory.mktemp("accuracy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("instinfer.cosim.accuracy.measure.Prefilled", lambda model, passage: prefilled)
+        patch.setattr(Prefilled, "run", lambda model, passage: prefilled)
         found = Measurement(network[0], PRODUCT, context=320, cache=cache).run(sample, POLICIES)
     return cache, found
 
@@ -78,19 +79,38 @@ def test_numbers(results) -> None:
 def test_results_are_kept_and_used(network, sample, results, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is run again; another passage, context or policy is."""
     cache, found = results
-    files = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
-    assert len(files) == 1 + len(POLICIES)
+    files = {file: file.stat().st_mtime_ns for file in cache.rglob("*") if file.is_file()}
+    assert len(files) == 1 + len(POLICIES) + 1, "reference, policies, prefill"
     monkeypatch.setattr("instinfer.cosim.accuracy.measure.Prefilled", None)
     measurement = Measurement(network[0], PRODUCT, context=320, cache=cache)
     again = measurement.run(sample, POLICIES)
     for name, result in found.items():
         np.testing.assert_array_equal(again[name].log_probabilities, result.log_probabilities)
         assert again[name].cost == result.cost
-    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == files
+    assert {file: file.stat().st_mtime_ns for file in files} == files
     other = parse("sketch:keep=72")
     assert measurement.missing(sample, [*POLICIES, other]) == [spec(other)]
-    assert len(Measurement(network[0], PRODUCT, context=319, cache=cache).missing(sample, POLICIES)) == 6
-    assert len(Measurement(network[0], presets()["tiny"], context=320, cache=cache).missing(sample, [])) == 1
+    for elsewhere in (Measurement(network[0], PRODUCT, context=319, cache=cache),
+                      Measurement(network[0], presets()["tiny"], context=320, cache=cache)):
+        assert elsewhere.missing(sample, POLICIES) == [spec(policy) for policy in POLICIES]
+
+
+def test_a_prefill_is_kept_and_used(network, prefilled, sample, results,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that is new runs on what the first ones ran on; the oldest prefills go."""
+    cache, found = results
+    monkeypatch.setattr(Prefilled, "run", None)
+    measurement = Measurement(network[0], presets()["tiny"], context=320, cache=cache)
+    again = measurement.run(sample, POLICIES[1:2])[spec(POLICIES[1])].log_probabilities
+    assert abs(statistics.delta_percent(again, found[spec(POLICIES[1])].log_probabilities)) < 1
+    monkeypatch.setattr(Prefilled, "run", lambda model, passage: prefilled)
+    monkeypatch.setattr("instinfer.cosim.accuracy.measure._PREFILLS_KEPT", 1)
+    other = dataclasses.replace(sample, tokens=(*sample.tokens[1:], 0))
+    before = list((cache / "prefills").iterdir())
+    measurement.run(other, [])
+    after = list((cache / "prefills").iterdir())
+    assert len(before) == len(after) == 1
+    assert before != after
 
 
 def test_rows_and_picture(results, tmp_path) -> None:

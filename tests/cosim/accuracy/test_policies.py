@@ -11,7 +11,8 @@ from instinfer.abi.errors import ConfigError
 from instinfer.abi.layout import RowShape, SketchShape
 from instinfer.cosim.accuracy import cost
 from instinfer.cosim.accuracy.attention import Rows
-from instinfer.cosim.accuracy.policies import TABLE, Layer, Sketch, SparF, parse, spec
+from instinfer.cosim.accuracy.policies import Layer, Sketch, SparF, parse, spec
+from instinfer.cosim.accuracy.table import TABLE
 from support import rng
 from support.kv import random_half
 

@@ -5,12 +5,8 @@ Position i of the batch attends its own context, or the part of it that a mask n
 stripes of a head form *chains* that one softmax partial each consumes in order: one per die of flash, one for
 what is still in DRAM; `layout.flash_stripes` and `layout.placement` say which. tests/cosim/accuracy hold the
 result against the functional model and against `abi.arith`.
-
-The work goes pair by pair (a key slot and its value slot), but only over pairs with a wanted row, and over
-all chains and positions of a block together.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +17,12 @@ from instinfer.abi.arith import F16, I8, I64, Partial
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape
-from instinfer.cosim.model import attention as model_attention
+
+from . import kernels
 
 Mask = NDArray[np.bool_]
-_LOWEST = -(1 << (arith.MAX_BITS - 1))
-_BLOCK_SCORES = 1 << 19
-"""Scores per block of positions: a few MB per array."""
-_CHUNK_PRODUCTS = 1 << 16
-"""Products of weights and V at a time: they stay in the processor's cache."""
+_BLOCK_SCORES = 1 << 18
+"""Scores per block of positions: 2 MB per array."""
 
 
 @dataclass(frozen=True)
@@ -85,59 +79,52 @@ def attend(config: EngineConfig, rows: Rows, q: F16, scale2: np.float32, first: 
 
 
 class _Head:
-    """One KV head of a layer."""
+    """One KV head of a layer, its K and V widened once."""
 
     def __init__(self, config: EngineConfig, rows: Rows, head: int, line: int) -> None:
         self._config = config
-        self._rows = rows
-        self._head = head
         self._shape = shape = rows.shape
         self._pairs_per_stripe = config.slots_per_stripe // 2
         stripes = shape.stripes(config, rows.k.shape[1])
         self._die = np.array([channel * config.dies + die for channel, die in
                               (layout.placement(config, line, stripe) for stripe in range(stripes))])
-        room = stripes * shape.tokens_per_stripe(config)
-        self._v = np.zeros((room, shape.head_dim))
-        self._v[:rows.v.shape[1]] = rows.v[head]
-        self._v_scale = np.ones(room, np.float16)
-        if rows.v_scale is not None:
-            self._v_scale[:rows.v.shape[1]] = rows.v_scale[head]
+        self._v = rows.v[head].astype(np.float64)
+        self._scaled = rows.k_scale is not None
+        if rows.k_scale is not None and rows.v_scale is not None:
+            self._k: tuple[NDArray[np.float64], ...] = (rows.k[head].astype(np.float64),)
+            self._k_scale = arith.scale_fields(rows.k_scale[head])
+            mantissa, shift = arith.scale_fields(rows.v_scale[head])
+            self._v_scale = mantissa, np.ldexp(1.0, shift)
+        else:
+            mantissa, shift = arith.fp16_fields(rows.k[head])
+            value = mantissa << shift
+            self._k = ((value >> arith.SPLIT).astype(np.float64),
+                       (value & ((1 << arith.SPLIT) - 1)).astype(np.float64))
+            self._v_scale = np.empty(0, np.int64), np.empty(0)
 
     def attend(self, q: F16, scale2: np.float32, contexts: I64, chosen: Mask) -> F16:
         """q (positions, queries, head_dim), contexts (positions,), chosen (positions, tokens)."""
         positions, queries, _ = q.shape
         per_pair = self._shape.rows_per_slot
         scores = self._scores(q, scale2, chosen.shape[1])
-        missing = -chosen.shape[1] % per_pair
-        scores = np.pad(scores, ((0, 0), (0, 0), (0, missing))).reshape(positions, queries, -1, per_pair)
-        chosen = np.pad(chosen, ((0, 0), (0, missing))).reshape(positions, -1, per_pair)
-        position, pair = np.nonzero(chosen.any(axis=-1))
-        partial = self._partials(contexts)[position, pair // self._pairs_per_stripe]
-        key = position * (self._config.dies_total + 1) + partial
-        order = np.argsort(key, kind="stable")
-        position, pair, key = position[order], pair[order], key[order]
-        chains = _Chains(key)
-        wanted = chosen[position, pair][:, None]
-        part = scores[position, :, pair]
-        whole = np.where(wanted, part >> arith.SCORE_FRACTION, _LOWEST)
-        running, delta = chains.running_maximum(whole.max(axis=-1))
-        exponent = np.clip(running[..., None] - whole, 0, arith.WEIGHT_EXPONENT_MAX)
-        mantissa = arith.exp2_mantissa(part & ((1 << arith.SCORE_FRACTION) - 1)) * wanted
-        weights = ((mantissa << (arith.SUM_FRACTION - arith.WEIGHT_FRACTION)) >> exponent).sum(axis=-1)
-        total = chains.fold(weights, delta)
-        acc = chains.fold(self._contributions(mantissa, exponent, pair), delta[..., None])
-        owners = position[chains.first]
-        return _join(positions, owners, running[chains.last], total, acc)
+        partial = np.repeat(self._partials(contexts), self._pairs_per_stripe, axis=1)
+        totals = np.empty((positions, queries), np.int64)
+        sums = np.empty(q.shape, np.int64)
+        kernels.attend(scores, chosen, partial, per_pair, self._v, self._scaled, *self._v_scale, totals, sums)
+        return arith.normalise(Partial(np.ones(totals.shape, np.bool_), np.zeros_like(totals), totals, sums))
 
     def _scores(self, q: F16, scale2: np.float32, tokens: int) -> I64:
         positions, queries, dims = q.shape
-        qi, exponent = arith.quantise_query(q.reshape(1, -1, dims), scale2)
-        k = self._rows.k[self._head][None, :tokens]
-        if self._rows.k_scale is None:
-            found = model_attention.scores(qi, exponent, k, tokens)
+        qi, exponent = arith.quantise_query(q.reshape(-1, dims), scale2)
+        # Below 2**47 for 128 dims: float64 matrix products of integers are exact.
+        dots = [qi.astype(np.float64) @ k[:tokens].T for k in self._k]
+        right = arith.SCORE_SHIFT_BASE - exponent
+        if self._scaled:
+            mantissa, shift = self._k_scale
+            limit = 1 << (arith.SCORE_BITS - 1)
+            found = kernels.scaled_scores(dots[0], right, mantissa, shift, -limit, limit - 1)
         else:
-            scale = self._rows.k_scale[self._head][None]
-            found = model_attention.scores_int8(qi, exponent, k, scale, tokens)
+            found = kernels.scores_of_halves(dots[0], dots[1], right)
         return found.reshape(positions, queries, tokens)
 
     def _partials(self, contexts: I64) -> I64:
@@ -146,69 +133,3 @@ class _Head:
         settled = np.array([layout.flash_stripes(self._config, self._shape, int(context), int(context))
                             for context in contexts])
         return np.where(stripe < settled[:, None], self._die, self._config.dies_total)
-
-    def _contributions(self, mantissa: I64, exponent: I64, pair: I64) -> I64:
-        """(items, queries, rows) of pairs -> sums of rounded products with V, (items, queries, head_dim)."""
-        items, queries, rows = mantissa.shape
-        dims = self._shape.head_dim
-        v = self._v.reshape(-1, rows, dims)
-        if self._rows.v_scale is None:
-            factor = model_attention.weight_factor(mantissa, exponent)
-        else:
-            scale = np.broadcast_to(self._v_scale.reshape(-1, 1, rows)[pair], mantissa.shape)
-            factor = model_attention.weight_factor_int8(mantissa, exponent, scale)
-        out = np.empty((items, queries, dims), np.int64)
-        chunk = max(1, _CHUNK_PRODUCTS // (queries * rows * dims))
-        for start in range(0, items, chunk):
-            part = slice(start, start + chunk)
-            out[part] = model_attention.weighted_sum(factor[part], v[pair[part]][:, None])
-        return out
-
-
-class _Chains:
-    """Items with equal keys, neighbours in the order in which they are consumed."""
-
-    def __init__(self, key: I64) -> None:
-        _, first, length = np.unique(key, return_index=True, return_counts=True)
-        self.first, self._length = first, length
-        self.last = first + length - 1
-        self._by_length = np.argsort(-length, kind="stable")
-
-    def _steps(self) -> Iterator[tuple[I64, I64]]:
-        """(chains that have an item of this ordinal, those items)."""
-        sorted_length = -self._length[self._by_length]
-        for ordinal in range(int(self._length.max(initial=0))):
-            active = self._by_length[:np.searchsorted(sorted_length, -ordinal, side="left")]
-            yield active, self.first[active] + ordinal
-
-    def running_maximum(self, maxima: I64) -> tuple[I64, I64]:
-        """Per item: the largest so far in its chain, and its growth (0 at the first, at most 63)."""
-        running, delta = maxima.copy(), np.zeros_like(maxima)
-        for ordinal, (_, items) in enumerate(self._steps()):
-            if ordinal:
-                before = running[items - 1]
-                running[items] = np.maximum(before, maxima[items])
-                delta[items] = np.minimum(running[items] - before, 63)
-        return running, delta
-
-    def fold(self, values: I64, delta: I64) -> I64:
-        """state = (state >> delta) + value along each chain; (chains, ...)."""
-        state = np.zeros((len(self.first), *values.shape[1:]), np.int64)
-        for active, items in self._steps():
-            step = delta[items]
-            state[active] = (state[active] >> step if step.any() else state[active]) + values[items]
-        return state
-
-
-def _join(positions: int, owners: I64, maximum: I64, total: I64, acc: I64) -> F16:
-    """Merge the partials of each position (owners ascending) and normalise."""
-    counts = np.bincount(owners, minlength=positions)
-    place = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-
-    def spread(values: I64) -> I64:
-        table = np.zeros((counts.max(), positions, *values.shape[1:]), np.int64)
-        table[place, owners] = values
-        return table
-
-    valid = spread(np.ones_like(maximum)) == 1
-    return arith.normalise(arith.merge(Partial(valid, spread(maximum), spread(total), spread(acc))))

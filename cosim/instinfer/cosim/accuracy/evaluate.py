@@ -29,18 +29,34 @@ _BLOCK = 64
 
 
 class Prefilled:
-    """A passage whose first tokens have gone through the model, and their K and V.
+    """A passage whose first tokens have gone through the model, and what came of it.
 
-    ``queries``: the prefill's, per layer (tokens, query_heads, head_dim).
+    Args:
+        rows: fp16 (layers, 2, tokens, kv_heads, head_dim), K and V.
+        queries: fp16 (layers, tokens, query_heads, head_dim).
     """
 
-    def __init__(self, model: SmolLM2, passage: Passage) -> None:
+    def __init__(self, model: SmolLM2, passage: Passage, rows: F16, queries: F16) -> None:
         self._model = model
         self.passage = passage
-        self._rows: list[tuple[F16, F16]] = []
-        self.queries: list[F16] = []
-        model.prefill(passage.tokens[:passage.first], lambda layer, k, v: self._rows.append((k, v)),
-                      observe=lambda layer, q: self.queries.append(q.copy()))
+        self.rows = rows
+        self.queries = queries
+
+    @classmethod
+    def run(cls, model: SmolLM2, passage: Passage) -> "Prefilled":
+        """Densely, in floats."""
+        shape, count = model.shape, passage.first
+        rows = np.empty((shape.layers, 2, count, shape.kv_heads, shape.head_dim), np.float16)
+        queries = np.empty((shape.layers, count, shape.query_heads, shape.head_dim), np.float16)
+
+        def write(layer: int, k: F16, v: F16) -> None:
+            rows[layer] = k, v
+
+        def observe(layer: int, q: F16) -> None:
+            queries[layer] = q
+
+        model.prefill(passage.tokens[:count], write, observe=observe)
+        return cls(model, passage, rows, queries)
 
     def log_probabilities(self, attention: Attention,
                           on_layer: Callable[[int], None] | None = None) -> NDArray[np.float64]:
@@ -49,7 +65,7 @@ class Prefilled:
 
         def attended(layer: int, q: F16, k: F16, v: F16) -> F16:
             k, v = (np.concatenate((before, new)).swapaxes(0, 1)
-                    for before, new in zip(self._rows[layer], (k, v), strict=True))
+                    for before, new in zip(self.rows[layer], (k, v), strict=True))
             grouped = q.reshape(len(q), shape.kv_heads, -1, shape.head_dim)
             out = attention(layer, grouped, k, v)
             if on_layer:

@@ -2,7 +2,8 @@
 """Passages times policies, each result kept in a file, so that an interrupted run goes on where it was.
 
 A result's file is named by everything it depends on: the sources of the arithmetic, of the layout and of the
-model, the configuration, the policy and the passage's tokens.
+model, the configuration, the policy and the passage's tokens. The reference and a passage's prefill depend on
+the model and the passage alone, so they outlive a change of policies.
 """
 
 import functools
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,16 +29,20 @@ from .statistics import Floats
 from .texts import Passage
 
 REFERENCE = "float64 dense"
+_PREFILL_SOURCES = (
+    "instinfer.host.integrations.smollm2.model", "instinfer.host.integrations.smollm2.weights",
+)
+_REFERENCE_SOURCES = (*_PREFILL_SOURCES, "instinfer.cosim.accuracy.evaluate")
 _SOURCES = (
+    *_REFERENCE_SOURCES,
     "instinfer.abi.arith", "instinfer.abi.dims", "instinfer.abi.layout", "instinfer.abi.selection",
-    "instinfer.abi.sparf",
-    "instinfer.cosim.model.attention",
-    "instinfer.host.sketchers", "instinfer.host.integrations.smollm2.model",
-    "instinfer.host.integrations.smollm2.weights",
+    "instinfer.abi.sparf", "instinfer.host.sketchers",
     "instinfer.cosim.accuracy.attention", "instinfer.cosim.accuracy.choice", "instinfer.cosim.accuracy.cost",
-    "instinfer.cosim.accuracy.evaluate", "instinfer.cosim.accuracy.policies",
+    "instinfer.cosim.accuracy.kernels", "instinfer.cosim.accuracy.policies",
     "instinfer.cosim.accuracy.sketch", "instinfer.cosim.accuracy.sparf",
 )
+_PREFILLS_KEPT = 8
+"""A table's passages; one of 4,096 tokens takes 236 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +56,10 @@ class Result:
 
 
 @functools.cache
-def code_version() -> str:
-    """SHA-256 over the sources that results depend on, as they were when first asked for."""
+def code_version(sources: tuple[str, ...]) -> str:
+    """SHA-256 over the model file's and these modules, as they were when first asked for."""
     digest = hashlib.sha256(WEIGHT_SHA256.encode())
-    for name in _SOURCES:
+    for name in sources:
         digest.update(Path(str(importlib.import_module(name).__file__)).read_bytes())
     return digest.hexdigest()
 
@@ -83,7 +88,7 @@ class Measurement:
     def run(self, passage: Passage, policies: Sequence[Policy]) -> dict[str, Result]:
         """Results by the policy's spec, the reference under `REFERENCE`."""
         missing = self.missing(passage, policies)
-        prefilled = Prefilled(self._model, passage) if missing else None
+        prefilled = self._prefilled(passage) if missing else None
         results = {}
         for name, policy in ((REFERENCE, None), *((spec(policy), policy) for policy in policies)):
             file = self._file(passage, name)
@@ -104,18 +109,45 @@ class Measurement:
             "dense_cost": counted.dense_cost if counted else Cost(),
             "seconds": time.perf_counter() - started,
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(document), encoding="utf-8")
-        partial.replace(file)
+        _write(file, lambda target: target.write(json.dumps(document).encode()))
+
+    def _prefilled(self, passage: Passage) -> Prefilled:
+        """From its file, or run now and kept; the files used last stay."""
+        folder = self._cache / "prefills"
+        file = folder / f"{_key(code_version(_PREFILL_SOURCES), passage.tokens[:passage.first])}.npz"
+        if file.is_file():
+            with np.load(file) as kept:
+                found = Prefilled(self._model, passage, kept["rows"], kept["queries"])
+            file.touch()
+        else:
+            found = Prefilled.run(self._model, passage)
+            _write(file, lambda target: np.savez(target, rows=found.rows, queries=found.queries))
+        for old in sorted(folder.glob("*.npz"), key=lambda each: -each.stat().st_mtime)[_PREFILLS_KEPT:]:
+            old.unlink(missing_ok=True)
+        return found
 
     def _file(self, passage: Passage, name: str) -> Path:
-        facts: Any = [code_version(), self._config.to_dict(), self._context, name, passage.digest]
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-        return self._cache / f"{key[:32]}.json"
+        if name == REFERENCE:
+            key = _key(code_version(_REFERENCE_SOURCES), name, passage.digest)
+        else:
+            key = _key(code_version(_SOURCES), self._config.to_dict(), self._context, name, passage.digest)
+        return self._cache / f"{key}.json"
 
     @staticmethod
     def _load(passage: Passage, file: Path) -> Result:
         document = json.loads(file.read_text(encoding="utf-8"))
         return Result(passage=passage, log_probabilities=np.array(document["log_probabilities"]),
                       cost=Cost(*document["cost"]), dense_cost=Cost(*document["dense_cost"]))
+
+
+def _key(*facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _write(file: Path, content: Callable[[BinaryIO], object]) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    with partial.open("wb") as target:
+        content(target)
+    partial.replace(file)

@@ -215,24 +215,23 @@ class SparF:
         return (f"SparF r={self.dims}, {_share(self.keep)}, {self.dtype}"
                 + (", mean-V" if self.mean_v else ""))
 
-    def _heads(self, layer: Layer, q: F16) -> list[HeadScores]:
+    def _head(self, layer: Layer, q: F16, head: int) -> HeadScores:
         dims = q.shape[-1]
         require(self.dims <= dims, "dims", self.dims, f"at most {dims}, the dims of a head of this model",
                 "Choose fewer.")
-        policy = self.descriptor(layer.context)
-        return [HeadScores(layer.rows, head, q[:, head], layer.first, policy) for head in range(q.shape[1])]
+        return HeadScores(layer.rows, head, q[:, head], layer.first, self.descriptor(layer.context))
 
     def choose(self, layer: Layer, q: F16) -> Mask | None:
-        return np.stack([head.choose() for head in self._heads(layer, q)], axis=1)
+        return np.stack([self._head(layer, q, head).choose() for head in range(q.shape[1])], axis=1)
 
     def finish(self, layer: Layer, q: F16, masks: Mask | None, out: F16) -> F16:
         if not self.mean_v or masks is None:
             return out
-        return np.stack([head.blend(masks[:, index], out[:, index])
-                         for index, head in enumerate(self._heads(layer, q))], axis=1)
+        return np.stack([self._head(layer, q, head).blend(masks[:, head], out[:, head])
+                         for head in range(q.shape[1])], axis=1)
 
     def index_cost(self, config: EngineConfig, layer: Layer, q: F16, head: int) -> Cost:
-        kept = self._heads(layer, q)[head].kept
+        kept = self._head(layer, q, head).kept
         return cost.dims(config, DimShape(layer.rows.shape), kept, layer.contexts(q))
 
 
@@ -267,12 +266,3 @@ def spec(policy: Any) -> str:
     """The text that `parse` makes this policy of, with every option."""
     options = (f"{field.name}={getattr(policy, field.name)}" for field in dataclasses.fields(policy))
     return f"{policy.name}:{','.join(sorted(options))}"
-
-
-TABLE = (
-    "dense", "dense:dtype=int8", "sketch", "sketch:sketcher=pca-of-keys", "sketch:keep=1/4",
-    "sketch:keep=1/16", "sketch:dtype=fp16", "sketch:dims=32", "sketch:bits=8", "sketch:bits=2",
-    "sparf:keep=1/2", "sparf:keep=1/4", "sparf", "sparf:keep=1/16", "sparf:mean_v=true",
-    "sketch:keep=0,sinks=0",
-)
-"""The default table; the last one is the control that must fail."""

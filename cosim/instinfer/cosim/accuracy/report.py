@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of numbers from results, and a picture of them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,23 @@ def _row(policy: Policy, text: str, members: Sequence[Mapping[str, Result]], con
 
 _BEYOND = 12.0
 """Differences above this many percent are drawn at the picture's upper edge, with their number."""
+_MARKERS = "osD^"
+_LEGEND_LINE = 0.17
+"""Inches."""
+
+
+def _series(table: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Rows of policies that differ in what they keep alone."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in table:
+        found.setdefault(re.sub(r"keep=[^,]*,?", "", row["policy"]), []).append(row)
+    return list(found.values())
 
 
 def draw(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
     """A picture: difference of perplexity against bytes and against pages, one line of panels per text.
+
+    A thin line joins policies that differ in what they keep alone.
 
     Raises:
         ValueError: there is no row.
@@ -72,17 +86,25 @@ def draw(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
 
     texts = list(dict.fromkeys(row["text"] for row in table))
     labels = list(dict.fromkeys(row["label"] for row in table))
-    figure, panels = pyplot.subplots(len(texts), 2, figsize=(12, 4.2 * len(texts)), dpi=110, squeeze=False)
-    colours = matplotlib.colormaps["tab20"]
+    legend = _LEGEND_LINE * (-(-len(labels) // 3) + 1)
+    height = 4.2 * len(texts) + legend
+    figure, panels = pyplot.subplots(len(texts), 2, figsize=(12, height), dpi=110, squeeze=False)
+    colours = matplotlib.colormaps["tab10"]
     for line, text in enumerate(texts):
         for panel, key, name in zip(panels[line], ("bytes_percent", "pages_sensed_percent"),
                                     ("bytes", "pages sensed"), strict=True):
-            for row in (row for row in table if row["text"] == text):
+            members = [row for row in table if row["text"] == text]
+            for alike in _series(members):
+                panel.plot([row[key] for row in alike],
+                           [min(row["delta_percent"], _BEYOND) for row in alike],
+                           color="#bbbbbb", linewidth=0.8, zorder=1)
+            for row in members:
                 shown = min(row["delta_percent"], _BEYOND)
                 low, high = (min(bound, _BEYOND) for bound in row["ci95"])
-                colour = colours(labels.index(row["label"]) % 20)
-                panel.errorbar(row[key], shown, [[max(shown - low, 0)], [max(high - shown, 0)]], marker="o",
-                               color=colour, capsize=3, label=row["label"])
+                marker, colour = divmod(labels.index(row["label"]), 10)
+                panel.errorbar(row[key], shown, [[max(shown - low, 0)], [max(high - shown, 0)]],
+                               marker=_MARKERS[marker % len(_MARKERS)], color=colours(colour), capsize=2,
+                               linewidth=0.8, markersize=5, label=row["label"])
                 if row["delta_percent"] > _BEYOND:
                     panel.annotate(f"+{row['delta_percent']:.0f} %", (row[key], shown), fontsize=7,
                                    xytext=(4, -10), textcoords="offset points")
@@ -92,6 +114,6 @@ def draw(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
             panel.set_title(f"{text}, context {table[0]['context']}", fontsize=9)
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.14 / len(texts) + 0.02, 1, 1))
+    figure.tight_layout(rect=(0, legend / height, 1, 1))
     figure.savefig(path)
     pyplot.close(figure)

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi import arith, sparf
+from instinfer.abi import arith, selection, sparf
 from instinfer.abi.arith import F16, I64
 from instinfer.abi.sparf import SparfPolicy
 
+from . import kernels
 from .attention import Mask, Rows
-from .choice import ABSENT, choose_among
+from .choice import choose_among
 
+ABSENT = selection.SCORE_LOWEST - (64 << selection.SCORE_FRACTION)
+"""Score of a token beyond the context: 64 octaves below the lowest, so that it adds nothing to a sum."""
 _BLOCK_SCORES = 1 << 18
 
 
@@ -31,6 +34,7 @@ class HeadScores:
         self._qi, self._exponent = arith.quantise_query(q, arith.scale2_of(q.shape[-1] ** -0.5))
         self.kept = sparf.choose_dims(self._qi, self._exponent, policy.dims)
         """(positions, head_dim): the dims that are read."""
+        self._keys: dict[int, NDArray[np.float64]] = {}
 
     def _blocks(self) -> Iterator[tuple[slice, I64]]:
         """Some positions, and their scores (positions, queries, tokens) up to the last one's context."""
@@ -48,11 +52,30 @@ class HeadScores:
             yield part, found
 
     def _scores(self, folded: I64, power: I64, tokens: int) -> I64:
-        """(positions, queries, tokens) of positions with the same largest exponent."""
-        scale = None if self._rows.k_scale is None else self._rows.k_scale[self._head, :tokens]
-        flat = sparf.scores(folded.reshape(-1, folded.shape[-1]), power.reshape(-1),
-                            self._rows.k[self._head, :tokens], scale)
-        return flat.reshape(*folded.shape[:2], tokens)
+        """``sparf.scores`` (positions, queries, tokens) of positions with the same largest exponent."""
+        short = sparf.shortened(folded).reshape(-1, folded.shape[-1]).astype(np.float64)
+        largest = int(power.max())
+        if largest not in self._keys:
+            self._keys[largest] = self._integers_of_keys(largest)
+        # At most 2**39: exact in float64.
+        dots = short @ self._keys[largest][:, :tokens]
+        exponent = power.reshape(-1)
+        if self._rows.k_scale is None:
+            mantissa, shift = np.ones(tokens, np.int64), np.zeros(tokens, np.int64)
+            right = (sparf.FIXED_GUARD + sparf.SHORT_FRACTION) + largest - exponent
+        else:
+            mantissa, shift = arith.scale_fields(self._rows.k_scale[self._head, :tokens])
+            right = selection.SHIFT_BASE + sparf.SHORT_FRACTION - exponent
+        found = kernels.scaled_scores(dots, right, mantissa, shift, selection.SCORE_LOWEST,
+                                      selection.SCORE_HIGHEST)
+        return found.reshape(*folded.shape[:2], tokens)
+
+    def _integers_of_keys(self, largest: int) -> NDArray[np.float64]:
+        """K (head_dim, tokens) as it meets queries whose largest exponent this is."""
+        k = self._rows.k[self._head]
+        if self._rows.k_scale is None:
+            return sparf.fixed_keys(k, np.array(largest)).T.astype(np.float64, order="C")
+        return k.T.astype(np.float64, order="C")
 
     def choose(self) -> Mask:
         """Tokens that each position attends, (positions, tokens)."""
