@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One drive of a system in one layer and step: attentions of many sequences, their appends, prefill
+writes."""
+
+import dataclasses
+
+from instinfer.abi.commands import PolicyKind
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.dims import DimShape
+
+from .cycles import Constants, combine, cycles_of_load, fitted
+from .load import Job, Load, array_cycles, load_of, reads_of
+
+
+@dataclasses.dataclass(frozen=True)
+class DriveStep:
+    """``seconds`` of the drive; ``bus_bytes`` over all its flash buses; ``die_seconds`` over all its dies;
+    ``stripes`` sensed; ``programmed`` stripes. ``bound_by``: the busiest of bus, die, tail, choice."""
+
+    seconds: float
+    bus_bytes: float
+    die_seconds: float
+    stripes: float
+    programmed: float
+    bound_by: str
+
+
+def stripes_per_token(config: EngineConfig, job: Job) -> float:
+    """Stripes of one KV head that a token fills on average, of all kinds."""
+    rows = 1 / job.shape.tokens_per_stripe(config)
+    if job.kind is PolicyKind.SKETCH:
+        return rows + 1 / job.sketch.tokens_per_stripe(config)
+    if job.kind is PolicyKind.SPARF:
+        dims = DimShape(job.shape)
+        return rows + dims.stripes_per_block(config) / dims.tokens_per_block(config)
+    return rows
+
+
+def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Constants | None = None,
+               share: float = 1.0) -> DriveStep:
+    """Attentions of ``job`` beside the programs of ``appended`` new tokens, spread evenly over dies.
+
+    Args:
+        share: of the job's heads that are really there (heads that do not divide evenly by drives).
+    """
+    found = load_of(config, job)
+    clock = config.clock_mhz * 1e6
+    programmed = appended * job.heads * stripes_per_token(config, job)
+    beats = config.slots_per_stripe * config.slot_beats * config.beat_cycles_x1000 / 1000
+    program = config.cycles(config.timing.tPROG)
+    load = dataclasses.replace(found, bus=found.bus + programmed * beats / config.channels,
+                               die=found.die + programmed * program / config.dies_total)
+    cycles = cycles_of_load(config, job, load, constants or fitted())
+    senses = job.commands * job.heads * sum(
+        count * array_cycles(config, mean) for _, count, mean in reads_of(config, job))
+    return DriveStep(
+        cycles / clock, share * (found.slots + programmed * config.slots_per_stripe) * config.slot_bytes,
+        share * (senses + programmed * program) / clock, share * found.stripes, share * programmed,
+        _busiest(load))
+
+
+def _busiest(load: Load) -> str:
+    times = {"bus": load.bus, "die": load.die, "tail": load.tail, "choice": load.choice}
+    return max(times, key=lambda name: times[name])
+
+
+def write_rate(config: EngineConfig, constants: Constants | None = None) -> float:
+    """User bytes per second of a long prefill: programs of all dies, or the buses."""
+    found = constants or fitted()
+    program = config.stripe_data_bytes * config.dies_total / config.cycles(config.timing.tPROG)
+    beats = config.slots_per_stripe * config.slot_beats * config.beat_cycles_x1000 / 1000
+    bus = config.stripe_data_bytes * config.channels / beats
+    return config.clock_mhz * 1e6 / (found.write * combine([1 / program, 1 / bus], found.write_sharp))
