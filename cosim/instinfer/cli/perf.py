@@ -85,6 +85,67 @@ def calibrate(write: Annotated[bool, typer.Option("--write", help="Keep the fitt
               f"held-out points: at most {found['worst_held_out_error_percent']:.2f} % wrong")
 
 
+@app.command()
+def sweep(
+    output_folder: Annotated[Path, typer.Option("-o", "--output-folder", help="Where results are kept.")],
+    axis: Annotated[
+        list[str] | None, typer.Option("--axis", metavar="NAME=A,B", help="batch=1,8,64; may be repeated."),
+    ] = None,
+    random: Annotated[int, typer.Option("--random", help="So many seeded random points instead.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of random points.")] = 1,
+    benches: Annotated[
+        Path | None, typer.Option("--benches", help="A file of `instinfer bench` commands, one a line."),
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", help="none, tcp://host:8786, or a dask-jobqueue TOML."),
+    ] = "none",
+    workers: Annotated[int, typer.Option("--workers", help="Processes here; 0: none but this one.")] = 2,
+    json_target: JsonTarget = None,
+) -> None:
+    """Many points, on many workers; interrupted, it goes on where it was. Results are Parquet."""
+    from instinfer.abi.config import parse_value
+    from instinfer.abi.errors import require
+    from instinfer.cli.options import progress
+    from instinfer.perf.sweep import draw, runner
+
+    require(bool(axis) + (random > 0) + (benches is not None) == 1, "sweep", axis or [],
+            "one of --axis, --random, --benches", "Write --axis batch=1,8,64.")
+    require(0 <= workers <= 1024, "--workers", workers, "0 to 1024", "2 is a good start.")
+    work = runner.points
+    if benches is not None:
+        work = runner.benches
+        lines = benches.read_text(encoding="utf-8").splitlines()
+        items: list[dict[str, Any]] = [{"command": line.strip()} for line in lines if line.strip()]
+    elif random > 0:
+        items = [dataclasses.asdict(query) for query in draw.at_random(random, seed)]
+    else:
+        axes = {name: [parse_value(text) for text in values.split(",")]
+                for name, _, values in (each.partition("=") for each in axis or [])}
+        items = [dataclasses.asdict(query) for query in draw.product(axes)]
+    with progress() as bar:
+        task = bar.add_task("perf sweep", total=len(items))
+        path = runner.Sweep(output_folder, work=work, chunk=1 if benches else runner.CHUNK).run(
+            items, scheduler=scheduler, workers=workers, progress=lambda count: bar.advance(task, count))
+    emit({"items": len(items), "file": str(path)}, json_target)
+    console(json_target).print(f"{len(items)} rows in {path}", markup=False)
+
+
+@app.command()
+def pair(prompt: Prompt = 1024, output: Output = 1024, csds: Csds = 1,
+         json_target: JsonTarget = None) -> None:
+    """OPT-13B on the paper's hardware: the sketch against FlexGen, and against an ideal offloader."""
+    from instinfer.perf.beyond.pair import document
+
+    found = document(prompt=prompt, output=output, csds=csds)
+    emit(found, json_target)
+    if json_target != "-":
+        _rows([{name: value for name, value in row.items() if name != "limits"} for row in found["rows"]],
+              f"sketch / FlexGen {found['sketch_over_flexgen']:.1f} (goal {found['goal']:g}, "
+              f"the paper's SparF {found['paper_sparf_over_flexgen']}); modelled")
+        _rows([{name: value for name, value in row.items() if name != "limits"} for row in found["others"]],
+              "other systems on the same host")
+
+
 def _figures(values: Mapping[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table

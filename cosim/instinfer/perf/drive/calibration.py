@@ -103,12 +103,12 @@ def measured() -> list[Point]:
     return found
 
 
-FIRST = Constants(start=600, sparse_start=1500, command=200, dense_head=70, sketch_head=200, sparf_head=1000,
-                  waits=0.35, sparf_choice=0.5, dense_sharp=10, sparse_sharp=2.6, sharp_growth=1.4,
-                  write=1.03, write_sharp=2, write_start=5000)
-LOW = Constants(300, 0, 0, 0, 0, 0, 0, 0, 4, 1.2, 0, 1, 1.2, 0)
+FIRST = Constants(start=600, sparse_start=2000, command=300, sketch_query=35, sparf_query=200, waits=1,
+                  sparf_choice=0.35, dense_sharp=10, sparse_sharp=3.2, sharp_growth=0.75, write=1.03,
+                  write_sharp=2, write_start=5000)
+LOW = Constants(300, 0, 0, 0, 0, 0, 0, 4, 1.2, 0, 1, 1.2, 0)
 """Start: what the table of docs/architecture.md "Where the cycles go" leaves at least."""
-HIGH = Constants(1200, 5000, 2000, 1500, 20000, 20000, 2, 2, 40, 12, 4, 1.5, 40, 100000)
+HIGH = Constants(1200, 8000, 3000, 2000, 4000, 2, 2, 40, 12, 4, 1.5, 40, 100000)
 
 
 def fit(points: Sequence[Point]) -> Constants:

@@ -18,22 +18,20 @@ class Constants:
     """Cycles, unless said.
 
     ``start``: once, doorbell to first sense and last slot to completion; ``sparse_start``: beside it, from
-    the first scores to the first chosen row, whose sense (tR) comes on top; ``command``: of dense attention,
-    whose end the next one does not hide; ``dense_head``, ``sketch_head``, ``sparf_head``: each. ``waits``:
-    share of the
-    column changes' tCCS that stays visible. ``sparf_choice``: share of a choice's cycles that SparF does not
-    hide. Buses, dies, tail core and choice work side by side but wait for each other: their times combine by
-    a norm whose exponent is ``dense_sharp``, or ``sparse_sharp * (dies / 2) ** sharp_growth`` (the more dies,
-    the better they hide behind the bus). ``write``: factor on programs and buses, whose times combine with
-    ``write_sharp``; ``write_start``: once per layer that is written.
+    the first scores to the first chosen row, whose sense (tR) comes on top; ``command``: each;
+    ``sketch_query``, ``sparf_query``: each query of each head. ``waits``: share of the column changes' tCCS
+    that stays visible. ``sparf_choice``: share of a choice's cycles that SparF does not hide. Buses and dies
+    work side by side but wait for each other: their times combine by a norm whose exponent is
+    ``dense_sharp``, or ``sparse_sharp * (dies / 2) ** sharp_growth`` (the more dies, the better they hide
+    behind the bus). ``write``: factor on programs and buses, whose times combine with ``write_sharp``;
+    ``write_start``: once per layer that is written.
     """
 
     start: float
     sparse_start: float
     command: float
-    dense_head: float
-    sketch_head: float
-    sparf_head: float
+    sketch_query: float
+    sparf_query: float
     waits: float
     sparf_choice: float
     dense_sharp: float
@@ -51,6 +49,10 @@ def fitted() -> Constants:
     return Constants(**json.loads(text))
 
 
+SHARPEST = 40.0
+"""Exponent of a norm that is a maximum for all purposes, and still smooth."""
+
+
 def combine(times: list[float], sharp: float) -> float:
     """Norm of the times: their maximum where one dominates, more where several are alike."""
     most = max(times)
@@ -61,18 +63,18 @@ def combine(times: list[float], sharp: float) -> float:
 
 def cycles_of_load(config: EngineConfig, job: Job, load: Load, constants: Constants) -> float:
     """Cycles from the first doorbell to the last completion."""
-    if job.kind is PolicyKind.DENSE:
-        sharp, head = constants.dense_sharp, constants.dense_head
-    else:
-        sharp = constants.sparse_sharp * (config.dies / 2) ** constants.sharp_growth
-        head = constants.sketch_head if job.kind is PolicyKind.SKETCH else constants.sparf_head
-    serial = constants.sparf_choice * load.choice if job.kind is PolicyKind.SPARF else 0.0
-    body = serial + combine([load.bus + constants.waits * load.waits, load.die, load.tail, load.choice],
-                            min(sharp, 40.0))
     sense = config.cycles(config.timing.tR) if load.stripes else 0
-    first = sense if job.kind is PolicyKind.DENSE else 2 * sense + constants.sparse_start
-    commands = constants.command * load.commands if job.kind is PolicyKind.DENSE else 0.0
-    return constants.start + first + commands + head * load.heads + body
+    fixed = constants.start + sense + constants.command * load.commands
+    sharp = constants.dense_sharp
+    if job.kind is not PolicyKind.DENSE:
+        sketch = job.kind is PolicyKind.SKETCH
+        sharp = constants.sparse_sharp * (config.dies / 2) ** constants.sharp_growth
+        query = constants.sketch_query if sketch else constants.sparf_query
+        fixed += constants.sparse_start + sense + query * load.heads * job.queries
+        fixed += 0.0 if sketch else constants.sparf_choice * load.choice
+    flash = combine([load.bus + constants.waits * load.waits, load.die], min(sharp, SHARPEST))
+    # The tail core attends while the choice of the next head waits for its scores: one after the other.
+    return fixed + combine([flash, load.tail + load.choice], SHARPEST)
 
 
 def attend_cycles(config: EngineConfig, job: Job, constants: Constants | None = None) -> float:

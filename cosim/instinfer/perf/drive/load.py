@@ -59,8 +59,10 @@ class Job:
 
     @property
     def share(self) -> float:
-        """Of the tokens, what the choice takes."""
-        return 1.0 if self.kind is PolicyKind.DENSE else min(1.0, self.keep / self.tokens)
+        """Of the tokens beside window and sinks, what the choice takes."""
+        if self.kind is PolicyKind.DENSE:
+            return 1.0
+        return min(1.0, self.keep / max(1, self.tokens - self.window - self.sinks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,17 +122,26 @@ def reads_of(config: EngineConfig, job: Job) -> Iterator[tuple[str, int, StripeM
         others = stripes - blocks * dims.tokens_per_block(config) // shape.tokens_per_stripe(config)
         yield "keys", others, key_slots(config)
     yield "rows", stripes, chosen_rows(config, shape, job.share, job.group)
-    forced = _forced(config, job, stripes)
-    if stripes and forced:
-        yield "forced", 1, StripeMean(0, 2 * forced * (1 - job.share) / shape.rows_per_slot, 2, 0)
+    if stripes:
+        yield "forced", 1, _forced(config, job, stripes)
 
 
-def _forced(config: EngineConfig, job: Job, stripes: int) -> float:
-    """Rows of window and sinks that lie in flash, whole slots: attended whatever is chosen, without further
-    senses."""
-    rest = job.tokens - stripes * job.shape.tokens_per_stripe(config)
-    return sum(whole(each, max(job.shape.rows_per_slot, job.group))
-               for each in (job.sinks, max(0, job.window - rest)) if each)
+def _forced(config: EngineConfig, job: Job, stripes: int) -> StripeMean:
+    """What window and sinks in flash cost beside the choice, over all of their stripes: whole slots, and the
+    senses of stripes in which nothing is chosen."""
+    shape = job.shape
+    per_stripe, unit = shape.tokens_per_stripe(config), max(shape.rows_per_slot, job.group)
+    usual = chosen_rows(config, shape, job.share, job.group)
+    window = max(0, job.window - (job.tokens - stripes * per_stripe))
+    slots = runs = planes = sensed = 0.0
+    for rows in (min(window, job.tokens), min(job.sinks, job.tokens)):
+        if rows:
+            slots += 2 * whole(rows, unit) * (1 - job.share) / shape.rows_per_slot
+            runs += 1
+            touched = rows / per_stripe if rows > per_stripe else 1.0
+            sensed += touched * (1 - usual.sensed)
+            planes += touched * max(0.0, min(1.0, rows / per_stripe) * config.planes - usual.planes)
+    return StripeMean(sensed, slots, runs, max(planes, sensed))
 
 
 PAIR_BUBBLE = 24
@@ -189,6 +200,7 @@ def load_of(config: EngineConfig, job: Job, line: int = 0) -> Load:
         wait = mean.runs * config.cycles(config.timing.tCCS) / config.dies
         if kind == "forced":  # the last stripes, which follow each other over the channels
             each = np.full(config.channels, job.heads / config.channels)
+            dies += die * job.heads / (config.channels * config.group_dies)
         else:
             grid = _counts(config, line, job.heads, count, kind == "dims")
             each = grid.sum(axis=1)
@@ -196,10 +208,11 @@ def load_of(config: EngineConfig, job: Job, line: int = 0) -> Load:
         buses += bus * each
         waits += wait * each
     total = job.commands * job.heads
-    return Load(job.commands * buses.max(initial=0.0),
-                job.commands * dies.max(initial=0.0) / config.die_groups, total * _tail_cycles(config, job),
+    return Load(job.commands * float(buses.max(initial=0.0)),
+                job.commands * float(dies.max(initial=0.0)) / config.die_groups,
+                total * _tail_cycles(config, job),
                 total * _choice_cycles(config, job),
-                job.commands * waits.max(initial=0.0), job.commands, total,
+                job.commands * float(waits.max(initial=0.0)), job.commands, total,
                 total * sum(count * mean.slots for _, count, mean in kinds),
                 total * sum(count * mean.sensed for _, count, mean in kinds),
                 total * sum(count * mean.planes for _, count, mean in kinds))

@@ -37,16 +37,18 @@ class InstInfer(Strategy):
     beside reads. Layers' and heads' stripe buffers (docs/architecture.md "Layout") limit how many sequences
     run at once, the others follow in waves, as all of them need the same time. ``sparf``: the paper's 1/8
     in our layout (head_dim / 8 dims, a sixteenth of the tokens, fp16); ``sketch``: `sizes`, int8. With tokens
-    split over drives each one chooses among its own. ``layer_seconds`` is the host's cost of a layer.
+    split over drives each one chooses among its own. ``layer_seconds`` is the host's cost of a layer;
+    ``tail_cores`` above 1 asks what more cores for what lies in DRAM would bring (not built).
     """
 
     csds = True
 
     def __init__(self, policy: Policy, *, layer_seconds: float = LAYER_SECONDS, name: str | None = None,
-                 way: str = "best") -> None:
+                 way: str = "best", tail_cores: int = 1) -> None:
         self.policy = policy
         self.layer_seconds = layer_seconds
         self.way = way
+        self.tail_cores = tail_cores
         self.name = name or f"instinfer-{policy}"
 
     def job(self, model: Model, context: int, heads: int, commands: int) -> Job:
@@ -146,7 +148,7 @@ class InstInfer(Strategy):
 
         def drive(batch: int) -> DriveStep:
             return _layer_step(csd.engine, self.job(model, tokens, shard.heads, batch),
-                               batch / shard.by_token, real)
+                               batch / shard.by_token, real, self.tail_cores)
 
         down = 2.0 * model.head_dim * (model.heads * shard.by_token + 2 * model.kv_heads)
         if self.policy == "sketch":
@@ -205,5 +207,6 @@ class InstInfer(Strategy):
 
 
 @functools.lru_cache(maxsize=4096)
-def _layer_step(engine: EngineConfig, job: Job, appended: float, share: float) -> DriveStep:
-    return layer_step(engine, job, appended=appended, share=share)
+def _layer_step(engine: EngineConfig, job: Job, appended: float, share: float,
+                tail_cores: int = 1) -> DriveStep:
+    return layer_step(engine, job, appended=appended, share=share, tail_cores=tail_cores)
