@@ -146,6 +146,78 @@ def pair(prompt: Prompt = 1024, output: Output = 1024, csds: Csds = 1,
               "other systems on the same host")
 
 
+@app.command()
+def curve(name: Annotated[str, typer.Argument(help="batch, context, drives, generations, sensitivity, ...")],
+          json_target: JsonTarget = None) -> None:
+    """One of the tables beyond the paper."""
+    from instinfer.abi.errors import require
+    from instinfer.perf.beyond.curves import CURVES
+
+    require(name in CURVES, "curve", name, f"one of {', '.join(CURVES)}", "Choose one of these.")
+    found = list(CURVES[name]())
+    emit(found, json_target)
+    if json_target != "-":
+        hidden = ("details", "limits", "out_of_memory", "dollars")
+        _rows([{key: value for key, value in row.items() if key not in hidden} for row in found],
+              f"{name}: modelled")
+
+
+@app.command()
+def report(
+    output_folder: Annotated[Path, typer.Option("-o", "--output-folder", help="Where the files go.")],
+    json_target: JsonTarget = None,
+) -> None:
+    """One page with pictures, each with its command and its CSV."""
+    from instinfer.cli.options import progress
+    from instinfer.perf.report import page
+    from instinfer.perf.report.pictures import pictures
+
+    with progress() as bar:
+        task = bar.add_task("perf report", total=len(pictures()))
+        path = page.write(output_folder, progress=lambda count: bar.advance(task, count))
+    emit({"page": str(path)}, json_target)
+    console(json_target).print(f"report: {path}", markup=False)
+
+
+@app.command()
+def export(
+    kind: Annotated[str, typer.Argument(help="mqsim, llmservingsim or flexgen.")],
+    output_folder: Annotated[Path, typer.Option("-o", "--output-folder", help="Where the files go.")],
+    policy: Annotated[str, typer.Option("--policy", help="dense, dense-int8, sparf or sketch.")] = "sketch",
+    model: Model = "opt-13b", gpu: Gpu = "a6000", batch: Batch = 8, prompt: Prompt = 1024,
+    output: Output = 1024, drive: Drive = "paper", seed: Annotated[int, typer.Option("--seed")] = 1,
+) -> None:
+    """Inputs for MQSim (configuration and trace), LLMServingSim (a profile) or FlexGen (constants)."""
+    import json
+    from typing import get_args
+
+    from instinfer.abi.errors import require
+    from instinfer.perf.export import mqsim, profiles
+    from instinfer.perf.point import Query
+    from instinfer.perf.strategies.instinfer import InstInfer, Policy
+
+    require(kind in ("mqsim", "llmservingsim", "flexgen"), "export", kind, "mqsim, llmservingsim or flexgen",
+            "Choose one of these.")
+    require(policy in get_args(Policy), "--policy", policy, f"one of {', '.join(get_args(Policy))}",
+            "Choose one of these.")
+    chosen: Any = policy
+    query = Query(model=model, gpu=gpu, batch=batch, prompt=prompt, output=output, drive=drive)
+    machine, work = query.machine(), query.workload()
+    output_folder.mkdir(parents=True, exist_ok=True)
+    if kind == "mqsim":
+        job = InstInfer(chosen).job(work.model, work.longest, work.model.kv_heads, batch)
+        engine = machine.csd.engine
+        files = {"ssdconfig.xml": mqsim.configuration(engine),
+                 "attention.trace": "".join(f"{line}\n" for line in mqsim.trace(engine, job, seed=seed))}
+    elif kind == "llmservingsim":
+        files = {"instinfer.csv": profiles.llmservingsim(machine, work, chosen)}
+    else:
+        files = {"cost_model.json": json.dumps(profiles.flexgen(machine, work), indent=2) + "\n"}
+    for name, text in files.items():
+        (output_folder / name).write_text(text, encoding="utf-8")
+        console(None).print(f"export: {output_folder / name}", markup=False)
+
+
 def _figures(values: Mapping[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table

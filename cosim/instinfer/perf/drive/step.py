@@ -37,28 +37,30 @@ def stripes_per_token(config: EngineConfig, job: Job) -> float:
 
 
 def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Constants | None = None,
-               share: float = 1.0, tail_cores: int = 1) -> DriveStep:
+               share: float = 1.0, tail_cores: int = 1, reread: float = 0.0) -> DriveStep:
     """Attentions of ``job`` beside the programs of ``appended`` new tokens, spread evenly over dies.
 
     Args:
         share: of the job's heads that are really there (heads that do not divide evenly by drives).
         tail_cores: that share what lies in DRAM; the engine has one.
+        reread: share of reads that are done twice (ECC's retries; the engine has no ECC yet).
     """
     found = load_of(config, job)
     clock = config.clock_mhz * 1e6
+    again = 1 + reread
     programmed = appended * job.heads * stripes_per_token(config, job)
     beats = config.slots_per_stripe * config.slot_beats * config.beat_cycles_x1000 / 1000
     program = config.cycles(config.timing.tPROG)
     load = dataclasses.replace(found, tail=found.tail / tail_cores,
-                               bus=found.bus + programmed * beats / config.channels,
-                               die=found.die + programmed * program / config.dies_total)
+                               bus=again * found.bus + programmed * beats / config.channels,
+                               die=again * found.die + programmed * program / config.dies_total)
     cycles = cycles_of_load(config, job, load, constants or fitted())
     senses = job.commands * job.heads * sum(
         count * array_cycles(config, mean) for _, count, mean in reads_of(config, job))
-    return DriveStep(
-        cycles / clock, share * (found.slots + programmed * config.slots_per_stripe) * config.slot_bytes,
-        share * (senses + programmed * program) / clock, share * found.stripes, share * programmed,
-        _busiest(load))
+    moved = again * found.slots + programmed * config.slots_per_stripe
+    busy = again * senses + programmed * program
+    return DriveStep(cycles / clock, share * moved * config.slot_bytes, share * busy / clock,
+                     share * again * found.stripes, share * programmed, _busiest(load))
 
 
 def _busiest(load: Load) -> str:

@@ -20,12 +20,30 @@ from ..system.workload import Workload
 from .base import Strategy, decode
 from .offload import Frame
 from .sharding import Shard, shards
-from .sizes import GROUP, SINKS, SKETCH_BYTES, WINDOW, kept_tokens
+from .sizes import GROUP, KEEP, SINKS, SKETCH_BYTES, WINDOW, kept_tokens
 
 LAYER_SECONDS = 20e-6
 """GPU kernels' launches, doorbell, polling per layer and half-batch (assumed; the paper's host path takes
 43 ms)."""
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be asked of a system beyond its policy.
+
+    ``layer_seconds``: the host's cost of a layer; ``way``: head, token or best, how drives share;
+    ``tail_cores`` above 1: more cores for what lies in DRAM (not built); ``reread``: share of reads that
+    ECC sends a second time; ``keep``: one token in so many is chosen by the sketch.
+    """
+
+    layer_seconds: float = LAYER_SECONDS
+    way: str = "best"
+    tail_cores: int = 1
+    reread: float = 0.0
+    keep: int = KEEP
+
+
+DEFAULT = Options()
 Policy = Literal["dense", "dense-int8", "sparf", "sketch"]
 
 
@@ -37,18 +55,14 @@ class InstInfer(Strategy):
     beside reads. Layers' and heads' stripe buffers (docs/architecture.md "Layout") limit how many sequences
     run at once, the others follow in waves, as all of them need the same time. ``sparf``: the paper's 1/8
     in our layout (head_dim / 8 dims, a sixteenth of the tokens, fp16); ``sketch``: `sizes`, int8. With tokens
-    split over drives each one chooses among its own. ``layer_seconds`` is the host's cost of a layer;
-    ``tail_cores`` above 1 asks what more cores for what lies in DRAM would bring (not built).
+    split over drives each one chooses among its own.
     """
 
     csds = True
 
-    def __init__(self, policy: Policy, *, layer_seconds: float = LAYER_SECONDS, name: str | None = None,
-                 way: str = "best", tail_cores: int = 1) -> None:
+    def __init__(self, policy: Policy, options: Options = DEFAULT, *, name: str | None = None) -> None:
         self.policy = policy
-        self.layer_seconds = layer_seconds
-        self.way = way
-        self.tail_cores = tail_cores
+        self.options = options
         self.name = name or f"instinfer-{policy}"
 
     def job(self, model: Model, context: int, heads: int, commands: int) -> Job:
@@ -56,8 +70,9 @@ class InstInfer(Strategy):
         dense = Job(tokens=context, heads=heads, queries=model.queries, head_dim=model.head_dim,
                     commands=commands, dtype=Dtype.FP16 if self.policy in ("dense", "sparf") else Dtype.INT8)
         if self.policy == "sketch":
-            return dataclasses.replace(dense, kind=PolicyKind.SKETCH, keep=kept_tokens(context), group=GROUP,
-                                       window=WINDOW, sinks=SINKS)
+            keep = kept_tokens(context, self.options.keep)
+            return dataclasses.replace(dense, kind=PolicyKind.SKETCH, keep=keep, group=GROUP, window=WINDOW,
+                                       sinks=SINKS)
         if self.policy == "sparf":
             return dataclasses.replace(dense, kind=PolicyKind.SPARF, keep=max(1, context // 16),
                                        dims=max(1, model.head_dim // 8), window=WINDOW, sinks=SINKS)
@@ -72,7 +87,8 @@ class InstInfer(Strategy):
 
     def run(self, machine: Machine, work: Workload) -> Outcome:
         """The fastest way to split over drives."""
-        tried = [self._run(machine, work, shard) for shard in shards(work.model, machine.csds, way=self.way)]
+        ways = shards(work.model, machine.csds, way=self.options.way)
+        tried = [self._run(machine, work, shard) for shard in ways]
         return max(tried, key=lambda outcome: outcome.tokens_per_second(work))
 
     def _run(self, machine: Machine, work: Workload, shard: Shard) -> Outcome:
@@ -148,7 +164,7 @@ class InstInfer(Strategy):
 
         def drive(batch: int) -> DriveStep:
             return _layer_step(csd.engine, self.job(model, tokens, shard.heads, batch),
-                               batch / shard.by_token, real, self.tail_cores)
+                               batch / shard.by_token, real, self.options)
 
         down = 2.0 * model.head_dim * (model.heads * shard.by_token + 2 * model.kv_heads)
         if self.policy == "sketch":
@@ -163,21 +179,22 @@ class InstInfer(Strategy):
         one, two = Phase(), Phase()
         whole = drive(work.batch)
         turns, streaming = frame.layer(one)
-        serial = max(turns, streaming) + moving(work.batch) + whole.seconds + self.layer_seconds
+        host = self.options.layer_seconds
+        serial = max(turns, streaming) + moving(work.batch) + whole.seconds + host
         best, parts, phase, by = serial, {"gpu": turns, "weights": streaming, "link": moving(work.batch),
-                                          "drive": whole.seconds, "host": self.layer_seconds}, one, whole
+                                          "drive": whole.seconds, "host": host}, one, whole
         steps = [whole]
         if work.batch > 1:
             larger = -(-work.batch // 2)
             halves = [drive(larger), drive(work.batch - larger)]
             computing, streaming = frame.layer(two, passes=2)
             busy = sum(half.seconds for half in halves)
-            chain = computing / 2 + moving(larger) + halves[0].seconds + self.layer_seconds
+            chain = computing / 2 + moving(larger) + halves[0].seconds + host
             overlapped = max(computing, streaming + moving(work.batch), busy, chain)
             if overlapped < serial:
                 best, phase, steps = overlapped, two, halves
                 parts = {"gpu": computing, "weights": streaming, "link": moving(work.batch), "drive": busy,
-                         "host": 2 * self.layer_seconds}
+                         "host": 2 * host}
         for name, amount in (("csd down", down), ("pcie up", down), ("csd up", up), ("pcie down", up)):
             phase.use(name, amount * work.batch)
         for each in steps:
@@ -208,5 +225,6 @@ class InstInfer(Strategy):
 
 @functools.lru_cache(maxsize=4096)
 def _layer_step(engine: EngineConfig, job: Job, appended: float, share: float,
-                tail_cores: int = 1) -> DriveStep:
-    return layer_step(engine, job, appended=appended, share=share, tail_cores=tail_cores)
+                options: Options = DEFAULT) -> DriveStep:
+    return layer_step(engine, job, appended=appended, share=share, tail_cores=options.tail_cores,
+                      reread=options.reread)

@@ -3,12 +3,15 @@
 
 from ..hardware import Machine
 from ..system import gpu
+from ..system.gpu import Weights
 from ..system.ledger import Phase
 from ..system.outcome import Outcome
 from ..system.workload import Workload
 from .base import Strategy, decode
 from .offload import Frame
 
+PARTS = 16
+"""The cache is split in so many parts, each at one level."""
 HOST_SHARE = 0.7
 HOST_WIDTH = 0.5
 SSD_WIDTH = 0.3125
@@ -28,18 +31,28 @@ class MultiLevel(Strategy):
     def run(self, machine: Machine, work: Workload) -> Outcome:
         buffers = 2 * work.batch * work.longest * work.model.kv_token_bytes
         flight = gpu.activations(work, work.batch) + buffers
-        weights = gpu.place_weights(machine, work, gpu_taken=flight)
         memory = {"gpu": flight, "cache": float(work.cache_bytes)}
-        if weights is None:
-            return Outcome.oom(self.name, "two layers of cache and the weights in use do not fit on the GPU",
-                               memory)
-        room = max(0.0, machine.gpu.usable - flight - work.model.weight_bytes) if weights.gpu == 1 else 0.0
-        on_gpu = min(1.0, room / work.cache_bytes)
-        host_room = max(0.0, machine.host.memory * HOST_SHARE - work.model.weight_bytes * weights.host)
-        on_host = min(1.0 - on_gpu, host_room / (work.cache_bytes * HOST_WIDTH))
-        on_ssd = max(0.0, 1.0 - on_gpu - on_host)
-        if on_ssd * SSD_WIDTH * work.cache_bytes > machine.ssd.capacity * machine.ssds:
-            return Outcome.oom(self.name, "the cache fits neither host memory nor the SSDs", memory)
+        tried = []
+        for part in range(PARTS + 1):
+            taken = part / PARTS * work.cache_bytes * HOST_WIDTH
+            weights = gpu.place_weights(machine, work, gpu_taken=flight, host_taken=taken)
+            if weights is None or taken > HOST_SHARE * machine.host.memory:
+                break
+            room = machine.gpu.usable - flight - work.model.weight_bytes if weights.gpu == 1 else 0.0
+            on_gpu = min(1.0, max(0.0, room / work.cache_bytes) * PARTS // 1 / PARTS)
+            on_host = min(1 - on_gpu, part / PARTS)
+            on_ssd = max(0.0, 1 - on_gpu - on_host)
+            left = machine.ssd.capacity * machine.ssds - weights.ssd * work.model.weight_bytes
+            if on_ssd * SSD_WIDTH * work.cache_bytes <= left:
+                tried.append(self._run(machine, work, weights, (on_gpu, on_host, on_ssd), memory))
+        if not tried:
+            return Outcome.oom(self.name, "two layers of cache and the weights in use do not fit on the GPU, or "
+                                          "the cache fits neither host memory nor the SSDs", memory)
+        return max(tried, key=lambda outcome: outcome.tokens_per_second(work))
+
+    def _run(self, machine: Machine, work: Workload, weights: Weights, places: tuple[float, float, float],
+             memory: dict[str, float]) -> Outcome:
+        on_gpu, on_host, on_ssd = places
         frame = Frame(machine, work, weights)
 
         def moved(tokens: float) -> tuple[float, float]:

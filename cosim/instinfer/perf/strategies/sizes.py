@@ -17,9 +17,9 @@ SKETCH_BYTES = 10
 SCALE_BYTES = 2
 
 
-def kept_tokens(context: int) -> int:
+def kept_tokens(context: int, keep: int = KEEP) -> int:
     """Chosen beside window and sinks, whole groups."""
-    return max(GROUP, context // KEEP // GROUP * GROUP)
+    return max(GROUP, context // keep // GROUP * GROUP)
 
 
 def sketch_bytes(model: Model, context: int) -> float:
