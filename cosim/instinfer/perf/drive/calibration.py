@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Constants fitted to committed bench results of the RTL, and held against points that the fit never saw.
 
-``data/bench/*.json``: each {"command", "row"}; the row is what ``instinfer bench ... --json`` printed, or,
-where
-"source" says so, what README's table of measured figures gives of it. Which points are held out is decided by
-a hash of the point's name alone.
+``data/bench/*.json``: each {"command", "row"}; the row is what ``instinfer bench ... --json`` printed, or what
+README's table of measured figures gives of it, where "source" says so. Which points are held out is decided by
+a hash of the point's name (`split`).
 """
 
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
@@ -37,10 +37,12 @@ class Point:
     cycles: float
     job: Job | None = None
     write: tuple[int, int, int, int] | None = None
+    held_out: bool = False
 
     @property
-    def held_out(self) -> bool:
-        return int(hashlib.sha256(self.name.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0
+    def kind(self) -> tuple[str, str]:
+        """Preset and kind of work."""
+        return self.config.name, "write" if self.job is None else self.job.kind.name.lower()
 
     def predicted(self, constants: Constants) -> float:
         if self.job is not None:
@@ -100,7 +102,19 @@ def measured() -> list[Point]:
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".json"):
             found += points_of(entry.name.removesuffix(".json"), json.loads(entry.read_text("utf-8")))
-    return found
+    return split(found)
+
+
+def split(points: Sequence[Point]) -> list[Point]:
+    """The points, one in `HELD_OUT_SHARE` of them held out by the hash of its name; but a preset's only point
+    of a kind is fitted: without it nothing would be known of that kind there."""
+    members = Counter(point.kind for point in points)
+
+    def held_out(point: Point) -> bool:
+        by_hash = int(hashlib.sha256(point.name.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0
+        return by_hash and members[point.kind] > 1
+
+    return [dataclasses.replace(point, held_out=held_out(point)) for point in points]
 
 
 FIRST = Constants(start=600, sparse_start=2000, command=300, sketch_query=35, sparf_query=200, waits=1,

@@ -46,8 +46,8 @@ class MultiLevel(Strategy):
             if on_ssd * SSD_WIDTH * work.cache_bytes <= left:
                 tried.append(self._run(machine, work, weights, (on_gpu, on_host, on_ssd), memory))
         if not tried:
-            return Outcome.oom(self.name, "two layers of cache and the weights in use do not fit on the GPU, or "
-                                          "the cache fits neither host memory nor the SSDs", memory)
+            return Outcome.oom(self.name, "two layers of cache and the weights in use do not fit on the GPU, "
+                                          "or the cache fits neither host memory nor the SSDs", memory)
         return max(tried, key=lambda outcome: outcome.tokens_per_second(work))
 
     def _run(self, machine: Machine, work: Workload, weights: Weights, places: tuple[float, float, float],
