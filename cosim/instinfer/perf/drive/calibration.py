@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Constants fitted to committed bench results of the RTL, and held against points that the fit never saw.
 
-``data/bench/*.json``: each {"command", "row"}; the row is what ``instinfer bench ... --json`` printed, or what
-README's table of measured figures gives of it, where "source" says so. Which points are held out is decided by
-a hash of the point's name (`split`).
+``data/bench/*.json``: each {"command", "row"}; the row is what ``instinfer bench ... --json`` printed, or
+what
+README's table of measured figures gives of it, where "source" says so. Which points are held out is decided
+by a hash of the point's name (`split`).
 """
 
 import dataclasses

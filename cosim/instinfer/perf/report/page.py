@@ -78,16 +78,18 @@ any of these: {html.escape(others['system'])}, {others['tokens_per_second']:.0f}
 held-out points of the RTL, at most {drive['worst_held_out_error_percent']:.1f} % wrong.</p>"""
 
 
-def write(folder: Path, *, progress: Callable[[int], None] = lambda count: None) -> Path:
+def write(folder: Path, chosen: Sequence[Picture] | None = None, *,
+          progress: Callable[[int], None] = lambda count: None) -> Path:
     """All files into ``folder``; the page's path.
 
     Args:
+        chosen: pictures; all of them if absent.
         progress: told how many pictures were finished.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>InstInfer: performance model</title>"
              f"<style>{STYLE}</style><h1>InstInfer: performance model</h1>{_summary()}"]
-    for picture in pictures():
+    for picture in chosen or pictures():
         rows = picture.rows()
         image = png(picture, rows)
         (folder / f"{picture.name}.png").write_bytes(image)
