@@ -7,8 +7,9 @@ import pytest
 
 from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.config import presets
-from instinfer.perf.drive.load import Job
-from instinfer.perf.drive.step import layer_step, stripes_per_token, write_rate
+from instinfer.perf.drive.appends import beside, stripes_per_token
+from instinfer.perf.drive.load import Job, load_of
+from instinfer.perf.drive.step import layer_step, write_rate
 from instinfer.perf.hardware import csd_of
 
 PRODUCT = presets()["product"]
@@ -28,6 +29,16 @@ def test_appends_cost_little_and_something():
     assert 1 < with_appends.seconds / without.seconds < 1.2
     assert with_appends.programmed == pytest.approx(16 * 8 * stripes_per_token(PRODUCT, JOB))
     assert without.programmed == 0
+
+
+def test_programs_of_a_stripe():
+    """A stripe's worth of appends fills one stripe per head, a program each."""
+    job = Job(tokens=4096, heads=8)
+    load = load_of(PRODUCT, job)
+    period = job.shape.tokens_per_stripe(PRODUCT)
+    found = beside(PRODUCT, job, load, period)
+    assert found.die - load.die == pytest.approx(8 * 120_000 / 32)
+    assert found.bus - load.bus == pytest.approx(8 * 64 * 145 / 8)
 
 
 def test_write_rate():

@@ -21,8 +21,9 @@ from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.config import EngineConfig, NandTiming, presets
 from instinfer.abi.layout import SketchShape
 
-from .cycles import Constants, attend_cycles, write_cycles
-from .load import Job
+from .appends import beside
+from .cycles import Constants, cycles_of_load, write_cycles
+from .load import Job, load_of
 
 HELD_OUT_SHARE = 3
 """One point in so many is held out."""
@@ -30,7 +31,8 @@ HELD_OUT_SHARE = 3
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A measured cycle count: of attentions (``job``) or of a prefill (``write``)."""
+    """A measured cycle count: of attentions (``job``), beside which ``appended`` tokens were, or of a prefill
+    (``write``: tokens, heads, head_dim, layers)."""
 
     name: str
     command: str
@@ -38,16 +40,19 @@ class Point:
     cycles: float
     job: Job | None = None
     write: tuple[int, int, int, int] | None = None
+    appended: float = 0.0
     held_out: bool = False
 
     @property
     def kind(self) -> tuple[str, str]:
         """Preset and kind of work."""
-        return self.config.name, "write" if self.job is None else self.job.kind.name.lower()
+        kind = "write" if self.job is None else "append" if self.appended else self.job.kind.name.lower()
+        return self.config.name, kind
 
     def predicted(self, constants: Constants) -> float:
         if self.job is not None:
-            return attend_cycles(self.config, self.job, constants)
+            load = beside(self.config, self.job, load_of(self.config, self.job), self.appended)
+            return cycles_of_load(self.config, self.job, load, constants)
         assert self.write is not None
         tokens, heads, head_dim, layers = self.write
         return write_cycles(self.config, head_dim=head_dim, tokens=tokens, heads=heads, layers=layers,
@@ -76,6 +81,7 @@ def points_of(name: str, document: dict[str, Any]) -> Iterator[Point]:
     if row["bench"] == "append":
         shape["tokens"] = row["tokens_attended"]
         yield Point(f"{name}:alone", command, config, row["cycles_alone"], Job(**shape))
+        yield Point(f"{name}:beside", command, config, row["cycles_mean"], Job(**shape), appended=1.0)
     elif row["bench"] in ("dense", "latency"):
         yield Point(name, command, config, row["cycles"], Job(**shape))
     else:

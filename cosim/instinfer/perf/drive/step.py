@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One drive of a system in one layer and step: attentions of many sequences, their appends, prefill
-writes."""
+"""One drive of a system in a layer and step: attentions of many sequences, their appends, prefill writes."""
 
 import dataclasses
 
-from instinfer.abi.commands import PolicyKind
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.dims import DimShape
 
+from .appends import beside, stripes_per_token
 from .cycles import Constants, combine, cycles_of_load, fitted
 from .load import Job, Load, array_cycles, load_of, reads_of
 
@@ -25,17 +23,6 @@ class DriveStep:
     bound_by: str
 
 
-def stripes_per_token(config: EngineConfig, job: Job) -> float:
-    """Stripes of one KV head that a token fills on average, of all kinds."""
-    rows = 1 / job.shape.tokens_per_stripe(config)
-    if job.kind is PolicyKind.SKETCH:
-        return rows + 1 / job.sketch.tokens_per_stripe(config)
-    if job.kind is PolicyKind.SPARF:
-        dims = DimShape(job.shape)
-        return rows + dims.stripes_per_block(config) / dims.tokens_per_block(config)
-    return rows
-
-
 def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Constants | None = None,
                share: float = 1.0, tail_cores: int = 1, reread: float = 0.0) -> DriveStep:
     """Attentions of ``job`` beside the programs of ``appended`` new tokens, spread evenly over dies.
@@ -49,11 +36,10 @@ def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Co
     clock = config.clock_mhz * 1e6
     again = 1 + reread
     programmed = appended * job.heads * stripes_per_token(config, job)
-    beats = config.slots_per_stripe * config.slot_beats * config.beat_cycles_x1000 / 1000
     program = config.cycles(config.timing.tPROG)
-    load = dataclasses.replace(found, tail=found.tail / tail_cores,
-                               bus=again * found.bus + programmed * beats / config.channels,
-                               die=again * found.die + programmed * program / config.dies_total)
+    reading = dataclasses.replace(found, tail=found.tail / tail_cores, bus=again * found.bus,
+                                  die=again * found.die)
+    load = beside(config, job, reading, appended)
     cycles = cycles_of_load(config, job, load, constants or fitted())
     senses = job.commands * job.heads * sum(
         count * array_cycles(config, mean) for _, count, mean in reads_of(config, job))

@@ -8,8 +8,9 @@ from typing import Literal
 from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.config import EngineConfig
 
+from ..drive.appends import stripes_per_token
 from ..drive.load import Job, passes
-from ..drive.step import DriveStep, layer_step, stripes_per_token, write_rate
+from ..drive.step import DriveStep, layer_step, write_rate
 from ..hardware import Csd, Machine
 from ..models import Model
 from ..provenance import Mark
