@@ -45,6 +45,7 @@ def test_presets_name_themselves_and_survive_a_round_trip(name: str) -> None:
     ("spare_bytes", 5000, "at most 4096"), ("mega_transfers", 1601, "1600 MT/s at 200 MHz"),
     ("queries", 9, "1 to 8"), ("head_dim_max", 96, "64 or 128"), ("head_slots", 3, "power of two"),
     ("slot_buffers", 2, "power of two"), ("max_context", 200_000, "1 to 131072"),
+    ("score_groups", 1000, "power of two"), ("score_groups", 32, "64 to 262144"),
     ("max_caches", 65, "1 to 64"), ("max_sequences", 0, "1 to 1024"), ("max_kv_heads", 129, "1 to 128"),
     ("stripe_buffers", 100, "power of two"), ("stripe_buffers", 65536 * 2, "power of two"),
     ("dram_bytes", 3 << 20, "power of two"), ("dram_bytes", 1 << 29, "at most half of dram_bytes"),

@@ -15,7 +15,7 @@ from instinfer.abi.timing import StripeRead, bound_of, chosen_reads, dense_bound
 @pytest.mark.parametrize("width", [1, 2])
 def test_narrow_superblocks_may_lie_on_all_dies(width: int) -> None:
     """With a slow array the busiest die decides: it has its share of the stripes at least."""
-    config = EngineConfig(timing=NandTiming(tR=200_000))
+    config = EngineConfig(timing=NandTiming(tR=250_000))
     contexts = [(16 * 1024, 32 * 1024, 8)]
     whole = dense_bound(config, head_dim=128, contexts=contexts)
     narrow = dense_bound(dataclasses.replace(config, superblock_dies=width), head_dim=128, contexts=contexts)
@@ -66,9 +66,11 @@ def test_sketch_reads_end_with_the_context() -> None:
 
 def test_the_busiest_die_or_the_busiest_bus_decides() -> None:
     config = EngineConfig()
-    die = config.cycles(40_000) + config.cycles(3_000) + 20 + 8 * 5
-    one_die = bound_of(config, [StripeRead(0, 0, 2, 1, 1)] * 5)
-    assert one_die.bound_cycles == 5 * die
+    one_die = bound_of(config, [StripeRead(0, 0, 4, 1, 1)] * 5)
+    assert one_die.bound_cycles == 5 * (8000 + 600), "commands are taken while the array senses"
+    few_slots = bound_of(config, [StripeRead(0, 0, 2, 1, 1)] * 5)
+    without_cache = 7 * 5 + 20 + 7 * 5 + 100 + 2 * 145
+    assert few_slots.bound_cycles == 5 * (8000 + without_cache), "so few that a plain read is sooner"
     spread = bound_of(config, [StripeRead(0, n % 4, 64, 4, 4) for n in range(8)])
     assert spread.bound_cycles == 8000 + 8 * (64 * 145 + 4 * 7 * 5)
     assert spread.ideal_cycles == 8 * 64 * 145

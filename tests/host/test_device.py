@@ -207,7 +207,7 @@ def test_states_that_cannot_be_opened(csd: Csd, csd_kind: str, tmp_path: Path) -
     with pytest.raises(StateError, match="saved with channels = 2, the device has 1"):
         open_csd(csd_kind, state=tmp_path, overrides={"channels": 1})
     (tmp_path / "state.json").write_text('{"format": 99}')
-    with pytest.raises(StateError, match="has format 99, this version reads 1"):
+    with pytest.raises(StateError, match="has format 99, this version reads 2"):
         open_csd(csd_kind, state=tmp_path)
 
 

@@ -52,6 +52,20 @@ def filled(csd: Csd, random: np.random.Generator, tokens: int, sketcher: Sketche
     return sequence, k, v
 
 
+@pytest.mark.parametrize(("queries", "group"), [(4, 1), (7, 1), (4, 2)])
+def test_scores_of_small_groups_that_spill(csd: Csd, queries: int, group: int) -> None:
+    """More groups than the score memory has places, one for each pass."""
+    random = rng(f"groups that spill {queries} {group}")
+    tokens, passes = 3 * csd.config.score_groups + 5, -(-queries // csd.config.queries)
+    sequence, k, v = filled(csd, random, tokens, query_heads=2 * queries)
+    policy, q = Sketch(keep_tokens=48, group=group, window=6, sinks=2), random_half(random, (2 * queries, 64))
+    before = csd.counters()["scores_spilled"]
+    expected = sketch_attention(csd.config, sequence, SMALL, q, k, v, policy)
+    assert_same_bits(sequence.attend(0, q, policy=policy), expected)
+    assert csd.counters()["scores_spilled"] - before == (
+        2 * passes * (-(-tokens // group) - csd.config.score_groups // passes))
+
+
 @pytest.mark.parametrize("queries", [1, 4, 5, 8])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])

@@ -115,27 +115,6 @@ def test_a_group_larger_than_a_page(stored: Stored) -> None:
         stored.csd.config, stored.sequence, SKETCHER, stored.q, stored.k, stored.v, page))
 
 
-def test_a_context_of_more_groups_than_scores(csd: Csd) -> None:
-    """The score memory of `tiny` holds 8,192 groups of one pass, half as many of two."""
-    cache = csd.kv_cache(layers=1, kv_heads=1, query_heads=8, head_dim=64, max_tokens=4100, sketch=SKETCHER)
-    sequence = cache.new_sequence()
-    rows, q = random_half(rng("too many"), (4097, 1, 64)), random_half(rng("q"), (8, 64))
-    sequence.write(0, rows, rows)
-    single, pairs = Sketch(keep_tokens=8, group=1), Sketch(keep_tokens=8, group=2)
-    with pytest.raises(ConfigError, match="group = 1 is not possible: large enough for 4097 tokens and 8 "
-                                          "queries per KV head: their scores take 8194 places"):
-        sequence.attend(0, q, policy=single)
-    buffer = csd.memory.allocate(1 << 16)
-    buffer.data[:] = 0
-    fields = {"sequence": sequence.number, "generation": sequence.generation, "heads": 1,
-              "prp1": buffer.address, "out_offset": 512, "policy": csd.policy_number(single),
-              "scale2": 0x3F80_0000}
-    with pytest.raises(PolicyError):
-        csd.io_command(Opcode.ATTEND, **fields)
-    assert csd.io_command(Opcode.ATTEND, **fields, token=4096).result >> 32 == 4096
-    sequence.attend(0, q, policy=pairs)
-
-
 def test_descriptors_that_no_policy_has(csd: Csd) -> None:
     def refused(**fields: int) -> None:
         with pytest.raises(DeviceError) as caught:

@@ -166,6 +166,37 @@ def test_nothing_chosen_leaves_window_and_sinks(csd: Csd) -> None:
                      exact_attention(csd.config, q, k, v, chosen=chosen))
 
 
+def spilled(csd: Csd, context: int, heads: int, passes: int) -> int:
+    """Words of scores of ``heads`` heads that the score memory has no place for."""
+    return heads * passes * max(0, context - csd.config.score_groups // passes)
+
+
+@pytest.mark.parametrize(("query_heads", "kv_heads"), [(4, 2), (6, 1)])
+def test_scores_that_spill(csd: Csd, query_heads: int, kv_heads: int) -> None:
+    """Several blocks of dims in a channel; contexts that end at the border of the score memory, one token
+    behind it, and far behind it, in one pass and in two; none, some and all chosen; among equal scores the
+    lowest indices win beyond it, too."""
+    random = rng(f"scores that spill {query_heads}")
+    block, kept = BLOCK["fp16"], csd.config.score_groups
+    passes = -(-query_heads // kv_heads // csd.config.queries)
+    tokens = 2 * block * csd.config.channels + block + 150
+    sequence, k, v = filled(csd, random, tokens, query_heads=query_heads, kv_heads=kv_heads,
+                            max_tokens=tokens)
+    half, none = SparF(dims=3, tokens=tokens // 2, window=5, sinks=0), SparF(dims=8, tokens=0, window=9)
+    for context in (kept // passes, kept // passes + 1, 3 * block + 1, tokens):
+        for policy in (FEW, half, none):
+            q = queries(random, query_heads, 64)
+            before = csd.counters()["scores_spilled"]
+            out = sequence.attend(0, q, context=context, policy=policy)
+            assert csd.counters()["scores_spilled"] - before == spilled(csd, context, kv_heads, passes)
+            assert_same_bits(out, sparf_attention(csd.config, q, k[:context], v[:context], policy,
+                                                  resident=tokens))
+    q[:] = 0
+    chosen = np.zeros((kv_heads, tokens), np.bool_)
+    chosen[:, :tokens // 2] = chosen[:, tokens - 5:] = True
+    assert_same_bits(sequence.attend(0, q, policy=half), exact_attention(csd.config, q, k, v, chosen=chosen))
+
+
 def test_equal_scores_go_to_the_lower_index(csd: Csd) -> None:
     random = rng("sparf ties")
     sequence = csd.kv_cache(**shape_of()).new_sequence()

@@ -181,24 +181,6 @@ def test_an_engine_without_dims_is_told_from_a_bad_command(
         csd.kv_cache(**SHAPE, dtype="int8")
 
 
-def test_a_context_of_more_tokens_than_the_device_keeps_scores_of() -> None:
-    with open_csd("model:tiny", erased=True, overrides={"max_context": 500}) as csd:
-        assert csd.config.score_groups == 512
-        sequence = csd.kv_cache(**{**SHAPE, "query_heads": 10, "max_tokens": 400}, dims=True).new_sequence()
-        rows = random_half(rng("too long"), (300, 2, 64))
-        sequence.write(0, rows, rows)
-        q = random_half(rng("q"), (10, 64))
-        assert_same_bits(sequence.attend(0, q, policy=POLICY, context=256),
-                         sparf_attention(csd.config, q, rows[:256], rows[:256], POLICY, resident=300))
-        with pytest.raises(ConfigError, match="group = 1 is not possible: large enough for 300 tokens and 5 "
-                                              "queries.*take 600 places, the device has 512.*Sketch"):
-            sequence.attend(0, q, policy=POLICY)
-        with pytest.raises(PolicyError):
-            csd.io_command(Opcode.ATTEND, sequence=sequence.number, generation=sequence.generation, heads=2,
-                           prp1=csd.memory.allocate(1 << 16).address, out_offset=64, scale2=0x3F80_0000,
-                           policy=csd.policy_number(POLICY))
-
-
 # -- damage ------------------------------------------------------------------------------------------
 BLOCK = 512
 

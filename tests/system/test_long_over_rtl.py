@@ -30,7 +30,6 @@ from host.test_sketch import (
 )
 from host.test_sketch_bad_input import (
     stored,
-    test_a_context_of_more_groups_than_scores,
     test_a_group_larger_than_a_page,
     test_arrays_that_cannot_be_sketched,
     test_damaged_sketches,
@@ -47,7 +46,6 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 __all__ = [
     "stored",
-    "test_a_context_of_more_groups_than_scores",
     "test_a_group_larger_than_a_page",
     "test_a_layer_that_begins_with_one_token",
     "test_a_needle_is_found",

@@ -5,6 +5,7 @@ from host.test_sketch import (
     test_counts_follow_the_mask,
     test_equal_scores_go_to_the_lower_index,
     test_programs_of_sketches_that_fail,
+    test_scores_of_small_groups_that_spill,
 )
 from host.test_sketch_bad_input import (
     stored,
@@ -21,4 +22,5 @@ __all__ = [
     "test_exponents_of_query_sketches",
     "test_programs_of_sketches_that_fail",
     "test_q_that_is_not_finite_with_good_sketches",
+    "test_scores_of_small_groups_that_spill",
 ]

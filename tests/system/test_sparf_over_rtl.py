@@ -5,7 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from host.test_sparf import test_counts_by_kind, test_equal_scores_go_to_the_lower_index
+from host.test_sparf import (
+    test_counts_by_kind,
+    test_equal_scores_go_to_the_lower_index,
+    test_scores_that_spill,
+)
 from host.test_sparf_bad_input import (
     Stored,
     test_a_damaged_row_leaves_its_block_to_k_rows,
@@ -24,6 +28,7 @@ __all__ = [
     "test_good_command_as_a_control",
     "test_operands_that_are_not_finite",
     "test_policy_of_a_cache_without_dims",
+    "test_scores_that_spill",
 ]
 
 

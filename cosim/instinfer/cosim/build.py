@@ -106,7 +106,7 @@ def build_cocotb(
         cxx=(*_read(cxx), *_read([main])),
         headers=_read(headers),
         verilator_flags=("--vpi", *reach, *_trace_flags(trace), *flags, "-LDFLAGS", link),
-        make_flags=(f"OPT_FAST={optimise}", f"OPT_SLOW={optimise}", "OPT_GLOBAL=-Os"),
+        make_flags=(f"OPT_FAST={optimise}", "OPT_SLOW=-O0", "OPT_GLOBAL=-Os"),
     )
     return _cached(request, top) / top
 

@@ -36,7 +36,7 @@ from instinfer.abi.layout import (
 )
 from instinfer.abi.tables import CacheWord, SequenceWord
 
-FORMAT = 1
+FORMAT = 2
 DRAM_PAGE = 4096
 
 
@@ -217,7 +217,7 @@ class DriveState:
 
 GEOMETRY = ("channels", "dies", "group_dies", "planes", "blocks", "spare_blocks", "pages", "page_bytes",
             "spare_bytes", "stripe_buffers", "dram_bytes", "max_replacements", "max_layers", "max_sequences",
-            "max_caches", "max_superblocks_per_sequence")
+            "max_caches", "max_superblocks_per_sequence", "buffers_bytes")
 """Configuration values that a state depends on."""
 
 EXACT_TABLES = (Table.CACHE, Table.SEQUENCE, Table.RESIDENT, Table.SUPERBLOCK_LIST, Table.ROW_COUNT,

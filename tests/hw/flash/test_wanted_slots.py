@@ -23,7 +23,7 @@ class Wanted(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.comb += self.slots.eq(wanted_slots(self.config, self.entry))
+        m.d.comb += self.slots.eq(wanted_slots(m, self.config, self.entry))
         return m
 
 

@@ -33,6 +33,7 @@ TAIL = CONFIG.channels
 TROUBLES = {
     "host_error": Status.TRANSFER_ERROR, "not_finite": Status.NOT_FINITE, "tail_error": Status.INTERNAL,
     "sketch_error": Status.TRANSFER_ERROR, "bad_exponent": Status.SCALE, "map_error": Status.INTERNAL,
+    "scores_lost": Status.INTERNAL,
 }
 PULSES = ("loaded", "sketch_loaded", "refused", *(name for name in TROUBLES if name != "map_error"))
 
@@ -419,7 +420,7 @@ class Sequencer:
     async def _loaded(self, name: str, answer: str, head_slot: int, poison: str | None) -> None:
         self.sinks[name].hold = True
         await ClockCycles(self.dut.clk, int(self.random.integers(5, 300)))
-        mine = ("sketch_error", "bad_exponent") if name == "sketch_loads" else (
+        mine = ("sketch_error", "bad_exponent", "scores_lost") if name == "sketch_loads" else (
             "host_error", "not_finite", "tail_error")
         if poison in mine:
             self._report(str(poison), head_slot)

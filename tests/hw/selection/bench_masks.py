@@ -131,7 +131,7 @@ def all_equal(config, *, head_slot: int, context: int, keep: int) -> tuple[int, 
 async def masks_that_nobody_takes(dut):
     """The next head's maxima are taken, and those of the one behind it are not: one choice is stored."""
     config = TOKENS.config
-    context = TOKENS.score_groups
+    context = TOKENS.config.score_groups
     jobs = StreamSource(dut, "tokens__jobs")
     maxima = StreamSource(dut, "tokens__maxima")
     dut.tokens__masks__ready.value = 0
@@ -155,7 +155,7 @@ async def masks_that_nobody_takes(dut):
 async def maxima_come_while_masks_go(dut):
     """Masks at a third of their rate cost the heads behind them nothing."""
     config = TOKENS.config
-    context = TOKENS.score_groups
+    context = TOKENS.config.score_groups
     jobs = StreamSource(dut, "tokens__jobs")
     maxima = StreamSource(dut, "tokens__maxima")
     masks = StreamSink(dut, "tokens__masks", back_pressure=0.6)
@@ -187,7 +187,7 @@ async def policies_choose_what_the_model_chooses(dut):
         queries = int(generator.integers(1, 5))
         group_log2, rows_log2 = int(generator.integers(0, 6)), int(generator.integers(2, 5))
         stride = 1 << (queries - 1).bit_length()
-        longest = min(setting.score_groups // stride << group_log2, 1500)
+        longest = min(setting.config.score_groups // stride << group_log2, 1500)
         context = int(generator.choice([generator.integers(1, min(40, longest) + 1),
                                         generator.integers(1, longest + 1), longest]))
         kept = int(generator.choice([0, 1, 5, generator.integers(0, 200)]))

@@ -21,6 +21,7 @@ from support.streams import StreamSink, StreamSource
 
 from .bench_masks import mask_words
 from .bench_scorer import SHAPES
+from .dram import Dram
 from .sketches import CODES
 from .tops import SELECTION as CONFIG
 
@@ -147,6 +148,7 @@ class Whole:
         self.data = StreamSource(dut, "whole__memory__data", idle=idle)
         self.requests = StreamSink(dut, "whole__memory__request", check=False, back_pressure=back_pressure)
         self.masks = StreamSink(dut, "whole__masks", back_pressure=back_pressure)
+        self.dram = Dram(dut, "whole__scores_read", "whole__scores_written", back_pressure=back_pressure)
         dut.whole__setup__valid.value = 0
         cocotb.start_soon(self._serve())
         for name in PULSES:

@@ -8,9 +8,11 @@ import pytest
 
 from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
-from instinfer.cosim.build import Text
+from instinfer.cosim.build import Text, lint
+from instinfer.hw.generate import LINT_WAIVERS, render_component
 from instinfer.hw.selection.bins import BinCounter
 from instinfer.hw.selection.chooser import GroupChooser
+from instinfer.hw.selection.linegather import LineGather
 from instinfer.hw.selection.masks import MaskBuilder
 from support import BenchFailure, run_cocotb
 from support.harness import to_verilog
@@ -61,7 +63,11 @@ def test_a_wrong_slot_is_seen():
 
 
 def test_chooser():
-    assert len(run("chooser", "random_jobs|jobs_that|time_of")) == 5
+    assert len(run("chooser", "random_jobs_of|time_of_a_choice$")) == 4
+
+
+def test_chooser_with_dram():
+    assert len(run("chooser", "that_spill|ties_|heads_that|dram_")) == 6
 
 
 def test_a_wrong_choice_is_seen():
@@ -91,10 +97,18 @@ def test_a_wrong_sketch_is_seen():
         run("whole", "wrong_sketch")
 
 
+@pytest.mark.parametrize("geometry", [
+    {}, {"page_bytes": 16384, "spare_bytes": 1024, "planes": 2}, {"page_bytes": 4096, "planes": 1},
+])
+def test_masks_of_any_stripe_lint_clean(geometry):
+    builder = MaskBuilder(config=load(preset="tiny", overrides=geometry))
+    files = render_component(builder, name="masks", shared=[])
+    lint(top="masks", verilog=[Text(*item) for item in files.items()], waive=tuple(LINT_WAIVERS))
+
+
 @pytest.mark.parametrize(("block", "name", "value"), [
     (GroupChooser, "lanes", 3), (GroupChooser, "lanes", 16), (MaskBuilder, "lanes", 1),
-    (GroupChooser, "score_groups", 1000), (GroupChooser, "score_groups", 32),
-    (GroupChooser, "score_groups", 1 << 19),
+    (LineGather, "lines", 12),
 ])
 def test_parameters_are_checked(block, name, value):
     with pytest.raises(ConfigError, match=f"{name} = {value} is not possible: "):

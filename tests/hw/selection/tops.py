@@ -2,6 +2,7 @@
 """Designs under test."""
 
 import dataclasses
+from typing import Any
 
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
@@ -22,7 +23,7 @@ from instinfer.hw.selection.ports import group_beat, mask_word, query_sketch_bea
 from instinfer.hw.selection.scorer import SketchScorer
 from instinfer.hw.selection.sparfports import folded_write, head_opening
 from instinfer.hw.selection.tokens import TokenChooser, token_job
-from instinfer.hw.signatures import MemoryReadPort, slot_beat, stripe_finish
+from instinfer.hw.signatures import MemoryReadPort, MemoryWritePort, slot_beat, stripe_finish
 from support.harness import Bundle, bundle
 
 
@@ -92,6 +93,7 @@ class SelectionWithScorers(wiring.Component):
             "masks": Out(stream.Signature(mask_word(config))),
             "slots": In(stream.Signature(slot_beat(config))).array(config.cores),
             "finish": Out(stripe_finish(config)).array(config.cores),
+            "scores_read": Out(MemoryReadPort()), "scores_written": Out(MemoryWritePort()),
         })
 
     def elaborate(self, platform):
@@ -99,7 +101,7 @@ class SelectionWithScorers(wiring.Component):
         m.submodules.selection = selection = Selection(config=self._config)
         for name in ("loads", "setup", "choices"):
             connect(m, flipped(getattr(self, name)), getattr(selection, name))
-        for name in ("memory", "loaded", "error", "bad_exponent", "masks"):
+        for name in ("memory", "loaded", "error", "bad_exponent", "masks", "scores_read", "scores_written"):
             connect(m, getattr(selection, name), flipped(getattr(self, name)))
         for number, slots in enumerate(self.slots):
             m.submodules[f"scorer_{number}"] = scorer = SlotScorer(config=self._config)
@@ -121,18 +123,28 @@ class ChooserSetting:
     """A chooser of the build."""
 
     config: EngineConfig
-    score_groups: int
     lanes: int
 
     def component(self) -> GroupChooser:
-        return GroupChooser(config=self.config, score_groups=self.score_groups, lanes=self.lanes)
+        return GroupChooser(config=self.config, lanes=self.lanes)
+
+    def most(self, stride: int) -> int:
+        """Groups of a long head: what the score memory holds, twice that, and where it is small more."""
+        kept = self.config.score_groups // stride
+        return min(self.config.max_context, 2 * kept if kept > 100 else 8 * kept + 3)
+
+
+def _scores(kept: int, **overrides: Any) -> EngineConfig:
+    return load(preset="tiny", overrides={"score_groups": kept, **overrides})
 
 
 CHOOSERS = {
-    "chooser": ChooserSetting(config=load(preset="tiny"), score_groups=512, lanes=4),
-    "narrow": ChooserSetting(config=load(preset="tiny", overrides={"queries": 2}), score_groups=128, lanes=2),
+    "chooser": ChooserSetting(config=_scores(512), lanes=4),
+    "narrow": ChooserSetting(config=_scores(64, queries=2), lanes=2),
+    "spilling": ChooserSetting(config=_scores(64), lanes=4),
 }
-TOKENS = ChooserSetting(config=load(preset="tiny", overrides={"queries": 1}), score_groups=1024, lanes=4)
+"""The last two keep little on chip; in DRAM a row takes half a beat, in up to four passes, or two beats."""
+TOKENS = ChooserSetting(config=_scores(1024, queries=1, max_context=1500), lanes=4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +164,7 @@ BUILDERS = {
 
 def selection_top(config: EngineConfig) -> Bundle:
     """All blocks side by side."""
-    tokens = TokenChooser(config=TOKENS.config, score_groups=TOKENS.score_groups, lanes=TOKENS.lanes)
+    tokens = TokenChooser(config=TOKENS.config, lanes=TOKENS.lanes)
     return bundle(
         scorer=LoadedScorer(config=config), dims=LoadedDimScorer(config=DIMS),
         dim_slots=DimIntake(config=DIMS), dim_keys=LoadedDimScorer(config=DIMS, blocks=False), tokens=tokens,

@@ -203,7 +203,8 @@ def sparse(config: EngineConfig, shape: Shape, operands: Operands, *, bench: str
             "slots_per_need": row["slots_moved"] / _needed(config, cache, sets),
             "shares_of_dense_percent": _shares(dense["fp16"], meter, config),
             **{name: meter.counters[name] for name in meter.counters
-               if name.startswith(("sketch_", "dim_")) or name in ("pages_sensed", "tail_beats")},
+               if name.startswith(("sketch_", "dim_"))
+               or name in ("pages_sensed", "tail_beats", "scores_spilled")},
             "bit_exact": comparison.bit_exact, "values_compared": comparison.values,
             "max_error": comparison.max_error, "timing": timing(config), "source": "measured in RTL",
         }

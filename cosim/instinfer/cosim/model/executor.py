@@ -104,7 +104,7 @@ class Executor:
         check(f["token"] == self._resident(at), Status.POSITION)
         check(f["token"] + tokens <= at.cache.max_tokens, Status.CAPACITY)
 
-    def _check_policy(self, at: Layer, f: dict[str, int], context: int, *,
+    def _check_policy(self, at: Layer, f: dict[str, int], *,
                       whole: bool) -> tuple[SketchPolicy | SparfPolicy | None, np.float32]:
         """(the policy, None when it is dense; scale2); ``whole``: all resident tokens are attended."""
         word = self._store.tables.policies.get(f["policy"])
@@ -116,10 +116,6 @@ class Executor:
         if word.sparf is not None:
             check(at.cache.dims and word.sparf.dims <= at.cache.head_dim, Status.POLICY)
             check(not word.sparf.mean_v or (at.cache.mean_v and whole), Status.POLICY)
-        choice = word.sketch if word.sparf is None else word.sparf.choice()
-        if choice is not None:
-            kept = selection.scores_kept(choice, context, -(-at.cache.queries // self._config.queries))
-            check(kept <= self._config.score_groups, Status.POLICY)
         scale2 = np.array([f["scale2"]], np.uint32).view(np.float32)[0]
         check(bool(arith.SCALE2_MIN <= scale2 < arith.SCALE2_MAX), Status.BAD_FIELD)
         return word.sketch or word.sparf, scale2
@@ -190,7 +186,7 @@ class Executor:
         return self._run(at, request)
 
     def _request(self, at: Layer, f: dict[str, int], context: int, *, whole_context: bool) -> "_Request":
-        policy, scale2 = self._check_policy(at, f, context, whole=whole_context)
+        policy, scale2 = self._check_policy(at, f, whole=whole_context)
         size = f["heads"] * at.cache.queries * at.cache.head_dim * FP16_BYTES
         sketches, source = 0, size
         if isinstance(policy, SketchPolicy) and at.cache.sketch is not None:
@@ -215,14 +211,17 @@ class Executor:
             q = self._operands.load(query, q_shape)
         else:
             if isinstance(request.policy, SketchPolicy):
-                q, chosen = self._choose(at, request, request.policy, q_shape)
+                choice = request.policy
+                q, chosen = self._choose(at, request, choice, q_shape)
             else:
                 q = self._operands.load(query, q_shape)
-                by_dims = request.policy
+                by_dims, choice = request.policy, request.policy.choice()
                 buffered = ~np.repeat(places.flash, at.shape.tokens_per_stripe(self._config), axis=1)
                 found, sensed = self._scorer.scores(at, head, by_dims, q, request.scale2, context,
                                                     buffered[:, :context], passes=passes)
                 chosen = sparf.choose(found, by_dims)
+            self._store.count(Counter.SCORES_SPILLED, heads * selection.scores_spilled(
+                choice, context, passes, score_groups=self._config.score_groups))
             moved = self._count_reads(at, head, places, reader.slots_of_rows(at, chosen), chosen, passes)
         reader.refresh(at, Region.ROWS, head, places, moved)
         rows = self._store.rows(at)

@@ -216,6 +216,7 @@ class Engine(wiring.Component):
         self._selection(m, kv, selection, channels, tail_scorer)
         self._dims(m, kv, selection, hub, channels, tail_dims)
         self._count(m, registers, queues, kv, hub, channels, tail_core, bridges)
+        m.d.comb += registers.counters.scores_spilled.eq(selection.spilled)
         self._show(m, queues, hub, channels, tail_core)
         return m
 
@@ -231,8 +232,9 @@ class Engine(wiring.Component):
                 [queues.write, *(kv.host_write[n] for n in range(HOST_WRITES))],
             ),
             "dram": (
-                [*(kv.dram_read[n] for n in range(DRAM_READS)), *(each.program_data for each in channels)],
-                [kv.dram_write[n] for n in range(DRAM_WRITES)],
+                [*(kv.dram_read[n] for n in range(DRAM_READS)), selection.scores_read,
+                 *(each.program_data for each in channels)],
+                [*(kv.dram_write[n] for n in range(DRAM_WRITES)), selection.scores_written],
             ),
         }
         bridges = {}
@@ -303,6 +305,7 @@ class Engine(wiring.Component):
         wiring.connect(m, selection.loaded, kv.sketch_loaded)
         wiring.connect(m, selection.error, kv.sketch_error)
         wiring.connect(m, selection.bad_exponent, kv.bad_exponent)
+        wiring.connect(m, selection.scores_lost, kv.scores_lost)
         wiring.connect(m, kv.tail_sketches, tail_scorer.slots)
         ends = [*((channel.scorer, channel.sketch_finish) for channel in channels),
                 (tail_scorer.port, tail_scorer.finish)]

@@ -20,6 +20,12 @@ BEAT_BYTES = 8
 DIM_BLOCKS_AHEAD = 2
 """Blocks of dims for which there is room in device DRAM: one is programmed while the next one is made."""
 """One flash-channel beat: 64 bits per fabric clock cycle."""
+QUERY_HEADS_MAX = 8
+"""Of a KV head."""
+SCORE_BYTES = 4
+"""In device DRAM, of a group's maximum for one query, or of a group's key."""
+SCORE_LINE_BYTES = 256
+"""Scores move to device DRAM in lines; both tables are whole lines."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,9 @@ class EngineConfig:
     head_slots: int = 4
     slot_buffers: int = 8
     max_context: int = 131_072
+    score_groups: int = 16_384
+    """Groups of a head, times its passes rounded up to a power of two, whose scores stay on chip while a
+    policy chooses among them; those of longer heads go to device DRAM."""
     # tables
     max_caches: int = 8
     max_sequences: int = 64
@@ -147,6 +156,7 @@ class EngineConfig:
         power_of_two("head_slots", 2, 8)
         power_of_two("slot_buffers", 4, 64)
         within("max_context", 1, 131_072, "The accumulators are sized for 131,072 tokens.")
+        power_of_two("score_groups", 64, 262_144)
         within("max_caches", 1, 64, "A cache handle has 6 bits.")
         within("max_sequences", 1, 1024, "Sequence tables are on chip.")
         within("max_layers", 1, 256, "Sequence tables are on chip.")
@@ -159,6 +169,9 @@ class EngineConfig:
         require(self.stripe_buffers * self.stripe_data_bytes <= self.dram_bytes // 2, "stripe_buffers",
                 self.stripe_buffers, f"their data take at most half of dram_bytes = {self.dram_bytes}",
                 "Lower stripe_buffers or raise dram_bytes.")
+        require(self.buffers_bytes < self.dram_bytes, "dram_bytes", self.dram_bytes,
+                f"more than the {self.buffers_bytes} B of stripe buffers, blocks of dims and scores",
+                "Raise dram_bytes, or lower stripe_buffers or max_context.")
         require(self.axi_bits == 256, "axi_bits", self.axi_bits, "256",
                 "Other widths go through the board's AXI interconnect.")
         within("io_queues", 1, 16, "One GPU rarely needs more than 4.")
@@ -203,8 +216,9 @@ class EngineConfig:
 
     @property
     def buffers_bytes(self) -> int:
-        """Device DRAM taken by stripe buffers, data and scales, and by blocks of dims; the maps follow."""
-        return (self.dim_buffers_first + DIM_BLOCKS_AHEAD * self.dim_buffers) * self.stripe_data_bytes
+        """Device DRAM taken by stripe buffers, data and scales, by blocks of dims and by scores; the maps
+        follow."""
+        return self.keys_first + self._score_places * SCORE_BYTES
 
     @property
     def dim_buffers(self) -> int:
@@ -258,10 +272,32 @@ class EngineConfig:
 
     # -- derived: selection ------------------------------------------------------------------
     @property
-    def score_groups(self) -> int:
-        """Groups of a context, times its passes rounded up to a power of two, that a sketch policy can choose
-        from (`selection.scores_kept`): depth of the score memory."""
-        return min(16_384, max(64, 1 << (self.max_context - 1).bit_length()))
+    def passes_max(self) -> int:
+        """Passes over what a head is scored by, each with a head slot of its own."""
+        return min(self.head_slots, -(-QUERY_HEADS_MAX // self.queries))
+
+    @property
+    def score_word_bytes(self) -> int:
+        """A group's maxima for the queries of a pass, in device DRAM: a power of two."""
+        return SCORE_BYTES << (self.queries - 1).bit_length()
+
+    @property
+    def _score_places(self) -> int:
+        """Groups that the tables of scores have room for: those of the longest context, and whole lines."""
+        unit = SCORE_LINE_BYTES // SCORE_BYTES
+        return -(-self.max_context // unit) * unit
+
+    @property
+    def scores_first(self) -> int:
+        """Address, behind the blocks of dims, of the group maxima of the one head that is being chosen from.
+        Of ``lanes`` neighbouring groups, looked at in the same cycle, word ((row * passes + pass) * lanes +
+        lane); words of groups that the score memory holds stay unused."""
+        return (self.dim_buffers_first + DIM_BLOCKS_AHEAD * self.dim_buffers) * self.stripe_data_bytes
+
+    @property
+    def keys_first(self) -> int:
+        """Address of the keys that are made of them, SCORE_BYTES for each group."""
+        return self.scores_first + self._score_places * self.passes_max * self.score_word_bytes
 
     # -- derived: time -----------------------------------------------------------------------
     @property
@@ -296,6 +332,7 @@ def presets() -> dict[str, EngineConfig]:
             page_bytes=4096, spare_bytes=256, stripe_buffers=64, dram_bytes=16 << 20, max_sequences=8,
             max_layers=32, max_kv_heads=16, max_caches=4, max_replacements=16, max_policies=4, max_windows=8,
             max_superblocks_per_sequence=16, io_queues=2, queue_entries_max=64, max_context=8192,
+            score_groups=128,
             timeout_us=1000,
             timing=NandTiming(tR=3_000, tPROG=10_000, tBERS=20_000, tRCBSY=500, tPCBSY=500, tRST=500),
         ),

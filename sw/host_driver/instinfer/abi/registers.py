@@ -103,13 +103,15 @@ class Counter(enum.IntEnum):
     """Stripes of dims. K slots that are read because no dim page holds their tokens yet count as rows."""
     DIM_PAGES_SENSED = 28
     DIM_SLOTS_MOVED = 29
+    SCORES_SPILLED = 30
+    """Words of group maxima, one per group and pass, that the score memory has no place for."""
 
 
 IDENTITY_WORDS = (
     "channels", "dies", "planes", "blocks", "pages", "page_bytes", "spare_bytes", "queries", "head_dim_max",
     "head_slots", "max_context", "max_caches", "max_sequences", "max_layers", "max_kv_heads", "max_policies",
     "max_windows", "max_superblocks_per_sequence", "stripe_buffers", "dram_bytes_mib", "io_queues",
-    "queue_entries_max", "clock_mhz", "mega_transfers", "timeout_us", "group_dies",
+    "queue_entries_max", "clock_mhz", "mega_transfers", "timeout_us", "group_dies", "score_groups",
 )
 
 

@@ -67,10 +67,12 @@ class SketchPolicy:
                 "at least 1: an attention needs a token", "Keep a window.")
 
 
-def scores_kept(policy: SketchPolicy, context: int, passes: int) -> int:
-    """Places that a choice takes in the device's score memory (`EngineConfig.score_groups`): one per group
-    of the context for each pass, the passes rounded up to a power of two."""
-    return -(-context >> policy.group_log2) << (passes - 1).bit_length()
+def scores_spilled(policy: SketchPolicy, context: int, passes: int, *, score_groups: int) -> int:
+    """Words (a group's maxima for the queries of a pass) of a choice that wait in device DRAM: those of the
+    groups behind the ``score_groups`` places of the device's score memory, of which a group takes one for
+    each pass, the passes rounded up to a power of two."""
+    groups, stride_log2 = -(-context >> policy.group_log2), (passes - 1).bit_length()
+    return max(0, groups - (score_groups >> stride_log2)) * passes
 
 
 def quantise_query_sketch(x: NDArray[np.floating]) -> tuple[I8, NDArray[np.int8]]:

@@ -3,8 +3,10 @@
 
 *bus ideal* = slot beats on the busiest channel at the bus's data rate. *bound* adds what no schedule can
 avoid. On the busiest bus: the first array read, then all data with their column changes; read commands, but
-for those that fit beside the first array read. On the busiest die: the array time of its stripes, one after
-the other. The longer one counts. Nothing may be faster; the benches assert it.
+for those that fit beside the first array read. On the busiest die: per stripe tR, and what stands between two
+reads of the array: the copy into the cache registers (tRCBSY), beside which a command for the next stripe can
+wait already, or, in reads without cache, commands and data. The longer one counts. Nothing may be faster; the
+benches assert it.
 """
 
 import dataclasses
@@ -55,19 +57,21 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
     there are die groups; the bound holds for any.
     """
     t = config.timing
-    tR = config.cycles(t.tR)
+    tR, tRCBSY = config.cycles(t.tR), config.cycles(t.tRCBSY)
     beats: Counter[int] = Counter()
     columns: Counter[int] = Counter()
     commands: Counter[int] = Counter()
     array: Counter[tuple[int, int]] = Counter()
     slots = stripes = 0
     for read in reads:
-        asked = (read.planes * PLANE_READ_CYCLES + CACHE_CYCLES) * config.command_cycles
-        beats[read.channel] += read.slots * config.slot_beats
-        columns[read.channel] += read.runs * COLUMN_CYCLES * config.command_cycles
-        commands[read.channel] += asked
-        array[read.channel, read.die] += asked + tR + (
-            (read.planes - 1) * config.cycles(t.tDBSY) + config.cycles(t.tWB) + config.cycles(t.tRCBSY))
+        data, column = read.slots * config.slot_beats, read.runs * COLUMN_CYCLES * config.command_cycles
+        asked = read.planes * PLANE_READ_CYCLES * config.command_cycles
+        beats[read.channel] += data
+        columns[read.channel] += column
+        commands[read.channel] += asked + CACHE_CYCLES * config.command_cycles
+        without_cache = (asked + (read.planes - 1) * config.cycles(t.tDBSY) + config.cycles(t.tWB)
+                         + column + config.cycles(t.tCCS) + data * config.beat_cycles_x1000 // 1000)
+        array[read.channel, read.die] += tR + min(tRCBSY, without_cache)
         slots += read.slots
         stripes += 1
     if not stripes:

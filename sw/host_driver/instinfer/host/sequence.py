@@ -12,7 +12,6 @@ from instinfer.abi.commands import ADDRESS_ALIGN, NAMESPACE, Completion, Opcode,
 from instinfer.abi.errors import require
 from instinfer.abi.layout import KIND_KEY, KIND_VALUE, SKETCH_OFFSET, record_bytes, whole
 from instinfer.abi.records import Records, pack_records, unpack_records
-from instinfer.abi.selection import scores_kept
 
 from .errors import DriverError
 from .operands import (
@@ -164,7 +163,6 @@ class Sequence:
         if new is not None:
             keys = Records(*(None if each is None else each[None] for each in new[KIND_KEY]))  # type: ignore[arg-type]
             new[KIND_KEY] = self.sketches.of_keys(layer, position, keys)
-        self._require_scores(policy, context or position + (new is not None))
         query = self._query(layer, q, scale2, policy, empty=position == 0 and new is None)
         source = whole(query.size, ADDRESS_ALIGN)
         operands = self._csd.memory.allocate(source + q.nbytes)
@@ -202,18 +200,6 @@ class Sequence:
             require(shape.mean_v or not policy.mean_v, "mean_v", policy.mean_v,
                     "False in a cache that keeps no sums of V",
                     "Make the cache with kv_cache(..., dims=True, mean_v=True).")
-
-    def _require_scores(self, policy: Policy, context: int) -> None:
-        """Refuse a context of more groups than the device keeps scores of (ConfigError)."""
-        if not isinstance(policy, Dense):
-            config, queries = self._csd.config, self._shape.queries
-            choice = policy.choice() if isinstance(policy, Sketch) else policy.choice().choice()
-            kept = scores_kept(choice, context, -(-queries // config.queries))
-            group, cure = ((policy.group, "Choose larger groups.") if isinstance(policy, Sketch)
-                           else (1, "Attend with Sketch, whose groups are larger."))
-            require(kept <= config.score_groups, "group", group,
-                    f"large enough for {context} tokens and {queries} queries per KV head: their scores take "
-                    f"{kept} places, the device has {config.score_groups}", cure)
 
     def _query(self, layer: int, q: Half, scale2: np.float32, policy: Policy, *,
                empty: bool) -> NDArray[np.uint8]:

@@ -106,16 +106,21 @@ class RequestQueues(wiring.Component):
         return m
 
 
-def wanted_slots(config: EngineConfig, entry: Any) -> Value:
+def wanted_slots(m: Module, config: EngineConfig, entry: Any) -> Value:
     """The slots that a read moves, a bit each."""
     tokens, slots = entry.tokens, config.slots_per_stripe
     per_place = config.slots_per_page // DIMS_PER_PAGE
-    pairs = _by_rows(entry, *((tokens + (1 << rows) - 1) >> rows for rows in (2, 3, 4)))
-    of_pairs = Mux(entry.masked, entry.pairs, Cat(pairs > pair for pair in range(slots // 2)))
-    rows = Cat(of_pairs[slot // 2] & ~(entry.keys & (slot & 1)) for slot in range(slots))
-    sketches = Cat(tokens > slot for slot in range(slots))
-    dims = Cat(entry.pairs[slot // per_place] & (tokens > slot % per_place) for slot in range(slots))
-    return Mux(entry.dims, dims, Mux(entry.sketch, sketches, rows))
+    # Signals, not expressions: each use of one of their bits would repeat what they are made of.
+    count, pairs = Signal(len(tokens)), Signal(slots // 2)
+    rows, dims = Signal(slots), Signal(slots)
+    m.d.comb += [
+        count.eq(_by_rows(entry, *((tokens + (1 << rows) - 1) >> rows for rows in (2, 3, 4)))),
+        pairs.eq(Mux(entry.masked, entry.pairs, Cat(count > pair for pair in range(slots // 2)))),
+        *(rows[slot].eq(pairs[slot // 2] & ~(entry.keys & (slot & 1))) for slot in range(slots)),
+        *(dims[slot].eq(entry.pairs[slot // per_place] & (tokens > slot % per_place))
+          for slot in range(slots)),
+    ]
+    return Mux(entry.dims, dims, Mux(entry.sketch, Cat(tokens > slot for slot in range(slots)), rows))
 
 
 def row_extent(entry: Any) -> tuple[Value, Value]:

@@ -159,7 +159,7 @@ class Scheduler(wiring.Component):
         config = self._config
         per_page = config.slots_per_page
         slots, joined = (Signal(config.slots_per_stripe, name=name) for name in ("slots", "joined"))
-        m.d.comb += [slots.eq(wanted_slots(config, entry)), joined.eq(slots)]
+        m.d.comb += [slots.eq(wanted_slots(m, config, entry)), joined.eq(slots)]
         if reads_over(config):
             whole = ~(entry.keys | entry.sketch | entry.dims)
             inside = (slot for slot in range(len(slots)) if 2 <= slot % per_page < per_page - 2)

@@ -42,6 +42,7 @@ class AttendSequencer(wiring.Component):
     loads, loaded, host_error : a `QueryLoader`; every head in flight may wait for its turn there
     sketch_loads, sketch_loaded, sketch_error, bad_exponent : a `SketchQueryLoader`, likewise
     setup, sketches_loaded, choices, masks_waiting : the selection, see `KvEngine`
+    scores_lost : see `KvEngine`
     folds, folded : a `SparfQuery`; a job comes when the queries of its head are in the cores
     dim_setup : to the scorers of dims
     walks, chosen, keys, issued, sensed, map_error : a `HeadWalker`

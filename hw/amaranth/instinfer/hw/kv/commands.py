@@ -4,7 +4,7 @@
 import math
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,7 +17,6 @@ from ..queue.windows import REGION
 from ..selection.ports import SIZE_MAX
 from ..signatures import AXI_BYTES, COMMAND, COMPLETION
 from .access import read, write
-from .admin import QUERIES_MAX
 from .decode import io_entry
 from .dimplaces import DimPlaces
 from .ports import (
@@ -101,7 +100,7 @@ class IoCommands(wiring.Component):
         query_rows = Signal(12)
         key_beats, value_beats = Signal(28), Signal(28)
         query_beats, sketch_beats = Signal(16), Signal(16)
-        lines, groups = Signal(16), Signal(TOKEN_BITS)
+        lines = Signal(16)
         status = Signal(Status)
         context, tokens, end_token = Signal(TOKEN_BITS), Signal(16), Signal(33)
         completion: Any = self.completions.payload
@@ -120,7 +119,7 @@ class IoCommands(wiring.Component):
         self._hand_over(m, f, layer, resident, Mux(reads, end_token, context), tokens, cache, key_beats)
         self._describe_choice(m, f, policy, cache, query_beats)
         self._check(m, f, is_, appends, attends, status, sequence, cache, policy, resident, room, end_token,
-                    tokens, layer, groups)
+                    tokens, layer)
 
         turn = Signal(2)
         wanted = self._describe_region(m, f, turn, appends, attends, reads, key_beats, value_beats,
@@ -146,14 +145,12 @@ class IoCommands(wiring.Component):
                 m.d.sync += policy.eq(Mux(self.tables.ok, self.tables.answer, 0))
                 m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                fused = is_[Opcode.APPEND_ATTEND]
                 self._describe_layer(m, f, layer, sequence, cache)
                 m.d.comb += place.start.eq(1)
                 m.d.sync += [
                     lines.eq(cache[:9] * cache[9:17]),
                     rows.eq(tokens * Mux(reads, f["heads"], cache[9:17])),
                     query_rows.eq(f["heads"] * cache[17:21]),
-                    groups.eq((context + fused + (1 << policy[26:29]) - 1) >> policy[26:29]),
                 ]
                 m.next = "MULTIPLY_AGAIN"
             with m.State("MULTIPLY_AGAIN"):
@@ -266,7 +263,7 @@ class IoCommands(wiring.Component):
     def _check(self, m: Module, f: Any, is_: dict[Opcode, Value], appends: Value, attends: Value,
                status: Signal,
                sequence: Value, cache: Value, policy: Value, resident: Value, room: Value,
-               end_token: Value, tokens: Value, layer: Any, groups: Value) -> None:
+               end_token: Value, tokens: Value, layer: Any) -> None:
         """The checks in their order; the first that fails gives ``status``."""
         kv_heads = cache[9:17]
         whole = (f["head"] == 0) & (f["heads"] == kv_heads)
@@ -279,14 +276,10 @@ class IoCommands(wiring.Component):
         unaligned = f["prp1"][:low].any() | ((appends | reads) & f["prp2"][:low].any())
         page_log2 = (self.config.slots_per_page // 2).bit_length() - 1
         attention: Any = self.attentions.payload
-        # Passes, rounded up to a power of two, share the score memory.
-        room_log2 = self.config.score_groups.bit_length() - 1
-        too_long = Array(groups > (1 << (room_log2 - (passes - 1).bit_length())) if passes else Const(0)
-                         for passes in range(QUERIES_MAX + 1))[attention.passes]
         head_dim = layer.query_beats << 4
-        bad_policy = attention.choose & (too_long | Mux(
+        bad_policy = attention.choose & Mux(
             attention.by_dims, ~layer.dims | policy[62] | (attention.last_dim >= head_dim),
-            ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2)))
+            ~layer.sketch | (attention.group_log2 > page_log2 + layer.rows_log2))
         checks = (
             (~Cat(is_.values()).any(), Status.BAD_OPCODE),
             (f.reserved | (f["nsid"] != NAMESPACE) | (f["flags"] != 0), Status.BAD_FIELD),

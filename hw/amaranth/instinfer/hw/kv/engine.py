@@ -99,6 +99,7 @@ class KvEngine(wiring.Component):
     sketch_loads : sketches of the queries of a head, for a `SketchQueryLoader`
     sketch_loaded, sketch_error, bad_exponent : pulses with the head slot of the load: it is in the scorers;
         the host refused a beat of it; an exponent is out of range
+    scores_lost : likewise, DRAM refused scores of a head, before the masks of its choice end
     sketches_loaded : per base slot, the sketches of its queries are in the scorers: its slots may enter them.
         Falls with ``open``, before any slot of the head is asked for
     sketch_setup, dim_setup : how sketches are scored, and dims, at ``open``
@@ -144,6 +145,7 @@ class KvEngine(wiring.Component):
             "not_finite": In(pulse),
             "sketch_loads": Out(stream.Signature(SKETCH_LOAD)), "sketch_setup": Out(sketch_setup(config)),
             "sketch_loaded": In(pulse), "sketch_error": In(pulse), "bad_exponent": In(pulse),
+            "scores_lost": In(pulse),
             "sketches_loaded": Out(config.head_slots),
             "folds": Out(stream.Signature(sparf_job(config))), "dim_setup": Out(dim_setup(config)),
             "kept": In(stream.Signature(kept_dims(config))), "folded": In(pulse),
@@ -355,7 +357,7 @@ class KvEngine(wiring.Component):
         connect(m, attends.dim_setup, flipped(self.dim_setup))
         for name in ("sketch_loads", "folds", "choices"):
             connect(m, getattr(attends, name), flipped(getattr(self, name)))
-        for name in ("sketch_loaded", "sketch_error", "bad_exponent"):
+        for name in ("sketch_loaded", "sketch_error", "bad_exponent", "scores_lost"):
             connect(m, flipped(getattr(self, name)), getattr(attends, name))
         finish = zip([*self.finish, *self.sketch_finish, *self.dim_finish],
                      [each for number, each in enumerate(attends.finish) if number != c.cores], strict=True)

@@ -23,7 +23,7 @@ FAULTS = (
 FAULT = data.StructLayout({name: 1 for name, _ in FAULTS})
 REPORTS = (
     "loaded", "sketch_loaded", "asked", "not_finite", "tail_error", "refused", "host_error", "sketch_error",
-    "bad_exponent",
+    "bad_exponent", "scores_lost",
 )
 """Pulses with the head slot that they are about."""
 
@@ -46,7 +46,7 @@ class HeadLedger(wiring.Component):
         rows in flash; one could not be found
     asked : pulse, all stripes of ``head_slot`` have been asked for
     finish : finished stripes, see `finish_reports`
-    faults, not_finite, tail_error : reports, see `KvEngine`
+    faults, not_finite, tail_error, scores_lost : reports, see `KvEngine`
     refused, host_error : host memory refused a row that was read back, a query row
     sketch_error, bad_exponent : host memory refused sketches of queries; one has an exponent out of range
     look_slot, finished, senses, fault : whether a slot's queries are there, all its stripes have been asked
@@ -97,7 +97,7 @@ class HeadLedger(wiring.Component):
             found = {
                 "host": pulsed("host_error") | pulsed("refused"), "not_finite": pulsed("not_finite"),
                 "sketch_host": pulsed("sketch_error"), "scale": pulsed("bad_exponent"),
-                "internal": (self.map_error & here) | pulsed("tail_error"),
+                "internal": (self.map_error & here) | pulsed("tail_error") | pulsed("scores_lost"),
                 "timeout": withheld(ReadError.TIMEOUT), "guard": withheld(ReadError.GUARD),
                 "reference_tag": withheld(ReadError.REFERENCE_TAG),
             }

@@ -7,10 +7,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.config import EngineConfig
+from instinfer.abi.config import QUERY_HEADS_MAX, EngineConfig
 from instinfer.abi.layout import HOST_BEAT_BYTES, SKETCH_DIMS, SKETCH_OFFSET
 
-from ..selection.ports import EXPONENT_BITS, QUERY_HEADS_MAX, query_sketch_beat
+from ..selection.ports import EXPONENT_BITS, query_sketch_beat
 from ..signatures import BEAT_BITS, MEMORY_READ_DATA, MemoryReadPort
 from ..stream.fifo import StreamFIFO
 from .headports import SKETCH_LOAD

@@ -17,7 +17,7 @@ from ..selection.ports import mask_word, operand_write
 from ..selection.sparfports import kept_dims, sparf_job
 from ..selection.sparfquery import SparfQuery
 from ..selection.tokens import TokenChooser, token_job
-from ..signatures import MemoryReadPort
+from ..signatures import MemoryReadPort, MemoryWritePort
 from ..stream.fifo import StreamFIFO
 from .dimslots import DimScorerPort, dim_setup
 from .headports import SKETCH_LOAD, sketch_setup
@@ -44,6 +44,9 @@ class Selection(wiring.Component):
         scorer
     masks : rows of the heads in the order of ``choices``
     scorers, dim_scorers : one per core, the tail's last
+    scores_read, scores_written : device DRAM, for heads of more groups than the score memory holds
+    spilled : pulse, a word of scores went there
+    scores_lost : pulse, DRAM refused scores of a head, whose choice has no meaning; before its masks end
 
     Latency, throughput and back-pressure are those of its parts.
     """
@@ -63,6 +66,8 @@ class Selection(wiring.Component):
             "dim_setup": In(dim_setup(config)),
             "scorers": Out(ScorerPort(config)).array(config.cores),
             "dim_scorers": Out(DimScorerPort(config)).array(config.cores),
+            "scores_read": Out(MemoryReadPort()), "scores_written": Out(MemoryWritePort()),
+            "spilled": Out(1), "scores_lost": Out(pulse),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -71,7 +76,7 @@ class Selection(wiring.Component):
         m.submodules.reader = reader = QuerySketchReader(config=config)
         m.submodules.loader = loader = SketchQueryLoader(config=config)
         m.submodules.join = join = MaximaJoin(config=config, scorers=2 * config.cores)
-        m.submodules.tokens = tokens = TokenChooser(config=config, score_groups=config.score_groups)
+        m.submodules.tokens = tokens = TokenChooser(config=config)
         connect(m, flipped(self.loads), reader.loads)
         connect(m, reader.memory, flipped(self.memory))
         connect(m, reader.queries, loader.queries)
@@ -80,7 +85,11 @@ class Selection(wiring.Component):
         connect(m, flipped(self.choices), tokens.jobs)
         connect(m, join.o, tokens.maxima)
         connect(m, tokens.masks, flipped(self.masks))
-        m.d.comb += [reader.idle.eq(~loader.busy), join.wanted.eq(tokens.wanted)]
+        connect(m, tokens.source, flipped(self.scores_read))
+        connect(m, tokens.target, flipped(self.scores_written))
+        connect(m, tokens.fault, flipped(self.scores_lost))
+        m.d.comb += [reader.idle.eq(~loader.busy), join.wanted.eq(tokens.wanted),
+                     self.spilled.eq(tokens.spilled)]
         self._fold(m, join)
         for scorer, maxima in zip(self.scorers, join.i, strict=False):
             connect(m, flipped(scorer.maxima), maxima)

@@ -79,7 +79,8 @@ class BinScan(wiring.Component):
     ``counts`` of all lanes come `BinCounter.latency` cycles later. ``done`` comes with ``found``, the bin,
     and ``rest``, how many of it are needed: 1 to its count. Both stay until the next ``start``.
 
-    Latency: ``latency`` cycles for the top bin and one more for each below. There must be ``need`` in all.
+    Latency: ``latency`` cycles for the top bin and one more for each below. There must be ``need`` in all;
+    where there are less, it ends at bin 0 (keys that come damaged from DRAM).
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ class BinScan(wiring.Component):
             self.bin.eq(self.bin - 1), asked.eq(asked << 1 | asked[0]), self.done.eq(0),
         ]
         with m.If(asked[-1]):
-            with m.If(total >= self.rest):
+            with m.If((total >= self.rest) | (self.found == 0)):
                 m.d.sync += [asked.eq(0), self.done.eq(1)]
             with m.Else():
                 m.d.sync += [self.rest.eq(self.rest - total), self.found.eq(self.found - 1)]

@@ -12,14 +12,18 @@ from instinfer.abi.errors import require
 from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 
 from ..numeric.pipeline import stages
+from ..signatures import MemoryReadPort, MemoryWritePort
 from ..stream.fifo import StreamFIFO
 from .bins import BINS, DIGIT_BITS, BinScan, KeyHistogram
-from .keys import RELATIVE_BITS, TOP_BITS, GroupKey, QuerySums, TermArray
+from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import KEEP_BITS, choice_beat, choice_job, group_beat, passes_max
-from .scorememory import STRIDE_BITS, ScoreMemory
+from .scorememory import STRIDE_BITS
+from .scorestore import ScoreStore
 
-_EMIT = ScoreMemory.latency + 2
+_EMIT = ScoreStore.latency + 2
 _FIFO_DEPTH = 16
+_LINES_CYCLES = 16 * 12
+"""To send all lines that are begun."""
 
 
 class GroupChooser(wiring.Component):
@@ -28,20 +32,19 @@ class GroupChooser(wiring.Component):
     Parameters
     ----------
     config : the engine's configuration
-    score_groups : groups, times passes rounded up to a power of two, that the score memory holds (a power of
-        two from 64 to 262,144)
     lanes : groups that are looked at per cycle: 2, 4 or 8
 
     Members
     -------
     jobs : what to choose from; taken when idle
-    too_long : pulse in the cycle after a job was taken: the score memory does not hold it, and nothing else
-        happens (its maxima must not be sent)
     maxima : each group of each pass once
     wanted : head slots whose maxima are taken now; those of others stay in front of ``maxima``, so keep them
         out of its way
     choice : ``lanes`` groups a beat
     busy : a job is under way
+    source, target : device DRAM, for heads of more groups than the score memory holds
+    spilled : pulse, a word went there
+    fault : pulse, DRAM refused something: the choice of this head slot has no meaning. Before the choice ends
 
     A group that is no candidate counts in the sums and is never chosen. ``keep`` = 0 chooses none, ``keep``
     at or above the number of candidates all, both without looking at the scores.
@@ -51,45 +54,57 @@ class GroupChooser(wiring.Component):
     the choice; its beats wait in a queue of 16, then the emission pauses.
     """
 
-    def __init__(self, *, config: EngineConfig, score_groups: int = 16384, lanes: int = 4) -> None:
+    def __init__(self, *, config: EngineConfig, lanes: int = 4) -> None:
         require(lanes in (2, 4, 8), "lanes", lanes, "2, 4 or 8", "Four keep up with eight channels.")
-        require(isinstance(score_groups, int) and 64 <= score_groups <= 1 << KEEP_BITS
-                and score_groups & (score_groups - 1) == 0, "score_groups", score_groups,
-                "a power of two from 64 to 262144", "16384 hold 131,072 tokens in groups of 8, in one pass.")
-        self._config, self._score_groups, self._lanes = config, score_groups, lanes
+        self._config, self._lanes = config, lanes
         self._passes = passes_max(config)
-        self._rows = score_groups // lanes
+        self._rows = -(-config.max_context // lanes)
+        self._terms = TermArray(lanes=lanes, queries=config.queries, passes=self._passes)
+        self._store = ScoreStore(config=config, lanes=lanes, key_latency=(
+            ScoreStore.latency + self._terms.latency + GroupKey.latency))
         super().__init__({
-            "jobs": In(stream.Signature(choice_job(config))), "too_long": Out(1),
+            "jobs": In(stream.Signature(choice_job(config))),
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
             "choice": Out(stream.Signature(choice_beat(lanes))),
-            "busy": Out(1),
+            "busy": Out(1), "spilled": Out(1), "fault": Out(wiring.Signature({
+                "valid": Out(1), "head_slot": Out(range(config.head_slots))})),
+            "source": Out(MemoryReadPort()), "target": Out(MemoryWritePort()),
         })
 
-    def cycles(self, groups: int, passes: int = 1) -> int:
+    def cycles(self, groups: int, passes: int = 1, *, dram: int = 100) -> int:
         """Most cycles from the last maximum to the last beat of the choice, when that is not held up.
 
         Two sweeps over the words of all passes (sums, keys), two over the keys (histogram, emission):
         (2 * passes + 2) / lanes per group; and at most twice 512 bins. The bins are zeroed in the 1024 cycles
         after they have been searched (and after reset); a job that needs them before waits for that.
+
+        Words in DRAM take `ScoreStore.cycles_per_row` for each row and pass, and each sweep, and each time
+        that DRAM must have everything, a round trip more: ``dram`` cycles at most, and a beat in every cycle.
         """
         rows = -(-groups // self._lanes)
-        terms = self._passes + 4
-        sums = ScoreMemory.latency + terms + QuerySums.latency + self._config.queries + 3 + 4
-        keys = ScoreMemory.latency + terms + GroupKey.latency + KeyHistogram.settle + 4
+        latency = ScoreStore.latency + self._terms.latency
+        sums = latency + QuerySums.latency + passes * self._config.queries + 3 + 4
+        keys = latency + GroupKey.latency + KeyHistogram.settle + 4
         scans = 2 * (BINS + BinScan.latency + 2)
-        others = ScoreMemory.latency + _EMIT + 12
-        return passes * (rows + sums) + passes * rows + keys + scans + 2 * rows + others
+        others = ScoreStore.latency + _EMIT + 12
+        stride = 1 << (passes - 1).bit_length()
+        beyond = max(0, rows - self._config.score_groups // stride // self._lanes)
+        waits = 4 * (dram + 8) + 2 * (dram + _LINES_CYCLES) if beyond else 0
+        slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
+        return 2 * passes * rows + sums + keys + scans + 2 * rows + others + waits + slow
 
     def elaborate(self, platform: object) -> Module:
-        return _Elaboration(self, self._config, self._lanes, self._rows, self._passes).module
+        return _Elaboration(self, self._config, self._lanes, self._rows, self._passes, self._store,
+                            self._terms).module
 
 
 class _Elaboration:
     """One elaboration of a `GroupChooser`: its signals, and the methods that write its parts."""
 
-    def __init__(self, ports: GroupChooser, config: EngineConfig, lanes: int, rows: int, passes: int) -> None:
+    def __init__(self, ports: GroupChooser, config: EngineConfig, lanes: int, rows: int, passes: int,
+                 store: ScoreStore, terms: TermArray) -> None:
         self.ports, self.config, self.lanes, self.rows, self.passes = ports, config, lanes, rows, passes
+        self.store, self.terms = store, terms
         self.lane_bits = lanes.bit_length() - 1
         self.module = m = Module()
         self.job: Any = Signal(choice_job(config))
@@ -97,11 +112,7 @@ class _Elaboration:
         """Log2 of the words from one group's to the next one's in a lane."""
         self.tops = [[Signal(signed(TOP_BITS), name=f"top_{p}_{q}") for q in range(config.queries)]
                      for p in range(passes)]
-        self.log_sums = [[Signal(signed(RELATIVE_BITS), name=f"log_sum_{p}_{q}", reset_less=True)
-                          for q in range(config.queries)] for p in range(passes)]
-        self.left = Signal(range(rows * lanes + 1))
-        self.summed = Signal(range(max(2, passes)))
-        """Pass whose sums are made."""
+        self.left = Signal(range(passes * rows * lanes + 1))
         self.high, self.low = Signal(DIGIT_BITS), Signal(DIGIT_BITS)
         self.ties = Signal(KEEP_BITS)
         self.everything, self.nothing = Signal(), Signal()
@@ -112,6 +123,8 @@ class _Elaboration:
         })
         self.asked: Any = Signal(self.mark)
         self.sweeping, self.go, self.all_passes = Signal(), Signal(init=1), Signal()
+        self.settling, self.long = Signal(), Signal()
+        """Waiting until DRAM has everything; the head has rows there."""
         self.row, self.row_pass = Signal(range(rows)), Signal(range(max(2, passes)))
         self.adding_high, self.adding_low, self.emitting = Signal(), Signal(), Signal()
         self._sweep(m)
@@ -127,8 +140,11 @@ class _Elaboration:
         last_row = (job.groups - 1)[self.lane_bits:]
         final = ~self.all_passes | (self.row_pass == job.passes - 1)
         end = final & (self.row == last_row)
-        reading = self.sweeping & self.go
+        reading = Signal()
+        blind = self.emitting & (self.nothing | self.everything)
         m.d.comb += [
+            reading.eq(self.sweeping & self.go & (self.store.ready | blind)),
+            self.store.read.eq(reading & ~blind),
             asked.valid.eq(reading), asked.row.eq(self.row), asked["pass"].eq(self.row_pass),
             asked.final.eq(final), asked.end.eq(end & reading),
         ]
@@ -147,26 +163,32 @@ class _Elaboration:
                     m.d.sync += self.row_pass.eq(0)
             with m.Else():
                 m.d.sync += self.row_pass.eq(self.row_pass + 1)
-        self.read_marks: list[Any] = stages(m, asked, ScoreMemory.latency, name="asked", reset=True)
+        self.read_marks: list[Any] = stages(m, asked, ScoreStore.latency, name="asked", reset=True)
 
-    def _start_sweep(self, m: Module, *, all_passes: int = 0, first_pass: Value | int = 0) -> None:
-        m.d.sync += [self.sweeping.eq(1), self.all_passes.eq(all_passes), self.row_pass.eq(first_pass)]
+    def _start_sweep(self, m: Module, *, keys: bool = False, looking: Value | int = 1) -> None:
+        """Over the words of all passes, or over the keys; unless ``looking``, nobody looks at them."""
+        m.d.comb += [self.store.sweep.eq(looking), self.store.sweep_keys.eq(int(keys))]
+        m.d.sync += [self.sweeping.eq(1), self.all_passes.eq(int(not keys))]
 
-    # -- score memory ------------------------------------------------------------------------------
+    # -- scores ------------------------------------------------------------------------------------
     def _memory(self, m: Module) -> None:
-        config, ports = self.config, self.ports
-        m.submodules.memory = self.memory = memory = ScoreMemory(
-            lanes=self.lanes, queries=config.queries, rows=self.rows, passes=self.passes)
+        config, ports, store = self.config, self.ports, self.store
+        m.submodules.store = store
         found: Any = ports.maxima.payload
         arriving = ports.maxima.valid & ports.maxima.ready
         mine = Signal(range(config.head_slots))
         m.d.comb += [
             mine.eq(found.head_slot - self.job.head_slot),
-            memory.stride.eq(self.stride),
-            memory.put.eq(arriving), memory.put_group.eq(found.group), memory.put_pass.eq(mine),
-            *(memory.maxima[query].eq(found.maxima[query]) for query in range(config.queries)),
-            memory.row.eq(self.row), memory.pass_.eq(self.row_pass),
+            store.stride.eq(self.stride), store.passes.eq(self.job.passes),
+            store.rows.eq((self.job.groups + self.lanes - 1) >> self.lane_bits),
+            store.put.eq(arriving), store.put_group.eq(found.group), store.put_pass.eq(mine),
+            *(store.maxima[query].eq(found.maxima[query]) for query in range(config.queries)),
+            store.row.eq(self.row), store.pass_.eq(self.row_pass), store.settle.eq(self.settling),
+            ports.spilled.eq(store.spilled),
+            ports.fault.valid.eq(store.error), ports.fault.head_slot.eq(self.job.head_slot),
         ]
+        wiring.connect(m, store.source, wiring.flipped(ports.source))
+        wiring.connect(m, store.target, wiring.flipped(ports.target))
         for number in range(self.passes):
             for query, top in enumerate(self.tops[number]):
                 whole = found.maxima[query][SCORE_FRACTION:].as_signed()
@@ -177,12 +199,13 @@ class _Elaboration:
     def _terms(self, m: Module) -> None:
         config, job = self.config, self.job
         queries = config.queries
-        now = self.read_marks[ScoreMemory.latency]
-        m.submodules.terms = terms = TermArray(lanes=self.lanes, queries=queries, passes=self.passes)
+        now = self.read_marks[ScoreStore.latency]
+        m.submodules.terms = terms = self.terms
         m.submodules.sums = self.sums = sums = QuerySums(
-            lanes=self.lanes, queries=queries, groups=self.rows * self.lanes)
+            lanes=self.lanes, queries=queries, groups=self.rows * self.lanes, passes=self.passes)
         self.summing = Signal()
-        log_sums = Array(Array(row) for row in self.log_sums)
+        marks = stages(m, now, terms.latency + GroupKey.latency, name="marks", reset=True)
+        log_sums = Array(Array(row) for row in sums.results)
         tops = Array(Array(row) for row in self.tops)
         last_pass = now["pass"] == job.passes - 1
         m.d.comb += [
@@ -193,14 +216,14 @@ class _Elaboration:
             terms.use_query.eq(Mux(last_pass, (1 << job.queries) - 1, (1 << queries) - 1)),
             terms.fixed.eq(self.summing),
             sums.valid.eq(terms.marks_out.valid & self.summing),
+            sums.pass_.eq(marks[terms.latency]["pass"]), sums.passes.eq(job.passes),
         ]
         for query in range(queries):
             m.d.comb += [
                 terms.offsets[query].eq(Mux(self.summing, 0, log_sums[now["pass"]][query])),
-                terms.fixed_tops[query].eq(tops[self.summed][query]),
-                sums.tops[query].eq(tops[self.summed][query]),
+                terms.fixed_tops[query].eq(tops[marks[terms.lead]["pass"]][query]),
+                *(sums.tops[number][query].eq(row[query]) for number, row in enumerate(self.tops)),
             ]
-        marks = stages(m, now, terms.latency + GroupKey.latency, name="marks", reset=True)
         self.key_marks = key_marks = marks[-1]
         self.keys = []
         for lane in range(self.lanes):
@@ -208,16 +231,16 @@ class _Elaboration:
             m.d.comb += [
                 key.marks.valid.eq(terms.marks_out.valid & self.adding_high),
                 key.marks.first.eq(terms.marks_out.first), key.marks.final.eq(terms.marks_out.final),
-                key.top.eq(terms.tops[lane]), self.memory.keys[lane].eq(key.key),
+                key.top.eq(terms.tops[lane]), self.store.keys[lane].eq(key.key),
             ]
             for query in range(queries):
                 m.d.comb += [
-                    terms.values[lane][query].eq(self.memory.words[lane][query]),
+                    terms.values[lane][query].eq(self.store.words[lane][query]),
                     key.terms[query].eq(terms.terms[lane][query]),
                     sums.terms[lane][query].eq(terms.terms[lane][query]),
                 ]
             self.keys.append(key)
-        m.d.comb += [self.memory.key_valid.eq(self.keys[0].valid), self.memory.key_row.eq(key_marks.row)]
+        m.d.comb += [self.store.key_valid.eq(self.keys[0].valid), self.store.key_row.eq(key_marks.row)]
         self.sums_end = stages(m, now.end & self.summing, terms.latency + QuerySums.latency,
                                name="sums_end", reset=True)[-1]
         self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + KeyHistogram.settle,
@@ -227,7 +250,7 @@ class _Elaboration:
     def _histogram(self, m: Module) -> None:
         """High digits of the candidates' keys as these are made; then low digits in the threshold's bin."""
         m.submodules.histogram = self.histogram = histogram = KeyHistogram(lanes=self.lanes, rows=self.rows)
-        now, keyed = self.read_marks[ScoreMemory.latency], self.key_marks
+        now, keyed = self.read_marks[ScoreStore.latency], self.key_marks
         for lane, made in enumerate(self.keys):
             key = self._key(lane)
             near = now.candidates[lane] & (key[DIGIT_BITS:] == self.high)
@@ -241,14 +264,14 @@ class _Elaboration:
 
     def _key(self, lane: int) -> Value:
         """What is read where a key is."""
-        return self.memory.words[lane][0].as_unsigned()
+        return self.store.words[lane][0].as_unsigned()
 
     # -- emission ----------------------------------------------------------------------------------
     def _emission(self, m: Module) -> None:
         m.submodules.fifo = fifo = StreamFIFO(shape=choice_beat(self.lanes), depth=_FIFO_DEPTH)
         wiring.connect(m, fifo.o, wiring.flipped(self.ports.choice))
         m.d.comb += self.go.eq(~self.emitting | (fifo.level < _FIFO_DEPTH - _EMIT))
-        marks = stages(m, self.read_marks[ScoreMemory.latency], 1, name="emitted", reset=True)
+        marks = stages(m, self.read_marks[ScoreStore.latency], 1, name="emitted", reset=True)
         over, equal = Signal(self.lanes, reset_less=True), Signal(self.lanes, reset_less=True)
         threshold = Cat(self.low, self.high)
         for lane in range(self.lanes):
@@ -284,17 +307,14 @@ class _Elaboration:
             candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
             ports.busy.eq(~idle | ~self.queue_empty),
         ]
-        m.d.sync += ports.too_long.eq(0)
         with m.FSM():
             with m.State("TAKE_JOB"):
                 m.d.comb += [idle.eq(1), ports.jobs.ready.eq(1)]
                 m.d.sync += [job.eq(offered), self.stride.eq(stride), self.left.eq(0), added.eq(0)]
                 m.d.sync += [top.eq(SCORE_LOWEST >> SCORE_FRACTION) for row in self.tops for top in row]
+                m.d.sync += self.long.eq((offered.groups << stride) > self.config.score_groups)
                 with m.If(ports.jobs.valid):
-                    with m.If((offered.groups << stride) > self.rows * self.lanes):
-                        m.d.sync += ports.too_long.eq(1)
-                    with m.Else():
-                        m.next = "ADD_UP_MAXIMA"
+                    m.next = "ADD_UP_MAXIMA"
             with m.State("ADD_UP_MAXIMA"):
                 m.d.sync += [
                     self.left.eq(self.left + job.groups), added.eq(added + 1),
@@ -310,21 +330,32 @@ class _Elaboration:
                                           < job.passes)
                     for slot in range(self.config.head_slots)
                 ]
-                m.d.comb += ports.maxima.ready.eq(ports.wanted.bit_select(found.head_slot, 1))
+                m.d.comb += ports.maxima.ready.eq(ports.wanted.bit_select(found.head_slot, 1)
+                                                  & self.store.put_ready)
                 m.d.comb += self.sums.clear.eq(1)
                 with m.If(ports.maxima.valid & ports.maxima.ready):
                     m.d.sync += self.left.eq(self.left - 1)
                     with m.If(self.left == 1):
-                        m.d.sync += self.summed.eq(0)
-                        self._start_sweep(m)
-                        m.next = "SUM"
-                        with m.If(self.nothing | self.everything):
-                            m.next = "EMIT"
+                        m.next = "SETTLE_MAXIMA"
+                        with m.If(~self.long):
+                            self._begin(m)
+            with m.State("SETTLE_MAXIMA"):
+                m.d.comb += self.settling.eq(1)
+                with m.If(self.store.settled):
+                    self._begin(m)
             self._numeric_states(m)
             with m.State("EMIT"):
                 m.d.comb += self.emitting.eq(1)
                 with m.If(self.emission_end):
                     m.next = "TAKE_JOB"
+
+    def _begin(self, m: Module) -> None:
+        """The first sweep."""
+        self._start_sweep(m, looking=~(self.nothing | self.everything))
+        m.next = "SUM"
+        with m.If(self.nothing | self.everything):
+            m.d.sync += self.all_passes.eq(0)
+            m.next = "EMIT"
 
     def _numeric_states(self, m: Module) -> None:
         job, histogram, sums = self.job, self.histogram, self.sums
@@ -335,28 +366,28 @@ class _Elaboration:
         with m.State("TAKE_LOGARITHMS"):
             m.d.comb += self.summing.eq(1)
             with m.If(sums.done):
-                m.d.comb += sums.clear.eq(1)
-                for number, row in enumerate(self.log_sums):
-                    with m.If(self.summed == number):
-                        m.d.sync += [value.eq(sums.results[query]) for query, value in enumerate(row)]
-                with m.If(self.summed == job.passes - 1):
-                    m.next = "WAIT_FOR_BINS"
-                with m.Else():
-                    m.d.sync += self.summed.eq(self.summed + 1)
-                    self._start_sweep(m, first_pass=self.summed + 1)
-                    m.next = "SUM"
+                m.next = "WAIT_FOR_BINS"
         with m.State("WAIT_FOR_BINS"), m.If(~histogram.clearing):
-            self._start_sweep(m, all_passes=1)
+            self._start_sweep(m)
             m.next = "MAKE_KEYS"
         with m.State("MAKE_KEYS"):
             m.d.comb += self.adding_high.eq(1)
             with m.If(self.keys_end):
                 m.d.comb += [histogram.search.eq(1), histogram.need.eq(job.keep)]
                 m.next = "SEARCH_HIGH"
-        with m.State("SEARCH_HIGH"), m.If(histogram.done):
-            m.d.sync += self.high.eq(histogram.found)
-            self._start_sweep(m)
-            m.next = "COUNT_LOW"
+        with m.State("SEARCH_HIGH"):
+            m.d.comb += self.settling.eq(self.long)
+            with m.If(histogram.done):
+                m.d.sync += self.high.eq(histogram.found)
+                m.next = "SETTLE_KEYS"
+                with m.If(~self.long):
+                    self._start_sweep(m, keys=True)
+                    m.next = "COUNT_LOW"
+        with m.State("SETTLE_KEYS"):
+            m.d.comb += self.settling.eq(1)
+            with m.If(self.store.settled):
+                self._start_sweep(m, keys=True)
+                m.next = "COUNT_LOW"
         with m.State("COUNT_LOW"):
             m.d.comb += [self.adding_low.eq(1), histogram.low.eq(1)]
             with m.If(self.lows_end):
@@ -367,5 +398,5 @@ class _Elaboration:
             with m.If(histogram.done):
                 m.d.comb += histogram.clear.eq(1)
                 m.d.sync += [self.low.eq(histogram.found), self.ties.eq(histogram.rest)]
-                self._start_sweep(m)
+                self._start_sweep(m, keys=True)
                 m.next = "EMIT"

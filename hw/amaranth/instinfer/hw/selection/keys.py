@@ -27,8 +27,8 @@ class TermArray(wiring.Component):
     """``terms`` = 2**(value - offset - top) of a word of maxima per lane and query.
 
     ``top`` is the integer part of the largest value - offset of a group over the words of its passes, which
-    come in consecutive cycles, or ``fixed_tops`` of each query where ``fixed``. A lane or a query that is not
-    in use gives 0. ``fixed``, ``fixed_tops`` stay while words are inside.
+    come in consecutive cycles, or ``fixed_tops`` of each query, given ``lead`` cycles after the word, where
+    ``fixed``, which stays while words are inside. A lane or a query that is not in use gives 0.
 
     Latency ``latency`` (``marks_out`` too), one word per cycle, no back-pressure.
 
@@ -40,7 +40,8 @@ class TermArray(wiring.Component):
 
     def __init__(self, *, lanes: int, queries: int, passes: int) -> None:
         self._lanes, self._queries, self._passes = lanes, queries, passes
-        self.latency = passes + 2 + Exp2Term.latency
+        self.lead = passes + 2
+        self.latency = self.lead + Exp2Term.latency
         super().__init__({
             "marks": In(MARKS), "values": In(signed(SCORE_BITS)).array(lanes, queries),
             "offsets": In(signed(RELATIVE_BITS)).array(queries),
@@ -152,50 +153,59 @@ class GroupKey(wiring.Component):
 
 
 class QuerySums(wiring.Component):
-    """``results`` = log2 of the sum of each query's terms over all words since ``clear``, plus its top.
+    """``results`` = log2 of the sum of each query's terms over all words of its pass since ``clear``, plus
+    its top.
 
-    ``finish``, once the last word's ``latency`` is over, starts the logarithms, one query per cycle; ``done``
-    comes with the last of them, ``queries`` + `Log2OfSum.latency` cycles later. One word per cycle, no
-    back-pressure.
+    ``finish``, once the last word's ``latency`` is over, starts the logarithms of ``passes``, one query per
+    cycle; ``done`` comes with the last of them, ``queries`` * ``passes`` + `Log2OfSum.latency` cycles later.
+    ``results`` stay until the next ``finish``. One word per cycle, no back-pressure.
 
     Parameters
     ----------
     lanes, queries : of a word
     groups : most groups that are summed
+    passes : most passes
     """
 
     latency = 2
 
-    def __init__(self, *, lanes: int, queries: int, groups: int) -> None:
-        self._lanes, self._queries = lanes, queries
+    def __init__(self, *, lanes: int, queries: int, groups: int, passes: int) -> None:
+        self._lanes, self._queries, self._passes = lanes, queries, passes
         self._width = TERM_BITS + groups.bit_length()
         super().__init__({
-            "clear": In(1), "valid": In(1), "terms": In(TERM_BITS).array(lanes, queries),
-            "tops": In(signed(TOP_BITS)).array(queries), "finish": In(1),
-            "results": Out(signed(RELATIVE_BITS)).array(queries), "done": Out(1),
+            "clear": In(1), "valid": In(1), "pass_": In(range(max(2, passes))),
+            "terms": In(TERM_BITS).array(lanes, queries),
+            "tops": In(signed(TOP_BITS)).array(passes, queries),
+            "finish": In(1), "passes": In(range(passes + 1)),
+            "results": Out(signed(RELATIVE_BITS)).array(passes, queries), "done": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.log2 = log2 = Log2OfSum(width=self._width)
         valid = stages(m, self.valid, 1, name="valid", reset=True)[1]
-        totals = []
+        at = stages(m, self.pass_, 1, name="at")[1]
+        words = []
         for query in range(self._queries):
             word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"word_{query}", reset_less=True)
-            total = Signal(self._width, name=f"total_{query}", reset_less=True)
             m.d.sync += word.eq(sum(self.terms[lane][query] for lane in range(self._lanes)))
+            words.append(word)
+        count = self._passes * self._queries
+        turns: list[Any] = [self.finish]
+        turns += stages(m, self.finish, count + log2.latency, name="turn", reset=True)[1:]
+        for index in range(count):
+            number, query = divmod(index, self._queries)
+            total = Signal(self._width, name=f"total_{number}_{query}", reset_less=True)
             with m.If(self.clear):
                 m.d.sync += total.eq(0)
-            with m.Elif(valid):
-                m.d.sync += total.eq(total + word)
-            totals.append(total)
-        turns: list[Any] = [self.finish]
-        turns += stages(m, self.finish, self._queries + log2.latency, name="turn", reset=True)[1:]
-        for query, total in enumerate(totals):
-            with m.If(turns[query]):
+            with m.Elif(valid & (at == number)):
+                m.d.sync += total.eq(total + words[query])
+            with m.If(turns[index]):
                 m.d.comb += log2.total.eq(total)
-            with m.If(turns[query + log2.latency]):
-                m.d.sync += self.results[query].eq(
-                    Cat(C(0, SCORE_FRACTION), self.tops[query]).as_signed() + log2.value)
-        m.d.comb += self.done.eq(turns[-1])
+            with m.If(turns[index + log2.latency]):
+                m.d.sync += self.results[number][query].eq(
+                    Cat(C(0, SCORE_FRACTION), self.tops[number][query]).as_signed() + log2.value)
+            if query == self._queries - 1:
+                with m.If(self.passes == number + 1):
+                    m.d.comb += self.done.eq(turns[index + 1 + log2.latency])
         return m

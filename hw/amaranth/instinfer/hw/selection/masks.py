@@ -61,7 +61,7 @@ class MaskBuilder(wiring.Component):
         full = Signal(2)
         step_log2 = Signal(range(_STEP_LOG2 + 1))
         pairs_log2 = pairs.bit_length() - 1
-        short = job.rows_log2 < _STEP_LOG2 - pairs_log2
+        short = job.rows_log2 < _STEP_LOG2 - pairs_log2 if pairs_log2 < _STEP_LOG2 else C(0)
         m.d.comb += step_log2.eq(Mux(short, job.rows_log2 + pairs_log2, _STEP_LOG2))
         m.d.comb += [self.jobs.ready.eq(~running), self.busy.eq(running)]
 

@@ -13,8 +13,6 @@ from ..signatures import BEAT_BITS
 
 DIGITS = BEAT_BITS // 2
 """Two-bit digits of a beat: what the scorer multiplies."""
-QUERY_HEADS_MAX = 8
-"""Of a KV head."""
 KEEP_BITS = 18
 ELEMENT_BITS = 8
 BANKS = 4
@@ -116,7 +114,7 @@ def group_beat(config: EngineConfig) -> data.StructLayout:
 
 def passes_max(config: EngineConfig) -> int:
     """Passes over the sketches of a head, each with a head slot of its own."""
-    return min(config.head_slots, -(-QUERY_HEADS_MAX // config.queries))
+    return config.passes_max
 
 
 def choice_job(config: EngineConfig) -> data.StructLayout:

@@ -5,11 +5,11 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
 from instinfer.abi.arith import QUERY_BITS
-from instinfer.abi.config import EngineConfig
+from instinfer.abi.config import QUERY_HEADS_MAX, EngineConfig
 
 from ..numeric.score import RIGHT_BITS
 from ..signatures import LANES
-from .ports import QUERY_HEADS_MAX, passes_max, query_shape
+from .ports import passes_max, query_shape
 
 DIMS_MAX = 128
 """Of a row."""

@@ -32,13 +32,13 @@ class TokenChooser(wiring.Component):
 
     Parameters
     ----------
-    config, score_groups, lanes : as of `GroupChooser`
+    config, lanes : as of `GroupChooser`
 
     Members
     -------
     jobs : taken when the choice before has been made and stored: from then on the maxima of this one are
         taken, whether or not anyone takes masks
-    too_long, maxima, wanted : as of `GroupChooser`
+    maxima, wanted, source, target, spilled, fault : as of `GroupChooser`
     masks : as of `MaskBuilder`
     busy : a job is under way
 
@@ -47,15 +47,17 @@ class TokenChooser(wiring.Component):
     is stored, and the emission of the next waits with its beats behind it.
     """
 
-    def __init__(self, *, config: EngineConfig, score_groups: int = 16384, lanes: int = 4) -> None:
-        self._chooser = GroupChooser(config=config, score_groups=score_groups, lanes=lanes)
+    def __init__(self, *, config: EngineConfig, lanes: int = 4) -> None:
+        self._chooser = GroupChooser(config=config, lanes=lanes)
         self._builder = MaskBuilder(config=config, lanes=lanes)
         self._config = config
-        self._memory = StreamFIFO(shape=choice_beat(lanes), depth=score_groups // lanes)
+        self._memory = StreamFIFO(shape=choice_beat(lanes), depth=max(4, -(-config.max_context // lanes)))
         super().__init__({
-            "jobs": In(stream.Signature(token_job(config))), "too_long": Out(1),
+            "jobs": In(stream.Signature(token_job(config))),
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
             "masks": Out(stream.Signature(mask_word(config))), "busy": Out(1),
+            **{name: self._chooser.signature.members[name]
+               for name in ("source", "target", "spilled", "fault")},
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -68,9 +70,11 @@ class TokenChooser(wiring.Component):
         connect(m, memory.o, builder.choice)
         connect(m, mask_jobs.o, builder.jobs)
         connect(m, builder.masks, flipped(self.masks))
+        for name in ("source", "target", "fault"):
+            connect(m, getattr(chooser, name), flipped(getattr(self, name)))
         job: Any = Signal(token_job(self._config))
         m.d.comb += [
-            self.too_long.eq(chooser.too_long), self.wanted.eq(chooser.wanted),
+            self.wanted.eq(chooser.wanted), self.spilled.eq(chooser.spilled),
             *(mask_jobs.i.payload[name].eq(job[name]) for name in mask_job(self._config).members),
         ]
         choice: Any = Signal(choice_job(self._config))
@@ -105,11 +109,7 @@ class TokenChooser(wiring.Component):
             with m.State("CHOOSE"):
                 m.d.comb += chooser.jobs.valid.eq(1)
                 with m.If(chooser.jobs.ready):
-                    m.next = "LOOK"
-            with m.State("LOOK"):
-                m.next = "BUILD"
-                with m.If(chooser.too_long):
-                    m.next = "TAKE_JOB"
+                    m.next = "BUILD"
             with m.State("BUILD"):
                 m.d.comb += mask_jobs.i.valid.eq(1)
                 with m.If(mask_jobs.i.ready):

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group maxima of a head, and the keys that are made of them: on chip, and what has no place there in
+DRAM."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.selection import KEY_BITS, SCORE_BITS
+
+from ..numeric.pipeline import stages
+from ..signatures import MemoryReadPort, MemoryWritePort
+from ..stream.fifo import StreamFIFO
+from .linegather import LineGather
+from .ports import token_shape
+from .scorememory import STRIDE_BITS, ScoreMemory
+from .spillports import COLUMNS, keys_beat, spill_write, word_columns
+from .spillreader import SpillReader
+
+_SLACK = 8
+
+
+class ScoreStore(wiring.Component):
+    """A `ScoreMemory` for the first rows of a head; those behind them are gathered into lines of device DRAM
+    (`LineGather`) and come back row by row for each sweep (`SpillReader`).
+
+    Row r holds groups r * lanes to r * lanes + lanes - 1, each with a word for every pass. On chip are the
+    rows before ``score_groups`` / lanes, less those that take places of other passes; heads that end there
+    never touch DRAM. A key takes the place of its group's word of pass 0 on chip; in DRAM it has a place of
+    its own.
+
+    Parameters
+    ----------
+    config : the engine's configuration
+    lanes : groups of a row
+    key_latency : most cycles from a row that is read to its keys
+
+    Members
+    -------
+    passes, stride : of the head, constant from its first ``put`` on: words of a group, and log2 of its places
+        on chip
+    rows : of the head
+    put, put_ready : the maxima of ``put_group`` for ``put_pass``
+    sweep : pulse: all rows will be read once, in order, the passes of each in order; ``sweep_keys``: their
+        keys, one each. A head's words, and later its keys, have to be settled before
+    row, pass_, read, ready : the row that is read when both are 1; once its pass 0 is ready, so are the
+        others in the cycles that follow
+    words : of the row that was read ``latency`` cycles before; a key is in the lowest bits of a group's word
+    key_valid, key_row, keys : keys of a row; no back-pressure (``ready`` sees to room)
+    settle : nothing more is put, and no key comes, until ``settled``: DRAM has everything
+    spilled : pulse, a word went to DRAM
+    error : pulse, DRAM refused something; before the last row it concerns is read, or ``settled``
+
+    Throughput: a word per cycle in, a row per cycle out; of rows in DRAM those of `LineGather` and
+    `SpillReader`.
+    """
+
+    latency = ScoreMemory.latency
+
+    def __init__(self, *, config: EngineConfig, lanes: int, key_latency: int) -> None:
+        self._config, self._lanes = config, lanes
+        self._kept = config.score_groups // lanes
+        self._queue_depth, self._queue_room = key_latency + _SLACK, _SLACK - 2
+        self._reader = SpillReader(config=config, lanes=lanes)
+        number = range(max(2, config.passes_max))
+        rows = -(-config.max_context // lanes)
+        super().__init__({
+            "passes": In(range(config.passes_max + 1)), "stride": In(STRIDE_BITS),
+            "rows": In(range(rows + 1)),
+            "put": In(1), "put_ready": Out(1), "put_group": In(token_shape(config)), "put_pass": In(number),
+            "maxima": In(signed(SCORE_BITS)).array(config.queries),
+            "sweep": In(1), "sweep_keys": In(1),
+            "row": In(range(max(2, rows))), "pass_": In(number), "read": In(1), "ready": Out(1),
+            "words": Out(signed(SCORE_BITS)).array(lanes, config.queries),
+            "key_valid": In(1), "key_row": In(range(max(2, rows))), "keys": In(KEY_BITS).array(lanes),
+            "settle": In(1), "settled": Out(1), "spilled": Out(1), "error": Out(1),
+            "source": Out(MemoryReadPort()), "target": Out(MemoryWritePort()),
+        })
+
+    @property
+    def cycles_per_row(self) -> int:
+        """Of a row of words in DRAM, for each pass."""
+        return self._reader.cycles_per_row
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lane_bits = self._lanes.bit_length() - 1
+        m.submodules.memory = memory = ScoreMemory(
+            lanes=self._lanes, queries=self._config.queries, rows=self._kept, passes=self._config.passes_max)
+        m.submodules.reader = reader = self._reader
+        connect(m, reader.memory, flipped(self.source))
+        border = Signal(range(self._kept + 1))
+        put_row = self.put_group[lane_bits:]
+        put_out, key_out, out = put_row >= border, self.key_row >= border, Signal()
+        m.d.comb += [
+            border.eq(self._kept >> self.stride), out.eq(self.row >= border),
+            memory.stride.eq(self.stride),
+            memory.put.eq(self.put & ~put_out), memory.put_group.eq(self.put_group),
+            memory.put_pass.eq(self.put_pass), memory.row.eq(self.row), memory.pass_.eq(self.pass_),
+            memory.key_valid.eq(self.key_valid & ~key_out), memory.key_row.eq(self.key_row),
+            *(mine.eq(given) for mine, given in zip(memory.keys, self.keys, strict=True)),
+            *(mine.eq(given) for mine, given in zip(memory.maxima, self.maxima, strict=True)),
+        ]
+        key_room = self._write(m, put_row, put_out, key_out)
+        beyond, first = Signal.like(self.rows), Signal.like(reader.first)
+        column_bits = COLUMNS.bit_length() - 1
+        m.d.sync += [
+            beyond.eq(Mux(self.rows > border, self.rows - border, 0)),
+            first.eq(self._times_passes(border) * (self._lanes * word_columns(self._config)) >> column_bits),
+        ]
+        m.d.comb += [
+            reader.start.eq(self.sweep & (beyond != 0)), reader.keys.eq(self.sweep_keys),
+            reader.rows.eq(Mux(self.sweep_keys, beyond, self._times_passes(beyond))),
+            reader.first.eq(Mux(self.sweep_keys,
+                                keys_beat(self._config) + (border * self._lanes >> column_bits), first)),
+        ]
+        self._give(m, memory, reader, out, key_room)
+        return m
+
+    def _times_passes(self, rows: Value) -> Value:
+        """Words of so many rows, a lane's."""
+        return sum((Mux(bit, rows << index, 0) for index, bit in enumerate(self.passes)), start=Value.cast(0))
+
+    def _write(self, m: Module, put_row: Value, put_out: Value, key_out: Value) -> Value:
+        """Words and keys that have no place on chip. Returns: room for the keys of one more row."""
+        config = self._config
+        m.submodules.gather = gather = LineGather(config=config)
+        m.submodules.queue = queue = StreamFIFO(shape=spill_write(config), depth=self._queue_depth)
+        connect(m, queue.o, gather.i)
+        connect(m, gather.memory, flipped(self.target))
+        lane_bits, column_bits = self._lanes.bit_length() - 1, COLUMNS.bit_length() - 1
+        wide = word_columns(config)
+        word_bits = column_bits - (wide - 1).bit_length()
+        waiting: Any = queue.i.payload
+        word = Signal(range(config.passes_max * config.max_context + self._lanes))
+        key = Signal(range(config.max_context + self._lanes))
+        m.d.comb += [
+            word.eq(((self._times_passes(put_row) + self.put_pass) << lane_bits)
+                    | self.put_group[:lane_bits]),
+            key.eq(self.key_row << lane_bits),
+            self.spilled.eq(self.put & put_out), queue.i.valid.eq(self.spilled | (self.key_valid & key_out)),
+            self.put_ready.eq(~put_out | queue.i.ready),
+            gather.flush.eq(self.settle & (queue.level == 0)),
+            self.settled.eq(gather.settled & (queue.level == 0)),
+            self.error.eq(gather.error | self._reader.error),
+        ]
+        with m.If(self.put):
+            m.d.comb += [
+                waiting.beat.eq(word >> word_bits),
+                waiting.enable.eq(((1 << wide) - 1) << wide * word[:word_bits]),
+                *(waiting.columns[column].eq(self.maxima[column % wide])
+                  for column in range(COLUMNS) if column % wide < config.queries),
+            ]
+        with m.Else():
+            m.d.comb += [
+                waiting.beat.eq(keys_beat(config) + (key >> column_bits)),
+                waiting.enable.eq(((1 << self._lanes) - 1) << key[:column_bits]),
+                *(waiting.columns[column].eq(self.keys[column % self._lanes]) for column in range(COLUMNS)),
+            ]
+        return queue.level <= self._queue_room
+
+    def _give(self, m: Module, memory: ScoreMemory, reader: SpillReader, out: Value, key_room: Value) -> None:
+        """Words of the row that was read, wherever it was. A row in DRAM begins when all of its passes are
+        here, since they are read in consecutive cycles."""
+        wide = word_columns(self._config)
+        m.submodules.waiting = waiting = StreamFIFO(
+            shape=len(reader.row), depth=max(4, 2 * self._config.passes_max))
+        keyed = Signal()
+        with m.If(self.sweep):
+            m.d.sync += keyed.eq(self.sweep_keys)
+        whole = (waiting.level >= Mux(keyed, 1, self.passes)) & key_room
+        m.d.comb += [
+            waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.valid),
+            reader.take.eq(waiting.i.valid & waiting.i.ready),
+            self.ready.eq(~out | (waiting.o.valid & ((self.pass_ != 0) | whole))),
+            waiting.o.ready.eq(self.read & self.ready & out),
+        ]
+        beyond = stages(m, out, self.latency, name="beyond", reset=True)[-1]
+        late = stages(m, waiting.o.payload, self.latency, name="late")[-1]
+        for lane in range(self._lanes):
+            for query in range(self._config.queries):
+                column = late.word_select(lane * wide + query, SCORE_BITS)
+                if query == 0:
+                    column = Mux(keyed, late.word_select(lane, SCORE_BITS), column)
+                m.d.comb += self.words[lane][query].eq(Mux(beyond, column, memory.words[lane][query]))

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of scores, or of keys, that come back from device DRAM in index order."""
+
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.selection import SCORE_BITS
+
+from ..signatures import AXI_BYTES, MemoryReadPort
+from ..stream.fifo import StreamFIFO
+from .spillports import BEAT_COLUMNS, COLUMN_BITS, COLUMNS, beats, word_columns
+
+_CHUNK = 16
+_DEPTH = 128
+"""Beats of a request, and beats that are asked for ahead: 4 BRAM18 of 36 bits hold up to 512."""
+
+
+class SpillReader(wiring.Component):
+    """Reads rows of ``lanes`` neighbouring groups: their words, or their keys.
+
+    Parameters
+    ----------
+    config : where scores lie
+    lanes : groups of a row
+
+    Members
+    -------
+    start : pulse, while none of the rows asked for before is left: from beat ``first`` on (`spillports`)
+        ``rows`` rows come, 1 or more, of words or, with ``keys``, of keys
+    valid, row : the next row, its columns in order, ``take`` it
+    error : pulse, DRAM refused a beat
+    memory : device DRAM
+
+    Latency: a round trip of DRAM and 5 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
+    words, 1 of keys, while a round trip takes at most 100 cycles. Back-pressure: what is asked for has room.
+    """
+
+    def __init__(self, *, config: EngineConfig, lanes: int) -> None:
+        self._config, self._lanes = config, lanes
+        self._columns = lanes * word_columns(config)
+        self.cycles_per_row = max(1, self._columns // COLUMNS)
+        super().__init__({
+            "start": In(1), "keys": In(1), "first": In(range(beats(config))),
+            "rows": In(range(self._rows_max + 1)),
+            "valid": Out(1), "take": In(1), "row": Out(SCORE_BITS * max(self._columns, COLUMNS)),
+            "error": Out(1), "memory": Out(MemoryReadPort()),
+        })
+
+    @property
+    def _rows_max(self) -> int:
+        """Rows of the longest context, in all passes."""
+        return -(-self._config.max_context // self._lanes) * self._config.passes_max
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.beats = fifo = StreamFIFO(shape=BEAT_COLUMNS, depth=_DEPTH)
+        by_keys = Signal()
+        self._ask(m, fifo)
+        left = Signal(range(self._rows_max + 1))
+        part, last_part, whole = Signal(range(max(2, self.cycles_per_row))), Signal(), Signal()
+        piece = Signal(range(COLUMNS))
+        loads = Signal()
+        beat = Value.cast(fifo.o.payload)
+        m.d.comb += [
+            loads.eq(fifo.o.valid & (~self.valid | self.take)),
+            last_part.eq(by_keys | (part == self.cycles_per_row - 1)),
+            # Rows narrower than a beat: the last one of it, or of all.
+            whole.eq((left == 1) | (piece == self._pieces(by_keys))),
+            fifo.o.ready.eq(loads & (~last_part | whole)),
+        ]
+        with m.If(self.take):
+            m.d.sync += self.valid.eq(0)
+        with m.If(loads):
+            m.d.sync += [self.valid.eq(last_part), part.eq(Mux(last_part, 0, part + 1))]
+            with m.If(last_part):
+                m.d.sync += [left.eq(left - 1), piece.eq(Mux(whole, 0, piece + 1))]
+            with m.If(by_keys | (self._columns < COLUMNS)):
+                m.d.sync += self.row[:SCORE_BITS * COLUMNS].eq(beat >> self._offset(by_keys, piece))
+            with m.Else():
+                m.d.sync += self.row.word_select(part, SCORE_BITS * COLUMNS).eq(beat)
+        with m.If(self.start):
+            m.d.sync += [by_keys.eq(self.keys), left.eq(self.rows), part.eq(0), piece.eq(0)]
+        return m
+
+    def _pieces(self, by_keys: Value) -> Value:
+        """Rows of a beat, less one."""
+        return Mux(by_keys, COLUMNS // self._lanes - 1, max(1, COLUMNS // self._columns) - 1)
+
+    def _offset(self, by_keys: Value, piece: Value) -> Value:
+        """Bits of a beat in front of a row."""
+        def of(columns: int) -> Value:
+            step = SCORE_BITS * columns
+            return Array(Value.cast(each * step % (SCORE_BITS * COLUMNS)) for each in range(COLUMNS))[piece]
+
+        return Mux(by_keys, of(self._lanes), of(min(self._columns, COLUMNS)))
+
+    def _ask(self, m: Module, fifo: StreamFIFO) -> None:
+        """Requests, as far ahead as there is room; their data."""
+        request, answer = self.memory.request, self.memory.data
+        address, left = Signal(range(beats(self._config) + _CHUNK)), Signal(range(beats(self._config) + 1))
+        room = Signal(range(_DEPTH + 1), init=_DEPTH)
+        chunk = Signal(range(_CHUNK + 1))
+        asked, taken = request.valid & request.ready, fifo.o.valid & fifo.o.ready
+        payload: Any = fifo.i.payload
+        m.d.comb += [
+            chunk.eq(Mux(left < _CHUNK, left, _CHUNK)),
+            request.valid.eq((left != 0) & (room >= _CHUNK)), request.payload.beats.eq(chunk),
+            request.payload.address.eq(self._config.scores_first + (address << (AXI_BYTES - 1).bit_length())),
+            fifo.i.valid.eq(answer.valid), answer.ready.eq(fifo.i.ready),
+            *(payload[column].eq(answer.payload.data.word_select(column, COLUMN_BITS))
+              for column in range(COLUMNS)),
+        ]
+        m.d.sync += [
+            room.eq(room - Mux(asked, chunk, 0) + taken),
+            self.error.eq(answer.valid & answer.ready & answer.payload.error),
+        ]
+        with m.If(asked):
+            m.d.sync += [address.eq(address + chunk), left.eq(left - chunk)]
+        with m.If(self.start):
+            m.d.sync += [address.eq(self.first), left.eq(Mux(
+                self.keys, _beats_of(self.rows, self._lanes), _beats_of(self.rows, self._columns)))]
+
+
+def _beats_of(rows: Value, columns: int) -> Value:
+    """Beats that so many rows of so many columns touch."""
+    if columns >= COLUMNS:
+        return rows << (columns // COLUMNS - 1).bit_length()
+    per_beat = COLUMNS // columns
+    return Cat(rows + per_beat - 1)[(per_beat - 1).bit_length():]
