@@ -73,7 +73,7 @@ def test_long_contexts_are_marked():
     assert any("engine is built for" in each for each in limits)
 
 
-def test_more_scores_than_the_engine_keeps_are_marked():
+def test_scores_in_device_memory_are_said():
     for system, prompt, marked in (("instinfer-sparf", 20_000, True), ("instinfer-sparf", 10_000, False),
                                    ("instinfer-sketch", 20_000, False), ("instinfer-dense", 20_000, False)):
         limits = evaluate(Query(system=system, prompt=prompt, output=8, batch=1))["limits"]

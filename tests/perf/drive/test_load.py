@@ -10,7 +10,7 @@ from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.timing import dense_bound
 from instinfer.perf.drive.cycles import attend_cycles, combine, fitted
-from instinfer.perf.drive.load import Job, load_of
+from instinfer.perf.drive.load import Job, load_of, spilled_words
 
 CONFIGS = presets()
 
@@ -47,6 +47,17 @@ def test_model_is_never_faster_than_the_load(kind):
                   sinks=4)
         load = load_of(config, job)
         assert attend_cycles(config, job) >= max(load.bus, load.die, load.tail)
+
+
+def test_scores_in_device_memory_take_longer():
+    config = CONFIGS["product"]
+    job = Job(kind=PolicyKind.SPARF, tokens=16_384, heads=1, keep=1024, dims=16)
+    assert spilled_words(config, job) == 0
+    longer = dataclasses.replace(job, tokens=17_384)
+    assert spilled_words(config, longer) == 1000
+    smaller = dataclasses.replace(config, score_groups=8192)
+    more = load_of(smaller, job).choice - load_of(config, job).choice
+    assert more == pytest.approx(8192 / 2)
 
 
 def test_combine():

@@ -60,8 +60,12 @@ class Point:
 
 
 def _config(timing: dict[str, Any]) -> EngineConfig:
-    """The configuration that a row was measured with: its preset, with the values that the row repeats."""
+    """The configuration that a row was measured with: its preset, with the values that the row repeats.
+
+    Rows from before scores could wait in device DRAM do not name ``score_groups``: none did.
+    """
     base = presets()[timing["preset"]]
+    timing = {"score_groups": 16_384, **timing}
     names = {field.name for field in dataclasses.fields(EngineConfig)} - {"timing", "name"}
     times = {field.name for field in dataclasses.fields(NandTiming)}
     nand = dataclasses.replace(base.timing, **{k: v for k, v in timing.items() if k in times})

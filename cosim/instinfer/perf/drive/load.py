@@ -17,6 +17,7 @@ from instinfer.abi.config import BEAT_BYTES, EngineConfig
 from instinfer.abi.dims import DimShape, dim_placement
 from instinfer.abi.errors import require
 from instinfer.abi.layout import RowShape, SketchShape, flash_stripes, placement, whole
+from instinfer.abi.selection import SketchPolicy, scores_spilled
 from instinfer.abi.timing import CACHE_CYCLES, COLUMN_CYCLES, PLANE_READ_CYCLES
 
 from .expected import StripeMean, chosen_rows, kept_dims, key_slots, whole_stripe
@@ -176,12 +177,22 @@ def _tail_cycles(config: EngineConfig, job: Job) -> float:
 
 def _choice_cycles(config: EngineConfig, job: Job) -> float:
     """Cycles of the choice of one head, which there is once: sweeps over all groups, four lanes, and the
-    emission, which the row masks slow down to two cycles per group of 8 (docs/blocks/selection.md)."""
+    emission, which the row masks slow down to two cycles per group of 8; half a cycle more for each word of
+    scores that waits in device DRAM (docs/blocks/selection.md)."""
     if job.kind is PolicyKind.DENSE:
         return 0.0
     replays = passes(config, job.queries)
     emission = max(0.25, job.group / 4)
-    return -(-job.tokens // job.group) * (replays + (2 * replays + 1) / 4 + emission)
+    sweeps = -(-job.tokens // job.group) * (replays + (2 * replays + 1) / 4 + emission)
+    return sweeps + spilled_words(config, job) / 2
+
+
+def spilled_words(config: EngineConfig, job: Job) -> int:
+    """Words of a head's scores that wait in device DRAM."""
+    if job.kind is PolicyKind.DENSE:
+        return 0
+    policy = SketchPolicy(groups=1, group_log2=job.group.bit_length() - 1, window=0, sinks=0)
+    return scores_spilled(policy, job.tokens, passes(config, job.queries), score_groups=config.score_groups)
 
 
 @functools.lru_cache(maxsize=4096)

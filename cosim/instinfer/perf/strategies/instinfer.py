@@ -9,7 +9,7 @@ from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.config import EngineConfig
 
 from ..drive.appends import stripes_per_token
-from ..drive.load import Job, passes
+from ..drive.load import Job, spilled_words
 from ..drive.step import DriveStep, layer_step, write_rate
 from ..hardware import Csd, Machine
 from ..models import Model
@@ -135,11 +135,9 @@ class InstInfer(Strategy):
         if shard.tokens(work.longest) > csd.engine.max_context:
             found.limits.append(f"{shard.tokens(work.longest)} tokens of a head on a drive: the engine is "
                                 f"built for {csd.engine.max_context}")
-        job = self.job(model, shard.tokens(work.longest), shard.heads, 1)
-        scores = -(-job.tokens // job.group) << (passes(csd.engine, job.queries) - 1).bit_length()
-        if job.kind is not PolicyKind.DENSE and scores > csd.engine.score_groups:
-            found.limits.append(f"{scores} scores of a head on a drive: the engine keeps "
-                                f"{csd.engine.score_groups}")
+        words = spilled_words(csd.engine, self.job(model, shard.tokens(work.longest), shard.heads, 1))
+        if words:
+            found.limits.append(f"{words} words of a head's scores wait in device DRAM")
         found.details = {"drives_by_head": shard.by_head, "drives_by_token": shard.by_token,
                          "sequences_at_once": running, "weights_on_gpu": weights.gpu,
                          **self._wear(csd, model, work, shard)}
