@@ -13,7 +13,7 @@ BENCHES ?= dense sketch
 # One BLAS thread: the products here are small, and the simulator wants the other core.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup demo test soak lint rtl bench clean
+.PHONY: help setup demo test soak lint rtl bench report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ bench: ## cycles of dense attention and of a sketch policy against the bounds, m
 		echo "bench: instinfer bench $$each --preset $(PRESET) $(ARGS)"; \
 		$(RUN) instinfer bench $$each --preset $(PRESET) $(ARGS); \
 	done
+
+report: ## the performance model's page, pictures and tables, into reports/perf
+	@scripts/setup.sh --quiet
+	@echo "report: instinfer perf report -o reports/perf $(ARGS)"
+	@$(RUN) instinfer perf report -o reports/perf $(ARGS)
 
 clean: ## remove builds, runs, reports, generated Verilog and test caches (.venv and the model file stay)
 	@echo "clean: removing builds, runs, reports, generated Verilog and test caches"

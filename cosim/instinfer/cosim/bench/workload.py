@@ -213,4 +213,5 @@ def timing(config: EngineConfig) -> dict[str, Any]:
     return {"preset": config.name, "clock_mhz": config.clock_mhz, "channels": config.channels,
             "dies": config.dies, "planes": config.planes, "page_bytes": config.page_bytes,
             "spare_bytes": config.spare_bytes, "mega_transfers": config.mega_transfers,
+            "score_groups": config.score_groups,
             **dataclasses.asdict(config.timing)}

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads against the bounds of `abi.timing`, which count every read one by one."""
+
+import dataclasses
+
+import pytest
+
+from instinfer.abi.commands import Dtype, PolicyKind
+from instinfer.abi.config import presets
+from instinfer.abi.errors import ConfigError
+from instinfer.abi.timing import dense_bound
+from instinfer.perf.drive.cycles import attend_cycles, combine, fitted
+from instinfer.perf.drive.load import Job, load_of, spilled_words
+
+CONFIGS = presets()
+
+
+@pytest.mark.parametrize("preset", CONFIGS)
+@pytest.mark.parametrize(("tokens", "heads", "head_dim", "dtype"), [
+    (300, 1, 128, Dtype.FP16), (1024, 3, 64, Dtype.FP16), (2048, 8, 128, Dtype.INT8),
+    (4096, 5, 96, Dtype.FP16)])
+def test_dense_load_is_that_of_the_bound(preset, tokens, heads, head_dim, dtype):
+    config = CONFIGS[preset]
+    bound = dense_bound(config, head_dim=head_dim, contexts=[(tokens, tokens, heads)], dtype=dtype)
+    load = load_of(config, Job(tokens=tokens, heads=heads, head_dim=head_dim, dtype=dtype))
+    assert (load.slots, load.stripes) == (bound.slots, bound.stripes)
+    # A load counts read commands on the bus, which the bound lets hide in the first array read.
+    tR = config.cycles(config.timing.tR)
+    commands = load.stripes * 60 * config.command_cycles
+    assert bound.bound_cycles <= max(load.bus, load.die) + tR + 1 <= bound.bound_cycles + tR + commands
+
+
+def test_a_load_grows_with_commands_and_queries_beyond_a_pass():
+    config = CONFIGS["product"]
+    job = Job(tokens=8192, heads=8, queries=4)
+    one, four = load_of(config, job), load_of(config, dataclasses.replace(job, commands=4))
+    assert four.bus == pytest.approx(4 * one.bus)
+    assert load_of(config, dataclasses.replace(job, queries=5)).bus > 1.8 * one.bus
+    assert load_of(config, dataclasses.replace(job, queries=1)).bus == one.bus
+
+
+@pytest.mark.parametrize("kind", list(PolicyKind))
+def test_model_is_never_faster_than_the_load(kind):
+    config = CONFIGS["product"]
+    for tokens in (64, 500, 3000, 20000):
+        job = Job(kind=kind, tokens=tokens, heads=4, queries=4, keep=tokens // 8, group=1, dims=16, window=64,
+                  sinks=4)
+        load = load_of(config, job)
+        assert attend_cycles(config, job) >= max(load.bus, load.die, load.tail)
+
+
+def test_scores_in_device_memory_take_longer():
+    config = CONFIGS["product"]
+    job = Job(kind=PolicyKind.SPARF, tokens=16_384, heads=1, keep=1024, dims=16)
+    assert spilled_words(config, job) == 0
+    longer = dataclasses.replace(job, tokens=17_384)
+    assert spilled_words(config, longer) == 1000
+    smaller = dataclasses.replace(config, score_groups=8192)
+    more = load_of(smaller, job).choice - load_of(config, job).choice
+    assert more == pytest.approx(8192 / 2)
+
+
+def test_combine():
+    assert combine([3.0, 0.0], 5) == 3
+    assert combine([1.0, 1.0], 1) == 2
+    assert 1 < combine([1.0, 1.0], 20) < 1.05
+    assert combine([0.0, 0.0], 4) == 0
+
+
+def test_constants_are_committed():
+    assert fitted().start > 0
+
+
+@pytest.mark.parametrize("name", ["tokens", "heads", "queries", "commands"])
+def test_impossible_jobs_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} = 0"):
+        Job(**{"tokens": 1, "heads": 1, name: 0})
