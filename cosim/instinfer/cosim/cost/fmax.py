@@ -7,6 +7,7 @@ kept in the cache like those of synthesis.
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -118,8 +119,9 @@ def _place_and_route(block: Block, folder: Path) -> dict[str, Any]:
         folder=folder, what=block.name)
     arguments = [*DEVICE, "--json", "block.json", "--report", "report.json", "--freq", str(AIM_MHZ),
                  "--seed", str(SEED), "--lpf-allow-unconstrained", "--timing-allow-fail", "--quiet"]
+    compiled = {"YOWASP_CACHE_DIR": str(cache_root() / "yowasp")}
     done = subprocess.run([sys.executable, "-c", _NEXTPNR, *arguments], cwd=folder, capture_output=True,
-                          text=True, check=False)
+                          text=True, check=False, env={**os.environ, **compiled})
     if done.returncode != 0 or not (folder / "report.json").is_file():
         last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
         raise SynthesisError(f"{block.name}: nextpnr ended with status {done.returncode}:\n{last}")
