@@ -13,7 +13,7 @@ BENCHES ?= dense sketch
 # One BLAS thread: the products here are small, and the simulator wants the other core.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup demo test soak lint rtl bench report clean
+.PHONY: help setup demo test soak lint rtl bench report cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +58,16 @@ report: ## the performance model's page, pictures and tables, into reports/perf
 	@echo "report: instinfer perf report -o reports/perf $(ARGS)"
 	@$(RUN) instinfer perf report -o reports/perf $(ARGS)
 
+cost: ## resources of the presets in hw/rtl/cost: fails when a block grew by 10 % without being committed
+	@scripts/setup.sh --quiet
+	@set -e; for table in hw/rtl/cost/*.json; do \
+		[ -e "$$table" ] || { echo "cost: no table is committed: instinfer synth --preset PRESET --update"; exit 1; }; \
+		preset=$$(basename $$table .json); \
+		echo "cost: instinfer synth --preset $$preset --check $(ARGS)"; \
+		$(RUN) instinfer synth --preset $$preset --check $(ARGS); \
+	done
+
 clean: ## remove builds, runs, reports, generated Verilog and test caches (.venv and the model file stay)
 	@echo "clean: removing builds, runs, reports, generated Verilog and test caches"
-	@rm -rf .cache/build .cache/runs .cache/ccache build reports hw/rtl/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .cache/build .cache/synth .cache/runs .cache/ccache build reports hw/rtl/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find cosim hw sw tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
