@@ -13,7 +13,7 @@ BENCHES ?= dense sketch
 # One BLAS thread: the products here are small, and the simulator wants the other core.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup demo test soak lint rtl bench report cost clean
+.PHONY: help setup demo test soak formal lint rtl bench report cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ soak: ## the long tests
 	@scripts/setup.sh --quiet
 	@echo "soak: pytest -m soak"
 	@$(RUN) pytest -n $(WORKERS) --dist loadfile -m soak $(ARGS)
+
+formal: ## proofs of the small parts, broken controls included
+	@scripts/setup.sh --quiet
+	@echo "formal: pytest -m 'formal or not formal' tests/formal"
+	@$(RUN) pytest -n $(WORKERS) -m "formal or not formal" tests/formal $(ARGS)
 
 lint: ## ruff and mypy
 	@scripts/setup.sh --quiet

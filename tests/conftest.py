@@ -27,5 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, folder in enumerate(folders)
                                       if item.nodeid.startswith(folder)), len(folders)))
     for item in items:
-        if item.get_closest_marker("soak") and not item.get_closest_marker("timeout"):
+        long = item.get_closest_marker("soak") or item.get_closest_marker("formal")
+        if long and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SOAK_SECONDS))

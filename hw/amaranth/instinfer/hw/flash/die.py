@@ -12,7 +12,7 @@ from .onfi import BusTimes
 from .queues import DEPTH
 
 PATIENCE = 4
-"""Stripes read from a die while a program or erase waits for it."""
+"""Stripes read from a die while a program or erase waits for it; then one of them has its turn."""
 TIMEOUT_TICKS = 8
 """The time-out in ticks of the channel's shared timer; it fires up to one tick late."""
 
@@ -190,12 +190,12 @@ class DieControl(wiring.Component):
                     m.d.sync += self.cached.eq(0)
                     m.next = "SENSE"
                 with m.Elif(write & self.write_erase):
-                    m.d.sync += erasing.eq(1)
+                    m.d.sync += [erasing.eq(1), patience.eq(0)]
                     m.next = "WRITE"
                 with m.Elif(write):
                     m.d.comb += self.wants_claim.eq(1)
                     with m.If(self.may_claim):
-                        m.d.sync += erasing.eq(0)
+                        m.d.sync += [erasing.eq(0), patience.eq(0)]
                         m.next = "CLAIM"
 
             with m.State("SENSE"):

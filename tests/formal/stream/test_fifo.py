@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`StreamFIFO`: nothing is lost, made up, reordered or refused while there is room."""
+
+import pytest
+from amaranth.hdl import Assert, Cover, Module, Signal
+
+from instinfer.hw.stream.fifo import StreamFIFO
+from support.formal import Bench, assert_held, mutated, payload_of, transfer
+
+
+class FifoBench(Bench):
+    """Any payload, chosen at will, is followed from its way in to its way out."""
+
+    def __init__(self, fifo: StreamFIFO):
+        super().__init__()
+        self.fifo = fifo
+        self.watch = Signal()
+        self.free_inputs(fifo)
+        self.free(self.watch)
+
+    def describe(self, m: Module) -> None:
+        m.submodules.fifo = fifo = self.fifo
+        takes, gives = transfer(fifo.i), transfer(fifo.o)
+        inside = Signal(range(fifo.depth + 2))
+        m.d.sync += inside.eq(inside + takes - gives)
+        m.d.comb += [
+            Assert(fifo.level == inside, "level: what is inside"),
+            Assert(fifo.i.ready == (inside != fifo.depth), "ready: exactly while there is room"),
+            Cover(inside == fifo.depth, "full"),
+            Cover(takes & gives & (inside == fifo.depth - 1), "in and out at once, nearly full"),
+        ]
+        assert_held(m, fifo.o, "output")
+
+        # ``ahead``: payloads that leave before the one that is watched.
+        watched, ahead = Signal(), Signal.like(inside)
+        payload = Signal(len(payload_of(fifo.i)))
+        with m.If(watched):
+            m.d.comb += Assert(inside > ahead, "order: it is inside until its turn")
+            m.d.sync += ahead.eq(ahead - gives)
+            with m.If(gives & (ahead == 0)):
+                m.d.comb += [
+                    Assert(payload_of(fifo.o) == payload, "order: what went in comes out in its turn"),
+                    Cover(payload.all(), "a watched payload leaves"),
+                ]
+                m.d.sync += watched.eq(0)
+        with m.Elif(self.watch & takes):
+            m.d.sync += [watched.eq(1), payload.eq(payload_of(fifo.i)), ahead.eq(inside - gives)]
+
+
+def forgets_an_entry(m: Module, fifo: StreamFIFO) -> None:
+    """``ready`` also when it is full: the newest entry is lost."""
+    m.d.comb += fifo.i.ready.eq(1)
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("depth", [4, 5, 8])
+def test_fifo(proof, depth):
+    proof(FifoBench(StreamFIFO(shape=1, depth=depth)))
+
+
+def test_a_fifo_of_four(proof):
+    proof(FifoBench(StreamFIFO(shape=1, depth=4)))
+
+
+def test_a_broken_fifo_is_seen(refutation):
+    refutation(FifoBench(mutated(StreamFIFO(shape=1, depth=4), forgets_an_entry)),
+               "ready: exactly while there is room")
+    refutation(FifoBench(mutated(StreamFIFO(shape=1, depth=4), forgets_an_entry)),
+               "order: what went in comes out in its turn")
