@@ -408,7 +408,7 @@ class IoCommands(wiring.Component):
         m.d.comb += [
             attention.choose.eq((f["opcode"] != Opcode.KV_READ) & (by_dims | (kind == PolicyKind.SKETCH))),
             attention.by_dims.eq((f["opcode"] != Opcode.KV_READ) & by_dims),
-            attention.mean_v.eq(attention.by_dims & policy[62]),
+            attention.mean_v.eq((f["opcode"] != Opcode.KV_READ) & by_dims & policy[62]),
             *(getattr(attention, name).eq(policy[low:low + len(getattr(attention, name))])
               for name, low in (("keep", 8), ("group_log2", 26), ("window", 29), ("last_dim", 55))),
             attention.sinks.eq(Mux(by_dims, policy[45:55], policy[45:61])),
