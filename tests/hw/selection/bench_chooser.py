@@ -293,7 +293,7 @@ def interleaved(beats: list[int], groups: int, sources: int, run: int) -> list[i
 @bench(cycles=100_000)
 async def time_of_a_choice_that_spills(dut):
     """Maxima that come in ascending order from each of nine sources are taken nearly one per cycle, those of
-    two passes in turn at two thirds of that; the rest takes the stated number of cycles at most."""
+    two passes in turn at six tenths of that; the rest takes the stated number of cycles at most."""
     chooser = Chooser(dut, "spilling", idle=0.0, back_pressure=0.0)
     await start(dut)
     setting = chooser.setting
@@ -307,7 +307,7 @@ async def time_of_a_choice_that_spills(dut):
         arriving, rest = await timed(chooser, job, beats)
         bound = setting.component().cycles(groups, passes, dram=60)
         print(f"{heads} query heads, {groups} groups: {arriving} + {rest} cycles, at most {bound}")
-        assert arriving <= passes * groups * (1.05 if passes == 1 else 1.5) + 60
+        assert arriving <= passes * groups * (1.05 if passes == 1 else 1.7) + 60
         assert rest <= bound
 
 
