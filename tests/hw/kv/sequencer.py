@@ -466,7 +466,7 @@ class Sequencer:
         if output["mean_v"]:
             assert all(head.shared for head in self.heads if output["head_slot"] in (
                 (head.base + turn) % CONFIG.head_slots for turn in range(head.command.passes))
-                and self._at_base[head.base] is head)
+                and head.command.mean_v and self._at_base.get(head.base) is head)
             assert self.dut.averaging.value
 
     # -- the choice ----------------------------------------------------------------------------
