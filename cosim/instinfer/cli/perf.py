@@ -2,7 +2,9 @@
 """``instinfer perf ...``: the performance model: points, the paper's table, calibration."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,14 @@ import typer
 from instinfer.cli.options import JsonTarget, console, emit
 
 app = typer.Typer(no_args_is_help=True, help="Tokens per second of whole systems, by a calibrated model.")
+
+
+@app.callback()
+def perf() -> None:
+    """Tokens per second of whole systems, by a model whose drives are fitted to the RTL."""
+    if find_spec("scipy") is None:
+        sys.exit("instinfer: the performance model needs scipy: pip install 'instinfer[perf]'")
+
 
 Model = Annotated[str, typer.Option("--model", help="opt-13b, llama-3-8b, ... or a config.json.")]
 Gpu = Annotated[str, typer.Option("--gpu", help="a6000, a100, h100, h200, rtx4090, t4.")]

@@ -13,7 +13,7 @@ from .load import Job, Load, array_cycles, load_of, reads_of
 @dataclasses.dataclass(frozen=True)
 class DriveStep:
     """``seconds`` of the drive; ``bus_bytes`` over all its flash buses; ``die_seconds`` over all its dies;
-    ``stripes`` sensed; ``programmed`` stripes. ``bound_by``: the busiest of bus, die, tail, choice."""
+    ``stripes`` sensed; ``programmed`` stripes. ``bound_by``: the busiest of bus, die, tail and choice."""
 
     seconds: float
     bus_bytes: float
@@ -50,7 +50,7 @@ def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Co
 
 
 def _busiest(load: Load) -> str:
-    times = {"bus": load.bus, "die": load.die, "tail": load.tail, "choice": load.choice}
+    times = {"bus": load.bus, "die": load.die, "tail and choice": load.tail + load.choice}
     return max(times, key=lambda name: times[name])
 
 

@@ -48,7 +48,7 @@ def _layer_write(factor: float) -> float:
 
 OPT30 = {"model": "opt-30b"}
 LLAMA = {"model": "llama-2-13b", "prompt": 2048, "output": 2048}
-WAITS = ("vLLM as published admits what fits (a dozen sequences) and is bound by GPU memory: an order of "
+WAITS = ("vLLM as published admits what fits (ten sequences) and is bound by GPU memory: an order of "
          "magnitude faster than any offloading here. The paper's baseline must recompute far more; it "
          "does not say how.")
 SHARES = ("batch assumed 64. The paper's shares say that a second drive makes the cache 1.3 to 1.6 times as "
