@@ -741,8 +741,8 @@ class Bench:
                         assert parts[0] == parts[1], (at.layer, region, head, stripe)
 
             if at.cache.mean_v and resident:
-                where, size = self.store._sum_address(at, 0), at.cache.kv_heads * at.cache.sum_bytes
-                assert (self.dram.read(where, size) == self.store.dram.read(where, size)).all(), at
+                where, length = self.store._sum_address(at, 0), at.cache.kv_heads * at.cache.sum_bytes
+                assert (self.dram.read(where, length) == self.store.dram.read(where, length)).all(), at
             if at.cache.dims:
                 built = at.dim_shape.blocks_built(config, resident) * at.dim_shape.stripes_per_block(config)
                 for head in range(at.cache.kv_heads):
