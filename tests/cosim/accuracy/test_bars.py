@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from instinfer.cosim.accuracy.bars import BARS, COMMAND, Bar, filled, results, verdicts
+from instinfer.cosim.accuracy.bars import BARS, COMMAND, Bar, filled, main, results, verdicts
 from instinfer.cosim.accuracy.policies import parse, spec
 from instinfer.cosim.accuracy.table import TABLE
 
@@ -61,6 +61,20 @@ def test_a_change_of_a_row_shows(rows) -> None:
     for high, low in ((1.0, -1.0), (1.0, -float("inf"))):
         assert Bar(policy="dense", kind="copy", low=low, high=high).met_by({"delta_percent": 1.0})
     assert not Bar(policy="dense", kind="copy", low=-1, high=1).met_by({"delta_percent": -1.1})
+
+
+def test_rows_of_several_commands_are_joined(rows, tmp_path) -> None:
+    page = (DOCS / "accuracy.md").read_text(encoding="utf-8")
+    (tmp_path / "accuracy.md").write_text(page.replace("met |", "? |"), encoding="utf-8")
+    files = []
+    for kind in ("copy", "natural"):
+        files.append(tmp_path / f"{kind}.json")
+        members = [row for row in rows if row["text"].endswith(kind)]
+        files[-1].write_text(json.dumps(members), encoding="utf-8")
+    main(tmp_path, files)
+    assert json.loads((tmp_path / "accuracy.json").read_text(encoding="utf-8")) == rows
+    assert (tmp_path / "accuracy.md").read_text(encoding="utf-8") == page
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_absent_is_refused(rows) -> None:

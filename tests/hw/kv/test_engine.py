@@ -802,7 +802,7 @@ async def time_of_sums(surroundings: Bench, drive: Drive) -> None:
         assert summed - written <= 8 * (stripe * 16 + 150)
 
 
-@bench(cycles=100_000, part="engine")
+@bench(cycles=200_000, part="engine")
 async def timing(dut):
     """Rows at one beat per cycle; an attention's first request does not wait for the queries."""
     surroundings, drive = await prepare(dut)

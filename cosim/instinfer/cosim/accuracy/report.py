@@ -112,8 +112,10 @@ def draw(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
             panel.set_xlabel(f"{name}, % of dense fp16")
             panel.set_ylabel("perplexity, % above float64 dense")
             panel.set_title(f"{text}, context {table[0]['context']}", fontsize=9)
-    handles, names = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    drawn = {name: handle for line in panels
+             for handle, name in zip(*line[0].get_legend_handles_labels(), strict=True)}
+    figure.legend([drawn[label] for label in labels], labels, loc="lower center", ncols=3, fontsize=8,
+                  frameon=False)
     figure.tight_layout(rect=(0, legend / height, 1, 1))
     figure.savefig(path)
     pyplot.close(figure)

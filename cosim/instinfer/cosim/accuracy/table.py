@@ -7,6 +7,6 @@ TABLE = (
     "sketch:sketcher=pca-of-keys", "sketch:sketcher=pca-full-weight", "sketch:sketcher=chosen",
     "sketch:sketcher=truncated,dims=64,bits=2", "sketch:group=1", "sketch:group=16", "sketch:group=32",
     "sketch:dims=32", "sketch:bits=8", "sketch:bits=2", "sketch:dims=32,keep=1/16", "sketch:dtype=fp16",
-    "sparf:dims=8", "sparf:dims=32", "sparf:dtype=int8", "sparf:mean_v=true",
+    "sparf:dims=8", "sparf:dims=32", "sparf:dims=32,keep=1/16", "sparf:dtype=int8", "sparf:mean_v=true",
 )
 """``sketch:keep=0,sinks=0`` is the control that must fail."""
