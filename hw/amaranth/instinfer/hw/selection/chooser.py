@@ -49,7 +49,8 @@ class GroupChooser(wiring.Component):
     busy : a job is under way
     source, target : device DRAM, for heads of more groups than the score memory holds
     spilled : pulse, a word went there
-    fault : pulse, DRAM refused something: the choice of this head slot has no meaning. Before the choice ends
+    fault : pulse, DRAM refused something: choice and shares of this head slot have no meaning. Before the
+        choice, or ``shared``, ends
 
     A group that is no candidate counts in the sums and is never chosen. ``keep`` = 0 chooses none, ``keep``
     at or above the number of candidates all, both without looking at the scores.
