@@ -22,6 +22,7 @@ from instinfer.abi import layout, registers
 from instinfer.abi.config import EngineConfig
 
 from .shared import SharedModule, flat_ports
+from .verilog import condense
 
 MANIFEST = "manifest.json"
 LINT_WAIVERS: Mapping[str, str] = {
@@ -46,7 +47,8 @@ def to_verilog(component: wiring.Component, *, name: str) -> str:
         port: (value, PortDirection.Input if into else PortDirection.Output)
         for port, into, value in flat_ports(component)
     }
-    return str(verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True))
+    text = str(verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True))
+    return condense(text)
 
 
 def render_component(
