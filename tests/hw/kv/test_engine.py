@@ -841,13 +841,14 @@ async def timing(dut):
         assert latency <= 90
 
 
-AT_FULL_RATE = ("one_sequence", "number_formats", "traffic", "timing")
-"""What `make test` runs without noise; `make soak` runs all."""
+AT_FULL_RATE = "one_sequence|number_formats|dim_pages|traffic|timing"
+UNDER_NOISE = f"^(?!.*({AT_FULL_RATE})$)"
+"""`make test` runs each bench once, without or with random back-pressure; `make soak` runs all both ways."""
 
 
 @pytest.mark.parametrize(("noise", "only", "benches"), [
-    pytest.param(0.0, None, 17, marks=pytest.mark.soak), (0.0, "|".join(AT_FULL_RATE), len(AT_FULL_RATE)),
-    (0.3, None, 17),
+    pytest.param(0.0, AT_FULL_RATE, 5, id="at full rate"), pytest.param(0.3, UNDER_NOISE, 12, id="under noise"),
+    *(pytest.param(noise, None, 17, id=f"all, {noise}", marks=pytest.mark.soak) for noise in (0.0, 0.3)),
 ])
 def test_kv_engine(noise, only, benches):
     passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise}, only=only)
