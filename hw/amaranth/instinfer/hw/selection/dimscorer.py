@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, EnableInserter, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.sparf import SHORT_BITS
 
-from ..numeric.pipeline import stages
+from ..numeric.pipeline import moving, stages
 from ..numeric.score import RIGHT_BITS
 from ..signatures import LANES
 from ..stream.fifo import StreamFIFO
@@ -70,7 +70,10 @@ class DimScorer(wiring.Component):
         m = Module()
         config, write = self._config, self.write
         m.submodules.steps = steps = DimSteps(config=config)
-        m.submodules.lanes = lanes = DimLanes(config=config, blocks=self._blocks)
+        moves = Signal()
+        m.d.comb += moves.eq(moving(m, steps.valid, 1 + DimLanes.emit_cycle, name="moves"))
+        lanes = DimLanes(config=config, blocks=self._blocks)
+        m.submodules.lanes = EnableInserter(moves)(lanes)
         m.submodules.tokens = tokens = DimTokens(config=config, blocks=self._blocks)
         m.submodules.fifo = fifo = StreamFIFO(shape=group_beat(config), depth=_FIFO_DEPTH)
         wiring.connect(m, wiring.flipped(self.slots), steps.slots)
@@ -87,7 +90,9 @@ class DimScorer(wiring.Component):
         m.d.sync += inside.eq(inside + coming - taken)
 
         valid = stages(m, steps.valid, 1, name="valid", reset=True)[1]
-        now: Any = stages(m, step, 1, name="step")[1]
+        with m.If(moves):
+            now: Any = stages(m, step, 1, name="step")[1]
+            data = stages(m, steps.data, 1, name="data")[1]
         units: Memory = Memory(shape=RIGHT_BITS, depth=config.head_slots, init=[])
         m.submodules.units = units
         put, get = units.write_port(), units.read_port(domain="comb")
@@ -95,7 +100,7 @@ class DimScorer(wiring.Component):
             put.addr.eq(write.unit_slot), put.data.eq(write.unit), put.en.eq(write.unit_valid),
             get.addr.eq(now.head_slot),
             lanes.valid.eq(valid), lanes.step.eq(now), lanes.unit.eq(get.data),
-            lanes.data.eq(stages(m, steps.data, 1, name="data")[1]),
+            lanes.data.eq(data),
             tokens.emitted.eq(lanes.emitted), tokens.emission.eq(lanes.emission),
             tokens.scales_valid.eq(steps.scales_valid), tokens.scales_row.eq(steps.scales_row),
             tokens.scales.eq(steps.data),
@@ -104,11 +109,11 @@ class DimScorer(wiring.Component):
         ]
         wiring.connect(m, wiring.flipped(self.write), tokens.write)
         for query in range(config.queries):
-            self._factors(m, query, step, now, lanes)
+            self._factors(m, query, moves, step, now, lanes)
             m.d.comb += [tokens.sums[query][lane].eq(lanes.sums[query][lane]) for lane in range(LANES)]
         return m
 
-    def _factors(self, m: Module, query: int, step: Any, now: Any, lanes: DimLanes) -> None:
+    def _factors(self, m: Module, query: int, moves: Value, step: Any, now: Any, lanes: DimLanes) -> None:
         """Factors of a step for one query: one for each lane of a row of keys, or the same for all."""
         write = self.write
         memory: Memory = Memory(shape=SHORTS_BITS, depth=self._config.head_slots * GROUPS_MAX, init=[])
@@ -121,6 +126,7 @@ class DimScorer(wiring.Component):
         ]
         for lane in range(LANES):
             chosen = Signal(signed(SHORT_BITS), name=f"factor_{query}_{lane}", reset_less=True)
-            m.d.sync += chosen.eq(get.data.word_select(Mux(now.keys, lane, now.lane), SHORT_BITS))
-            late = stages(m, chosen, lanes.factor_cycle - 1, name=f"late_{query}_{lane}")[-1]
+            with m.If(moves):
+                m.d.sync += chosen.eq(get.data.word_select(Mux(now.keys, lane, now.lane), SHORT_BITS))
+                late = stages(m, chosen, lanes.factor_cycle - 1, name=f"late_{query}_{lane}")[-1]
             m.d.comb += lanes.factors[query][lane].eq(late)

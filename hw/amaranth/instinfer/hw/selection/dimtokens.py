@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, EnableInserter, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -77,10 +77,14 @@ class DimTokens(wiring.Component):
         # Cycle 1: the token's sum, and its scale.
         scale = self._scale(m, row.row, index, now) if self._blocks else now.scale
         at_unit = self._rows(m, "unit", self.write.unit_valid, self.write.unit_slot, self.write.unit, now)
-        late: Any = stages(m, now, DimScore.latency, name="late")[-1]
+        moves = Signal()
+        m.d.comb += moves.eq(active | Cat(*valid).any())
+        with m.If(moves):
+            late: Any = stages(m, now, DimScore.latency, name="late")[-1]
         for query in range(config.queries):
-            dot = self._dot(m, query, row, index)
-            m.submodules[f"score_{query}"] = score = DimScore()
+            dot = self._dot(m, query, active, row, index)
+            score = DimScore()
+            m.submodules[f"score_{query}"] = EnableInserter(moves)(score)
             right = self._rows(m, f"right_{query}", self.write.valid & (self.write.query == query),
                                self.write.head_slot, self.write.right, now)
             m.d.comb += [
@@ -92,11 +96,11 @@ class DimTokens(wiring.Component):
         m.d.comb += [
             self.found_valid.eq(valid[-1]), found.head_slot.eq(late.head_slot), found.group.eq(late.token),
             found.last.eq(late.last),
-            self.busy.eq(active | Cat(*valid).any()),
+            self.busy.eq(moves),
         ]
         return m
 
-    def _dot(self, m: Module, query: int, row: Any, index: Signal) -> Signal:
+    def _dot(self, m: Module, query: int, active: Value, row: Any, index: Signal) -> Signal:
         """Sum of a token in cycle 1; of keys the lanes are added up."""
         wide = Signal(signed(SUM_BITS), name=f"wide_{query}")
         pair = Signal(WORD_BITS, name=f"pair_{query}")
@@ -108,7 +112,8 @@ class DimTokens(wiring.Component):
             byte.eq(pair.word_select(index[0], BYTE_SUM_BITS)),
         ]
         added = wide + Mux(row.keys & (index != 0), dot, 0)
-        m.d.sync += dot.eq(Mux(row.int8 & ~row.keys, byte, added))
+        with m.If(active):
+            m.d.sync += dot.eq(Mux(row.int8 & ~row.keys, byte, added))
         return dot
 
     def _scale(self, m: Module, row: Value, index: Signal, now: Any) -> Value:

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, EnableInserter, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -77,14 +77,16 @@ class SketchScorer(wiring.Component):
         m.d.comb += steps.go.eq(fifo.level < _FIFO_DEPTH - self.latency)
 
         valid = stages(m, steps.valid, self.score_cycle, name="valid", reset=True)
-        step = stages(m, steps.step, self.score_cycle, name="step")
-        scale = stages(m, steps.scale, self.dot_cycle, name="scale")[self.dot_cycle]
-        words = stages(m, steps.data, 1, name="data")[1]
+        moves = Signal()
+        m.d.comb += moves.eq(Cat(valid).any())
+        with m.If(moves):
+            step = stages(m, steps.step, self.score_cycle, name="step")
+            scale = stages(m, steps.scale, self.dot_cycle, name="scale")[self.dot_cycle]
+            words = stages(m, steps.data, 1, name="data")[1]
+            mantissa = stages(m, scale.magnitude, 1, name="mantissa")[1]
         amount_base = Signal(signed(8))
         m.d.comb += amount_base.eq(AMOUNT_BASE - scale.shift)
-
-        mantissa = stages(m, scale.magnitude, 1, name="mantissa")[1]
-        scores = [self._score(m, query, steps, words, valid, step, mantissa, amount_base)
+        scores = [self._score(m, query, steps, words, valid, moves, step, mantissa, amount_base)
                   for query in range(config.queries)]
         maxima, group, end = self._maxima(m, scores, valid[-1], step)
 
@@ -98,7 +100,7 @@ class SketchScorer(wiring.Component):
         ]
         return m
 
-    def _score(self, m: Module, query: int, steps: VectorSteps, words: Value, valid: list[Any],
+    def _score(self, m: Module, query: int, steps: VectorSteps, words: Value, valid: list[Any], moves: Value,
                step: list[Any], mantissa: Value, amount_base: Value) -> Value:
         """Operands at cycle 0, dot products from cycle 1, their sum at ``dot_cycle``, then the score."""
         config, write = self._config, self.write
@@ -113,8 +115,11 @@ class SketchScorer(wiring.Component):
                 put.en.eq(mine & (write.bank == bank)),
                 get.addr.eq(Cat(steps.beat, steps.step.head_slot)),
             ]
-            factors.append(stages(m, get.data, 1, name=f"factors_{query}_{bank}")[1])
-        m.submodules[f"dot_{query}"] = dot = DigitDot()
+            with m.If(moves):
+                factors.append(stages(m, get.data, 1, name=f"factors_{query}_{bank}")[1])
+        dot, score = DigitDot(), SketchScore()
+        m.submodules[f"dot_{query}"] = EnableInserter(moves)(dot)
+        m.submodules[f"score_{query}"] = EnableInserter(moves)(score)
         m.d.comb += [
             dot.data.eq(words), dot.factors.eq(Cat(*factors)),
             dot.wide.eq(step[1].bits != ElementBits.TWO), dot.widest.eq(step[1].bits == ElementBits.EIGHT),
@@ -127,7 +132,6 @@ class SketchScorer(wiring.Component):
         bias, exponent = get.data[:BIAS_BITS].as_signed(), get.data[BIAS_BITS:].as_signed()
         total = Signal(signed(DOT_BITS), name=f"total_{query}", reset_less=True)
         amount = Signal(signed(10), name=f"amount_{query}")
-        m.submodules[f"score_{query}"] = score = SketchScore()
         m.d.comb += [
             put.addr.eq(write.head_slot), put.data.eq(Cat(write.bias, write.exponent)),
             put.en.eq(mine & write.final),
@@ -135,8 +139,8 @@ class SketchScorer(wiring.Component):
             score.dot.eq(total),
         ]
         limited = Signal(range(AMOUNT_MAX + 1), name=f"limited_{query}", reset_less=True)
-        m.d.sync += limited.eq(Mux(amount < 0, 0, Mux(amount > AMOUNT_MAX, AMOUNT_MAX, amount)))
         with m.If(valid[self.dot_cycle]):
+            m.d.sync += limited.eq(Mux(amount < 0, 0, Mux(amount > AMOUNT_MAX, AMOUNT_MAX, amount)))
             m.d.sync += total.eq(Mux(at.first, bias, total) + dot.total)
         m.d.comb += [score.mantissa.eq(mantissa), score.amount.eq(limited)]
         return score.score
