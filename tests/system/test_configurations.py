@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Odd configurations end to end: generated, linted, simulated; the waveform of a whole engine read back.
 
-`make test` generates and lints the first half of a seeded sample and simulates its two small ones; `make soak`
-does the rest, longer contexts with all, and the waveform of a whole engine.
+`make test` generates and lints the first half of a seeded sample and simulates its two small ones; `make
+soak` does the rest, longer contexts with all, and the waveform of a whole engine.
 """
 
 from pathlib import Path

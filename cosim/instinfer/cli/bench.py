@@ -9,6 +9,8 @@ import typer
 from instinfer.cli.options import ConfigFile, JsonTarget, Preset, Settings, configuration, console, emit
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from instinfer.abi.config import EngineConfig
     from instinfer.cosim.bench.workload import Shape
     from instinfer.host import Sketch, SparF
@@ -162,9 +164,27 @@ def _report_steps(measure: Callable[[Callable[[str], None]], dict[str, Any]],
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in row.items():
+        if name == "published":
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number}" for key, number in value.items())
         elif isinstance(value, float):
             value = f"{value:.6g}"
         table.add_row(name, str(value))
     console(json_target).print(table)
+    if "published" in row:
+        console(json_target).print(_published(row["published"]))
+
+
+def _published(costs: list[dict[str, Any]]) -> "Table":
+    """What the published layout would read for the same choices, a column per page size."""
+    from rich.table import Table
+
+    table = Table(title=f"the published scheme: {costs[0]['source']}")
+    table.add_column("figure")
+    for cost in costs:
+        table.add_column(f"pages of {cost['page_bytes'] // 1024} KiB", justify="right")
+    for name in costs[0]:
+        if name not in ("page_bytes", "source"):
+            table.add_row(name, *(f"{cost[name]:.6g}" for cost in costs))
+    return table

@@ -847,7 +847,8 @@ UNDER_NOISE = f"^(?!.*({AT_FULL_RATE})$)"
 
 
 @pytest.mark.parametrize(("noise", "only", "benches"), [
-    pytest.param(0.0, AT_FULL_RATE, 5, id="at full rate"), pytest.param(0.3, UNDER_NOISE, 12, id="under noise"),
+    pytest.param(0.0, AT_FULL_RATE, 5, id="at full rate"),
+    pytest.param(0.3, UNDER_NOISE, 12, id="under noise"),
     *(pytest.param(noise, None, 17, id=f"all, {noise}", marks=pytest.mark.soak) for noise in (0.0, 0.3)),
 ])
 def test_kv_engine(noise, only, benches):

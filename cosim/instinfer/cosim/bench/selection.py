@@ -35,6 +35,7 @@ from instinfer.host.operands import Half, records_of
 from instinfer.host.policy import Policy
 
 from .operands import Operands
+from .published import PAGES, published_cost
 from .workload import Comparison, Meter, Shape, bytes_moved, figures, timing
 
 
@@ -117,6 +118,12 @@ def _quantised(shape: CacheShape, q: Half) -> tuple[NDArray[np.int64], NDArray[n
     return quantise_query(q.reshape(shape.kv_heads, shape.queries, -1), scale2_of(shape.scale))
 
 
+def kept_dims(shape: CacheShape, q: Half, policy: SparF) -> NDArray[np.bool_]:
+    """(kv_heads, head_dim): the dims that SparF keeps of q."""
+    return np.stack([sparf.choose_dims(qi, exponent, policy.dims)
+                     for qi, exponent in zip(*_quantised(shape, q), strict=True)])
+
+
 def _numbers(records: Records) -> NDArray[np.float64]:
     """(kv_heads, tokens, head_dim): the numbers that are stored."""
     wide = records.rows.astype(np.float64)
@@ -143,9 +150,8 @@ def policy_bound(config: EngineConfig, shape: CacheShape, policy: Policy, querie
     def index(q: Half, head: int, tokens: int) -> Iterator[StripeRead]:
         """What the choice reads."""
         if isinstance(policy, SparF):
-            qi, exponent = (each[head] for each in _quantised(shape, q))
             yield from dim_reads(config, shape.shape, line=head, resident=tokens, context=tokens,
-                                 kept=sparf.choose_dims(qi, exponent, policy.dims))
+                                 kept=kept_dims(shape, q, policy)[head])
         elif shape.sketch is not None:
             yield from sketch_reads(config, shape.sketch, line=head, resident=tokens, context=tokens)
 
@@ -207,6 +213,9 @@ def sparse(config: EngineConfig, shape: Shape, operands: Operands, *, bench: str
                or name in ("pages_sensed", "tail_beats", "scores_spilled")},
             "bit_exact": comparison.bit_exact, "values_compared": comparison.values,
             "max_error": comparison.max_error, "timing": timing(config), "source": "measured in RTL",
+            **({"published": [published_cost([kept_dims(cache, q, policy) for q in operands.q], sets,
+                                             page_bytes=each) for each in PAGES]}
+               if isinstance(policy, SparF) else {}),
         }
 
 

@@ -33,9 +33,9 @@ class PageReads:
         return (self.tokens + self.dims) * PAGE
 
 
-def token_pages(context: int, head_dim: int) -> int:
+def token_pages(context: int, head_dim: int, page_bytes: int = PAGE) -> int:
     """Pages of K, or of V, of one head."""
-    return -(-context * head_dim * FP16 // PAGE)
+    return -(-context * head_dim * FP16 // page_bytes)
 
 
 def dense_reads(context: int, head_dim: int) -> PageReads:
@@ -43,9 +43,9 @@ def dense_reads(context: int, head_dim: int) -> PageReads:
     return PageReads(2.0 * token_pages(context, head_dim))
 
 
-def dims_per_page(context: int) -> int:
-    """2 from 1,024 tokens on, 4 from 512, else 8: as many tokens per page as the context fills."""
-    return 2 if context >= 1024 else 4 if context >= 512 else 8
+def dims_per_page(context: int, page_bytes: int = PAGE) -> int:
+    """2, 4 or 8: as many tokens as the context fills (in 4 KiB: 2 from 1,024 tokens on, 4 from 512)."""
+    return next((dims for dims in (2, 4) if context * dims * FP16 >= page_bytes), 8)
 
 
 def sparf_reads(context: int, head_dim: int, *, dims: int, kept: int) -> PageReads:
