@@ -113,6 +113,17 @@ def all_(output: Folder, json_target: JsonTarget = None) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def pages(output: Folder) -> None:
+    """Write the pages of docs/boards, one per target."""
+    from instinfer.hw.boards import TARGETS
+    from instinfer.hw.boards.emit import page
+
+    output.mkdir(parents=True, exist_ok=True)
+    for target in TARGETS.values():
+        (output / f"{target.name}.md").write_text(page(target), encoding="utf-8")
+
+
 def _report(document: dict[str, Any], findings: "Iterable[Finding]", json_target: str | None) -> None:
     """Show findings; exit status 1 when there is a fault."""
     rows = _show(findings, json_target)

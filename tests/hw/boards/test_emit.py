@@ -18,7 +18,7 @@ from instinfer.cosim.boards.check import CheckError, quick, read, thorough
 from instinfer.cosim.cost.parts import PART_OF_PRESET, PARTS
 from instinfer.cosim.native.engine import rtl
 from instinfer.hw.boards import TARGETS, BoardError, Target, target_of
-from instinfer.hw.boards.emit import MANIFEST, configuration, render, write
+from instinfer.hw.boards.emit import MANIFEST, configuration, page, render, write
 from instinfer.hw.boards.interfaces import CONTROL
 from instinfer.hw.generate import top_name
 from support.boards import hollow_engine, kernel_target
@@ -177,6 +177,12 @@ def test_a_broken_wrapper_is_found(old: str, new: str, check: str, tmp_path: Pat
         assert faults(folder, thorough) == {}
     replace(wrapper, old, new)(folder)
     assert check in faults(folder, thorough)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
+def test_pages_of_the_documentation_are_those_of_the_definitions(target: Target) -> None:
+    path = Path(__file__).resolve().parents[3] / "docs" / "boards" / f"{target.name}.md"
+    assert path.read_text() == page(target), "write them again: instinfer boards pages -o docs/boards"
 
 
 def test_definitions_agree_with_the_rest_of_the_project() -> None:

@@ -64,7 +64,8 @@ proc unknown {name args} {
             must [file_ exists [last $args]] "no file [last $args]"
         }
         get_ports {
-            must [expr {[last $args] in $::ports}] "$::wrapper has no port [last $args]"
+            set port [regsub {\[\*\]$} [last $args] ""]
+            must [expr {$port in $::ports}] "$::wrapper has no port $port"
         }
         package_xo {
             set xml [dict get $args -kernel_xml]

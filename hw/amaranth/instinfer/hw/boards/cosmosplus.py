@@ -11,8 +11,9 @@ COSMOSPLUS = Target(
     part="xc7z045ffg900-3",
     family=Family.SERIES_7,
     nand=NandPins(
-        channels=8, targets=8, mega_transfers=200, single="SSTL18_II", differential="DIFF_SSTL18_II",
-        slow="LVCMOS18", source="pin constraints of the public Cosmos+ OpenSSD project (standards alone)",
+        channels=8, targets=8, mega_transfers=200, data="LVCMOS18", control="SSTL18_II",
+        strobe="DIFF_SSTL18_II", enable="LVCMOS18", ready="SSTL18_II",
+        source="pin constraints of the public Cosmos+ OpenSSD project (standards, not locations)",
     ),
     dram_base=0x2000_0000,
     dram_bytes=512 << 20,

@@ -11,8 +11,9 @@ DAISYPLUS = Target(
     part="xczu17eg-ffvc1760-2-e",
     family=Family.ULTRASCALE_PLUS,
     nand=NandPins(
-        channels=4, targets=8, mega_transfers=133, single="SSTL18_I", differential="DIFF_SSTL18_I",
-        slow="LVCMOS18", source="pin constraints of the public Daisy+ OpenSSD project (standards alone)",
+        channels=4, targets=8, mega_transfers=133, data="LVCMOS18", control="SSTL18_I",
+        strobe="DIFF_SSTL18_I", enable="LVCMOS18", ready="LVCMOS18",
+        source="pin constraints of the public Daisy+ OpenSSD project (standards, not locations)",
     ),
     dram_base=0x2000_0000,
     dram_bytes=512 << 20,

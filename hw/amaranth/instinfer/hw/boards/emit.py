@@ -30,6 +30,7 @@ VERSION = "0.1"
 WRAPPER_WAIVERS: Mapping[str, str] = {
     **LINT_WAIVERS,
     "UNDRIVEN": "the stub primitives drive nothing",
+    "UNSIGNED": "a comparison that holds for every value at this clock, in the table of a PHY's times",
     "SYMRSVDWORD": "`interrupt`, which the vendor's tools expect, is a word to other tools",
 }
 
@@ -172,6 +173,11 @@ def _manifest(target: Target, config: EngineConfig, wrapper: Wrapper, flash: Fla
         "lint_waivers": dict(WRAPPER_WAIVERS),
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())},
     }
+
+
+def page(target: Target) -> str:
+    """docs/boards/TARGET.md."""
+    return render_template("page.md.j2", target=target)
 
 
 def _json(document: Any) -> str:

@@ -94,10 +94,13 @@ class PhyPorts(FlashSide):
         }
 
 
-SIDES: Mapping[str, type[FlashSide]] = {each.name: each for each in (PhyPorts,)}
-"""Ways for boards with NAND that this version has."""
 PIN_LEVEL = ("nvddr2", "sdr")
 """Those that end at pins, the faster one first."""
+
+
+def sides() -> dict[str, type[FlashSide]]:
+    """Ways for boards with NAND that this version has, those that end at pins first."""
+    return {each.name: each for each in (PhyPorts,)}
 
 
 def flash_side(target: Target, config: EngineConfig, name: str | None) -> FlashSide:
@@ -113,15 +116,16 @@ def flash_side(target: Target, config: EngineConfig, name: str | None) -> FlashS
                 "Leave --phy out.")
         return NoFlash(config)
     wanted = name or PIN_LEVEL[0]
-    require(wanted in (*SIDES, *PIN_LEVEL), "--phy", wanted,
+    require(wanted in (*PIN_LEVEL, PhyPorts.name), "--phy", wanted,
             f"one of {', '.join((*PIN_LEVEL, PhyPorts.name))}", "`instinfer boards list` shows them.")
-    if wanted not in SIDES:
+    found = sides()
+    if wanted not in found:
         raise BoardError(
             f"{target.name} cannot be emitted with --phy {wanted}: this version lacks that PHY. "
-            f"--phy {' or --phy '.join(SIDES)} leads the flash buses out another way")
-    return SIDES[wanted](config)
+            f"--phy {' or --phy '.join(found)} leads the flash buses out another way")
+    return found[wanted](config)
 
 
 def ways(target: Target) -> list[str]:
     """What ``--phy`` may be for a target in this version."""
-    return list(SIDES) if target.nand else []
+    return list(sides()) if target.nand else []

@@ -24,17 +24,19 @@ class Family(enum.Enum):
 class NandPins:
     """Raw NAND on the FPGA's pins.
 
-    ``targets``: CE_n and R/B_n pins of a channel. ``single`` and ``differential``: I/O standards of control
-    and data pins, and of RE and DQS. ``slow``: that of CE_n, R/B_n and WP_n. ``source``: where that is
-    printed.
+    ``targets``: CE_n and R/B_n pins of a channel. I/O standards: ``data`` of DQ, ``control`` of CLE, ALE and
+    WE_n, ``strobe`` of the pairs RE and DQS, ``enable`` of CE_n and WP_n, ``ready`` of R/B_n. ``source``:
+    where they are printed.
     """
 
     channels: int
     targets: int
     mega_transfers: int
-    single: str
-    differential: str
-    slow: str
+    data: str
+    control: str
+    strobe: str
+    enable: str
+    ready: str
     source: str
 
 
