@@ -16,8 +16,8 @@ def hollow_engine(config: EngineConfig) -> dict[str, str]:
     engine = engine_signature(config).create()
     ports = [("clk", True, 1), ("rst", True, 1),
              *((name, into, len(value)) for name, into, value in flat_ports(engine))]
-    lines = [f"  {'input' if into else 'output'} [{width - 1}:0] {name}" for name, into, width in ports]
-    text = f"(* blackbox *)\nmodule {top_name(config)} (\n" + ",\n".join(lines) + "\n);\nendmodule\n"
+    lines = [f"  {'input' if into else 'output reg'} [{width - 1}:0] {name}" for name, into, width in ports]
+    text = f"module {top_name(config)} (\n" + ",\n".join(lines) + "\n);\nendmodule\n"
     return {f"{top_name(config)}.v": text, "manifest.json": "{}\n"}
 
 
