@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """KernelControl in front of a RegisterFile: its own registers, the BAR behind it, errors, interrupt."""
 
+import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -8,6 +9,7 @@ from amaranth.sim import Simulator
 
 from hw.queue.bar import Bar
 from instinfer.abi.config import presets
+from instinfer.abi.errors import ConfigError
 from instinfer.abi.kernel import ARGUMENTS, BAR_OFFSET, CONTROL_BYTES, KERNEL_FIELDS, KernelRegister
 from instinfer.abi.registers import MAGIC, VERSION, Access, Register
 from instinfer.hw.axi.bus import AxiLiteBus
@@ -21,7 +23,7 @@ SLVERR = 2
 class KernelWithBar(wiring.Component):
     def __init__(self) -> None:
         self.registers = RegisterFile(presets()["tiny"])
-        self.control = KernelControl()
+        self.control = KernelControl(managers=3)
         super().__init__({"bus": In(AxiLiteBus()), "idle": In(1), "irq": In(1), "interrupt": Out(1),
                           "host_memory": Out(64), "device_memory": Out(64)})
 
@@ -59,6 +61,10 @@ class _Port:
 def test_fields_are_what_the_registers_keep():
     async def testbench(ctx, dut, bar):
         for register, fields in KERNEL_FIELDS.items():
+            if register in ARGUMENTS[3:]:
+                assert await bar.write(register, 0xFFFF_FFFF) == 0
+                assert await bar.value(register) == 0, "there is no such manager"
+                continue
             keeps = sum(field.mask for field in fields if field.access is Access.RW)
             for half in range(2 if register in ARGUMENTS else 1):
                 word = keeps >> 32 * half & 0xFFFF_FFFF
@@ -66,7 +72,7 @@ def test_fields_are_what_the_registers_keep():
                     assert await bar.write(register + 4 * half, 0xFFFF_FFFF) == 0
                     assert await bar.value(register + 4 * half) == word, register
         assert await bar.value(KernelRegister.AP_CTRL) == 0b0100
-        for hole in (0x18, 0x24, 0x28, BAR_OFFSET - 4):
+        for hole in (0x18, 0x24, 0x30, BAR_OFFSET - 4):
             assert await bar.write(hole, 0xFFFF_FFFF) == 0
             assert await bar.value(hole) == 0
 
@@ -77,7 +83,7 @@ def test_a_start_takes_the_arguments_over():
     values = [int(value) for value in rng("arguments").integers(1 << 33, 1 << 62, 2)]
 
     async def testbench(ctx, dut, bar):
-        for register, value in zip(ARGUMENTS, values, strict=True):
+        for register, value in zip(ARGUMENTS[:2], values, strict=True):
             await bar.write(register, value & 0xFFFF_FFFF)
             await bar.write(register + 4, value >> 32)
         assert (ctx.get(dut.host_memory), ctx.get(dut.device_memory)) == (0, 0)
@@ -147,3 +153,9 @@ def test_interrupt_needs_all_three():
         assert ctx.get(dut.interrupt) == 0
 
     simulate(testbench)
+
+
+@pytest.mark.parametrize("managers", [1, 7])
+def test_managers_without_an_argument(managers):
+    with pytest.raises(ConfigError, match=f"managers = {managers} is not possible: 2 to 6"):
+        KernelControl(managers=managers)

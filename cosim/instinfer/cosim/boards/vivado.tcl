@@ -24,8 +24,8 @@ set ::known {
     set_false_path set_input_delay set_max_delay set_multicycle_path set_output_delay set_property update_compile_order
     update_ip_catalog validate_bd_design
     ipx::add_address_block ipx::add_memory_map ipx::add_register ipx::add_register_parameter
-    ipx::associate_bus_interfaces ipx::check_integrity ipx::current_core ipx::get_address_blocks
-    ipx::get_bus_interfaces ipx::get_memory_maps ipx::get_registers ipx::package_project ipx::save_core
+    ipx::associate_bus_interfaces ipx::check_integrity ipx::create_xgui_files ipx::current_core ipx::get_address_blocks
+    ipx::get_bus_interfaces ipx::get_memory_maps ipx::get_register_parameters ipx::get_registers ipx::package_project ipx::save_core
     ipx::update_checksums
 }
 

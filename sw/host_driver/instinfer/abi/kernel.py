@@ -30,10 +30,21 @@ class KernelRegister(enum.IntEnum):
     """Argument, 64 bits: a buffer in the memory that m00_axi reaches; it ties that port to a memory bank."""
     DEVICE_MEMORY = 0x1C
     """Argument, 64 bits: where the engine's DRAM begins in the memory that m01_axi reaches."""
+    PAGES_0 = 0x28
+    """Argument, 64 bits: ties m02_axi, a port for pages in DDR, to the memory bank of DEVICE_MEMORY."""
+    PAGES_1 = 0x34
+    """The same of m03_axi."""
+    PAGES_2 = 0x40
+    """The same of m04_axi."""
+    PAGES_3 = 0x4C
+    """The same of m05_axi."""
 
 
-ARGUMENTS = (KernelRegister.HOST_MEMORY, KernelRegister.DEVICE_MEMORY)
-"""64 bits each, low word first; taken over by a start."""
+ARGUMENTS = (
+    KernelRegister.HOST_MEMORY, KernelRegister.DEVICE_MEMORY, KernelRegister.PAGES_0, KernelRegister.PAGES_1,
+    KernelRegister.PAGES_2, KernelRegister.PAGES_3,
+)
+"""64 bits each, low word first; one for each of the engine's managers, m00_axi and so on."""
 
 KERNEL_FIELDS: Mapping[KernelRegister, tuple[Field, ...]] = {
     KernelRegister.AP_CTRL: (
@@ -49,4 +60,5 @@ KERNEL_FIELDS: Mapping[KernelRegister, tuple[Field, ...]] = {
     ),
     KernelRegister.HOST_MEMORY: (Field("ADDRESS", 0, 64, Access.RW, "Bytes."),),
     KernelRegister.DEVICE_MEMORY: (Field("ADDRESS", 0, 64, Access.RW, "Bytes, a multiple of 4096."),),
+    **{register: (Field("ADDRESS", 0, 64, Access.RW, "Kept, not used."),) for register in ARGUMENTS[2:]},
 }

@@ -78,28 +78,28 @@ def render(target: Target, config: EngineConfig, *, phy: str | None = None,
     core = engine_files(config)
     files = {f"rtl/{name}": text for name, text in core.items()}
     if target.platform:
-        files[f"rtl/{KERNEL_CONTROL}.v"] = to_verilog(KernelControl(), name=KERNEL_CONTROL)
+        control = KernelControl(managers=len(wrapper.managers))
+        files[f"rtl/{KERNEL_CONTROL}.v"] = to_verilog(control, name=KERNEL_CONTROL)
     files |= {f"rtl/{name}": text for name, text in flash.modules().items()}
     files[f"rtl/{wrapper.name}.v"] = wrapper.text
     verilog = [name.removeprefix("rtl/") for name in files if name.endswith(".v")]
     values = _values(target, config, wrapper, flash, verilog)
-    xrt = target.platform is not None
+    arguments = len(values["arguments"])
     files |= {
         "constraints/ooc.xdc": render_template("ooc.xdc.j2", **values),
         "constraints/timing.xdc": render_template("timing.xdc.j2", **values),
         "scripts/package_ip.tcl": render_template("package_ip.tcl.j2", **values),
-        "registers/instinfer_registers.h": registermap.header(config, xrt=xrt),
-        "registers/registers.md": registermap.markdown(config, xrt=xrt),
-        "registers/registers.html": registermap.html(config, xrt=xrt),
-        "registers/registers.json": _json(registermap.document(config, xrt=xrt)),
+        "registers/registers.json": _json(values["map"]),
     }
+    for name, text in registermap.files(config, managers=arguments).items():
+        files[f"registers/{name}"] = text
     if flash.primitives():
         files["check/primitives.v"] = stubs(flash.primitives())
     if values["pins"]:
         files["constraints/nand_pins.xdc"] = render_template("nand_pins.xdc.j2", **values)
     if target.block_design:
         files["scripts/block_design.tcl"] = render_template(target.block_design, **values)
-    if xrt:
+    if target.platform:
         files["scripts/gen_xo.tcl"] = render_template("gen_xo.tcl.j2", **values)
         files["kernel/kernel.xml"] = render_template("kernel.xml.j2", **values)
         files["kernel/connectivity.cfg"] = render_template("connectivity.cfg.j2", **values)
@@ -111,17 +111,17 @@ def render(target: Target, config: EngineConfig, *, phy: str | None = None,
 def _values(target: Target, config: EngineConfig, wrapper: Wrapper, flash: FlashSide,
             verilog: list[str]) -> dict[str, Any]:
     """What templates may use."""
-    managers = [bus for bus in wrapper.buses if bus.mode == "Master"]
+    arguments = list(zip(ARGUMENTS, wrapper.managers, strict=False)) if target.platform else []
     return {
         "target": target, "config": config, "wrapper": wrapper.name, "flash": flash, "verilog": verilog,
-        "buses": wrapper.buses, "managers": managers, "version": VERSION, "clock_mhz": config.clock_mhz,
-        "period_ns": f"{1000 / config.clock_mhz:.3f}", "window_bytes": control_bytes(target),
-        "map": registermap.document(config, xrt=target.platform is not None),
+        "buses": wrapper.buses, "managers": wrapper.managers, "version": VERSION,
+        "clock_mhz": config.clock_mhz, "period_ns": f"{1000 / config.clock_mhz:.3f}", "window_bytes": control_bytes(target),
+        "map": registermap.document(config, managers=len(arguments)),
         "control_base": target.control_base, "lanes": target.lanes, "pins": flash.pins(target),
         "constraints": flash.constraints(target), "last_channel": config.channels - 1,
         "flash_ports": [port.name for port in flash.ports()],
-        "arguments": [{"name": argument.name, "offset": argument.value, "port": f"m{number:02}_axi"}
-                      for number, argument in enumerate(ARGUMENTS)],
+        "arguments": [{"name": argument.name, "offset": argument.value, "port": bus.name}
+                      for argument, bus in arguments],
     }
 
 

@@ -2,13 +2,14 @@
 """Bus interfaces of the wrapper, out of the engine's signature: nothing here is written down twice."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from amaranth.lib import wiring
 
 from ..axi.bus import ADDRESS_BITS, BOUNDARY, ID_BITS, AxiBus, AxiLiteBus
-from ..shared import PORT_SEPARATOR, flat_ports
+from ..shared import PORT_SEPARATOR, flat_ports, port_name
 from ..signatures import AXI_BYTES
 
 CONTROL = "s_axi_control"
@@ -68,6 +69,7 @@ def buses(engine: wiring.PureInterface, *, control_bits: int) -> list[Bus]:
     for name, member in engine.signature.members.items():
         if not member.is_signature:
             continue
+        places = itertools.product(*(range(size) for size in member.dimensions))
         if isinstance(member.signature, AxiLiteBus):
             cut = {"awaddr": control_bits, "araddr": control_bits}
             parameters = {"PROTOCOL": "AXI4LITE", "DATA_WIDTH": 32, "ADDR_WIDTH": control_bits,
@@ -78,8 +80,10 @@ def buses(engine: wiring.PureInterface, *, control_bits: int) -> list[Bus]:
                           "ID_WIDTH": ID_BITS,
                           "MAX_BURST_LENGTH": BURST_BEATS, "SUPPORTS_NARROW_BURST": 0,
                           "HAS_LOCK": 0, "HAS_QOS": 0, "HAS_REGION": 0}
-            found.append(_bus(engine, name, f"m{managers:02}_axi", "Master", parameters, {}))
-            managers += 1
+            for place in places:
+                path = port_name((name, *place))
+                found.append(_bus(engine, path, f"m{managers:02}_axi", "Master", parameters, {}))
+                managers += 1
     return found
 
 

@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from instinfer.abi.errors import require
 from instinfer.abi.kernel import ARGUMENTS, BAR_OFFSET, CONTROL_BYTES, KernelRegister
 
 from ..axi.bus import AxiLiteBus, Response
@@ -22,20 +23,27 @@ class KernelControl(wiring.Component):
     read 0 and ignore writes; there, an address that is not a multiple of 4, and a write of part of a word,
     end with SLVERR and change nothing. Beyond the window: SLVERR.
 
+    Parameters
+    ----------
+    managers : of the engine; each has an argument
+
     Members
     -------
     control : from the host
     bar : to the engine; addresses from 0
     engine_interrupt : level
     interrupt : level, to the host: ISR & IER & GIE
-    host_memory, device_memory : the arguments, taken over by AP_START
+    host_memory, device_memory : the first two arguments, taken over by AP_START
 
     Latency: a register's write response 2 cycles after address and data, its read data 2 after the address;
     the BAR answers through it 3 cycles later than alone. Back-pressure: the next access of a kind waits for
     the end of the one before. ``interrupt`` follows ``engine_interrupt`` by 2 cycles.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, managers: int = 2):
+        require(2 <= managers <= len(ARGUMENTS), "managers", managers, f"2 to {len(ARGUMENTS)}",
+                "Host memory and device memory, and up to four ports for pages.")
+        self._arguments = ARGUMENTS[:managers]
         super().__init__({
             "control": In(AxiLiteBus()), "bar": Out(AxiLiteBus()), "engine_interrupt": In(1),
             "interrupt": Out(1), "host_memory": Out(64), "device_memory": Out(64),
@@ -53,7 +61,7 @@ class KernelControl(wiring.Component):
     def _registers(self, m: Module, write: dict[str, Signal], seen_done: Value) -> dict[int, Value]:
         """Kept values; returns what each word reads as."""
         enable, of_engine, pending, done, start = Signal(), Signal(), Signal(), Signal(), Signal()
-        written = {register: Signal(64, name=register.name.lower()) for register in ARGUMENTS}
+        written = {register: Signal(64, name=register.name.lower()) for register in self._arguments}
         with m.If(seen_done):
             m.d.sync += done.eq(0)
         with m.If(write["enable"]), m.Switch(write["register"]):

@@ -79,15 +79,17 @@ def bar_entries(config: EngineConfig) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.offset)
 
 
-def kernel_entries() -> list[Entry]:
-    """The words in front of the BAR, of an XRT kernel."""
+def kernel_entries(managers: int) -> list[Entry]:
+    """The words in front of the BAR, of an XRT kernel whose engine has ``managers``."""
     texts = member_texts(kernel.KernelRegister)
     return [Entry(register.name, register, 64 if register in kernel.ARGUMENTS else 32,
-                  texts[register.name], fields) for register, fields in kernel.KERNEL_FIELDS.items()]
+                  texts[register.name], fields) for register, fields in kernel.KERNEL_FIELDS.items()
+            if register not in kernel.ARGUMENTS[managers:]]
 
 
-def document(config: EngineConfig, *, xrt: bool) -> dict[str, Any]:
-    """The map as JSON has it."""
+def document(config: EngineConfig, *, managers: int) -> dict[str, Any]:
+    """The map as JSON has it; with ``managers``, of an XRT kernel whose engine has so many."""
+    xrt = managers > 0
     base = kernel.BAR_OFFSET if xrt else 0
 
     def plain(entry: Entry, first: int) -> dict[str, Any]:
@@ -102,21 +104,14 @@ def document(config: EngineConfig, *, xrt: bool) -> dict[str, Any]:
         "bar_offset": base,
         "access": {access.name: access.value for access in Access},
         "faults": {fault.name: fault.value for fault in Fault},
-        "registers": [*(plain(entry, 0) for entry in (kernel_entries() if xrt else [])),
+        "registers": [*(plain(entry, 0) for entry in (kernel_entries(managers) if xrt else [])),
                       *(plain(entry, base) for entry in bar_entries(config))],
     }
 
 
-def header(config: EngineConfig, *, xrt: bool) -> str:
-    """C header of offsets, masks and constants."""
-    return render("registers.h.j2", map=document(config, xrt=xrt))
-
-
-def markdown(config: EngineConfig, *, xrt: bool) -> str:
-    """A table of registers and one of fields."""
-    return render("registers.md.j2", map=document(config, xrt=xrt))
-
-
-def html(config: EngineConfig, *, xrt: bool) -> str:
-    """One page without scripts, which is XML, too."""
-    return render("registers.html.j2", map=document(config, xrt=xrt))
+def files(config: EngineConfig, *, managers: int) -> dict[str, str]:
+    """C header, table to read, page without scripts (which is XML, too): file name -> text."""
+    values = document(config, managers=managers)
+    templates = {"instinfer_registers.h": "registers.h.j2", "registers.md": "registers.md.j2",
+                 "registers.html": "registers.html.j2"}
+    return {name: render(template, map=values) for name, template in templates.items()}

@@ -32,6 +32,11 @@ class Wrapper:
     ports: tuple[Port, ...]
     buses: tuple[Bus, ...]
 
+    @property
+    def managers(self) -> list[Bus]:
+        """Those of the engine, m00_axi first."""
+        return [bus for bus in self.buses if bus.mode == "Master"]
+
 
 def wrapper_name(config: EngineConfig) -> str:
     """Module name of the wrapper; of the kernel, for XRT."""
