@@ -115,7 +115,8 @@ def _values(target: Target, config: EngineConfig, wrapper: Wrapper, flash: Flash
     return {
         "target": target, "config": config, "wrapper": wrapper.name, "flash": flash, "verilog": verilog,
         "buses": wrapper.buses, "managers": wrapper.managers, "version": VERSION,
-        "clock_mhz": config.clock_mhz, "period_ns": f"{1000 / config.clock_mhz:.3f}", "window_bytes": control_bytes(target),
+        "clock_mhz": config.clock_mhz, "period_ns": f"{1000 / config.clock_mhz:.3f}",
+        "window_bytes": control_bytes(target),
         "map": registermap.document(config, managers=len(arguments)),
         "control_base": target.control_base, "lanes": target.lanes, "pins": flash.pins(target),
         "constraints": flash.constraints(target), "last_channel": config.channels - 1,
