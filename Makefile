@@ -13,7 +13,7 @@ BENCHES ?= dense sketch
 # One BLAS thread: the products here are small, and the simulator wants the other core.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup demo test soak formal lint rtl bench report cost clean
+.PHONY: help setup demo test soak formal lint rtl bench report cost boards clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,11 @@ cost: ## resources of the presets in hw/rtl/cost: fails when a block grew by 10 
 		echo "cost: instinfer synth --preset $$preset --check $(ARGS)"; \
 		$(RUN) instinfer synth --preset $$preset --check $(ARGS); \
 	done
+
+boards: ## files for every FPGA board into build/boards, checked with open tools
+	@scripts/setup.sh --quiet
+	@echo "boards: instinfer boards all -o build/boards $(ARGS)"
+	@$(RUN) instinfer boards all -o build/boards $(ARGS)
 
 clean: ## remove builds, runs, reports, generated Verilog and test caches (.venv and the model file stay)
 	@echo "clean: removing builds, runs, reports, generated Verilog and test caches"

@@ -31,6 +31,7 @@ missing_packages() {
     command -v make >/dev/null || echo make
     command -v perl >/dev/null || echo perl
     command -v ccache >/dev/null || echo ccache
+    command -v tclsh >/dev/null || echo tcl # runs the scripts of board outputs against stand-ins
     has_header lz4.h || echo liblz4-dev
     has_header zlib.h || echo zlib1g-dev
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv

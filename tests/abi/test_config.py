@@ -24,6 +24,18 @@ def test_product_is_what_the_contract_says() -> None:
     assert product.contexts == 16
 
 
+def test_boards_have_the_channels_of_the_boards() -> None:
+    cosmosplus, daisyplus = presets()["cosmosplus"], presets()["daisyplus"]
+    assert (cosmosplus.channels, cosmosplus.dies, cosmosplus.mega_transfers) == (8, 8, 200)
+    assert (daisyplus.channels, daisyplus.dies, daisyplus.mega_transfers) == (4, 2, 133)
+    assert (cosmosplus.page_bytes, cosmosplus.spare_bytes) == (16384, 1664)
+    assert (daisyplus.page_bytes, daisyplus.spare_bytes) == (16384, 2208)
+    for config in (cosmosplus, daisyplus):
+        assert config.dram_bytes <= 1 << 29  # the other half of 1 GB is the firmware's
+        # As many passes as 8 query heads need take no longer than a beat on the bus.
+        assert config.passes_max * 1000 <= config.beat_cycles_x1000
+
+
 @pytest.mark.parametrize("name", presets())
 def test_presets_name_themselves_and_survive_a_round_trip(name: str) -> None:
     config = presets()[name]
@@ -92,7 +104,7 @@ def test_names_and_files_that_do_not_exist(tmp_path: Path) -> None:
         load(overrides={"chanels": 4})
     with pytest.raises(ConfigError, match=r"timing name = 'tX'"):
         load(overrides={"timing.tX": 4})
-    with pytest.raises(ConfigError, match=r"preset = 'huge' is not possible: one of product, tiny"):
+    with pytest.raises(ConfigError, match=r"preset = 'huge' is not possible: one of .*product, .*tiny"):
         load(preset="huge")
     with pytest.raises(ConfigError, match="an existing TOML file"):
         load(config_file=tmp_path / "absent.toml")

@@ -9,12 +9,14 @@ import pytest
 from instinfer.abi.config import EngineConfig, presets
 from instinfer.abi.registers import (
     BAR_BYTES,
+    FIELDS,
     IDENTITY_WORDS,
     MAGIC,
     Counter,
     Fault,
     Register,
     identity_words,
+    writable_bits,
 )
 
 AREAS = {
@@ -64,3 +66,13 @@ def test_configurations_that_differ_have_identities_that_differ() -> None:
     narrow = dataclasses.replace(tiny, superblock_dies=1)
     assert identity_words(narrow) != identity_words(tiny)
     assert identity_words(dataclasses.replace(tiny, superblock_dies=2)) == identity_words(tiny)
+
+
+def test_fields_of_a_register_do_not_overlap() -> None:
+    assert set(FIELDS) == set(Register)
+    for register, fields in FIELDS.items():
+        assert sum(field.mask for field in fields).bit_count() == sum(each.width for each in fields), register
+        assert all(field.low >= 0 and field.low + field.width <= 32 for field in fields), register
+    assert writable_bits(Register.AQA) == 0x0FFF_0FFF
+    assert writable_bits(Register.ASQ_LO) == 0xFFFF_F000
+    assert writable_bits(Register.CSTS) == 0

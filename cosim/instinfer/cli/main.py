@@ -19,7 +19,8 @@ except ImportError:
 
 from instinfer.abi.errors import ConfigError
 
-COMMANDS = ("generate", "build", "demo", "decode", "bench", "accuracy", "perf", "synth", "config", "doctor")
+COMMANDS = ("generate", "build", "demo", "decode", "bench", "accuracy", "perf", "synth", "boards", "config",
+            "doctor")
 """Subcommands in the order of the help text; each is the `app` of the module of that name in this folder."""
 
 

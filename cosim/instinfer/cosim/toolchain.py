@@ -174,6 +174,15 @@ def _python_version() -> str:
     return f"{sys.version.split()[0]} in {sys.prefix}"
 
 
+def _tcl_version() -> str:
+    """tclsh reads its program from standard input."""
+    program = "puts [info patchlevel]\n"
+    result = subprocess.run(["tclsh"], input=program, capture_output=True, text=True, timeout=60, check=False)
+    if result.returncode != 0:
+        raise ToolError(f"tclsh ended with {result.returncode}: {result.stderr.strip()[-200:]}")
+    return result.stdout.strip()
+
+
 def _prepared_verilator() -> str:
     stamp = verilator_root() / "stamp"
     if not stamp.is_file():
@@ -208,6 +217,7 @@ def checks() -> list[Check]:
         ("make", lambda: _first_line("make", "--version"), setup),
         ("perl", lambda: _first_line("perl", "-e", "print $^V"), setup),
         ("ccache", lambda: _first_line("ccache", "--version"), setup),
+        ("tclsh", _tcl_version, setup),
         ("lz4 header", _header("lz4.h"), setup),
         ("zlib header", _header("zlib.h"), setup),
         ("verilator", _prepared_verilator, setup),

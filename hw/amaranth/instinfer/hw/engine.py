@@ -149,6 +149,20 @@ class ChannelWithCore(wiring.Component):
         return m
 
 
+def engine_signature(config: EngineConfig) -> wiring.Signature:
+    """The engine's borders, for those who wrap it."""
+    return wiring.Signature(
+        {
+            "bar": In(AxiLiteBus()),
+            "host": Out(AxiBus()),
+            "dram": Out(AxiBus()),
+            "phy": Out(PhyPort(config.dies)).array(config.channels),
+            "irq": Out(1),
+            **{name: Out(layout) for name, layout in event_layouts(config).items()},
+        }
+    )
+
+
 class Engine(wiring.Component):
     """Everything between the BAR, host memory, device DRAM and the flash buses.
 
@@ -179,16 +193,7 @@ class Engine(wiring.Component):
         self._core, self._scorer, self._channel = core, scorer, channel
         self.shared = (core, scorer, dims, channel)
         """Modules that are generated once and instantiated here."""
-        super().__init__(
-            {
-                "bar": In(AxiLiteBus()),
-                "host": Out(AxiBus()),
-                "dram": Out(AxiBus()),
-                "phy": Out(PhyPort(config.dies)).array(config.channels),
-                "irq": Out(1),
-                **{name: Out(layout) for name, layout in event_layouts(config).items()},
-            }
-        )
+        super().__init__(engine_signature(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

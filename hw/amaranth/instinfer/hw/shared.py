@@ -22,7 +22,7 @@ def port_name(path: tuple[str | int, ...]) -> str:
     return PORT_SEPARATOR.join(map(str, path))
 
 
-def flat_ports(component: wiring.Component) -> Iterator[tuple[str, bool, Value]]:
+def flat_ports(component: wiring.Component | wiring.PureInterface) -> Iterator[tuple[str, bool, Value]]:
     """(name, into the component, value) of every Verilog port (``always_ready`` gives none)."""
     for path, member, value in component.signature.flatten(component):
         if not isinstance(value, Const):

@@ -316,8 +316,9 @@ class EngineConfig:
 
     @property
     def beat_cycles_x1000(self) -> int:
-        """Fabric cycles per 8-byte data beat, in thousandths (1000 at full rate)."""
-        return max(1000, 8 * self.clock_mhz * 1000 // self.mega_transfers)
+        """Fabric cycles per 8-byte data beat, in thousandths (1000 at full rate), rounded up: the bus never
+        moves more than its ``mega_transfers``."""
+        return max(1000, -(-8 * self.clock_mhz * 1000 // self.mega_transfers))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary of the user's values (JSON and TOML safe)."""
@@ -337,6 +338,19 @@ def presets() -> dict[str, EngineConfig]:
             timing=NandTiming(tR=3_000, tPROG=10_000, tBERS=20_000, tRCBSY=500, tPCBSY=500, tRST=500),
         ),
         "product": EngineConfig(name="product"),
+        # Development boards with raw NAND. Pages and ways as on the boards; array times are the product's, as
+        # the data sheets of their NAND modules are not public. At these rates a beat takes 4 and 8 fabric
+        # cycles, so two queries a pass (four passes for 8 query heads) still keep up with the bus.
+        "cosmosplus": EngineConfig(
+            name="cosmosplus", clock_mhz=100, channels=8, dies=8, planes=2, blocks=1024, spare_blocks=64,
+            pages=256, page_bytes=16384, spare_bytes=1664, mega_transfers=200, queries=2,
+            stripe_buffers=4096, dram_bytes=512 << 20, max_sequences=32, io_queues=2, queue_entries_max=256,
+        ),
+        "daisyplus": EngineConfig(
+            name="daisyplus", clock_mhz=133, channels=4, dies=2, planes=2, blocks=1024, spare_blocks=64,
+            pages=256, page_bytes=16384, spare_bytes=2208, mega_transfers=133, queries=2,
+            stripe_buffers=4096, dram_bytes=512 << 20, max_sequences=32, io_queues=2, queue_entries_max=256,
+        ),
     }
 
 

@@ -5,7 +5,9 @@ Offsets up to 3Fh follow NVMe's controller registers; identity lets the driver c
 was generated from the configuration it was told.
 """
 
+import dataclasses
 import enum
+from collections.abc import Mapping
 
 from .config import EngineConfig
 
@@ -16,36 +18,97 @@ VERSION = 0x0001_0000
 
 
 class Register(enum.IntEnum):
-    """Byte offsets. RW unless said otherwise."""
+    """Byte offsets; `FIELDS` says what each bit is and who may change it."""
 
     CAP_LO = 0x000
-    """RO: maximum queue entries - 1 in 15:0."""
+    """Capabilities: the size of queues."""
     VS = 0x008
-    """RO: VERSION."""
+    """Version of this register map."""
     INTMS = 0x00C
-    """Write 1: mask the interrupt; read: the mask."""
+    """Masks the interrupt."""
     INTMC = 0x010
-    """Write 1: unmask the interrupt."""
+    """Unmasks the interrupt."""
     CC = 0x014
-    """Bit 0 EN: 0 resets queues and engine (tables included), 1 starts."""
+    """Control: starts queues and engine, or resets them, tables included."""
     CSTS = 0x01C
-    """RO: bit 0 RDY, bit 1 CFS (fatal: see FAULT)."""
+    """Status."""
     AQA = 0x024
-    """Admin queue entries - 1: completion 27:16, submission 11:0."""
+    """Sizes of the admin queues."""
     ASQ_LO = 0x028
+    """Admin submission queue, on a 4 KiB page."""
     ASQ_HI = 0x02C
+    """Its upper address."""
     ACQ_LO = 0x030
+    """Admin completion queue, on a 4 KiB page."""
     ACQ_HI = 0x034
+    """Its upper address."""
     FAULT = 0x040
-    """RO: the first fatal cause since reset, see Fault."""
+    """The first fatal cause since reset, see Fault."""
     COUNTER_LATCH = 0x048
-    """Write: all counters are copied at once to where they are read, so that they belong together."""
+    """A write copies all counters at once to where they are read, so that they belong together."""
     IDENTITY = 0x100
-    """RO: MAGIC, then the IDENTITY_WORDS in order."""
+    """MAGIC, then the IDENTITY_WORDS in order."""
     COUNTERS = 0x400
-    """RO: 64-bit counters in the order of Counter, low word first."""
+    """64-bit counters in the order of Counter, low word first."""
     DOORBELLS = 0x1000
-    """WO: submission tail of queue y at + 8 * y, completion head at + 8 * y + 4 (queue 0 = admin)."""
+    """Submission tail of queue y at + 8 * y, completion head at + 8 * y + 4 (queue 0 = admin)."""
+
+
+class Access(enum.Enum):
+    """What reads and writes do to the bits of a field; bits outside fields read 0 and ignore writes."""
+
+    RO = "read only"
+    RW = "read and write"
+    WO = "write only, reads 0"
+    W1S = "reads the value, writing 1 sets it"
+    W1C = "reads the value, writing 1 clears it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """Bits ``low`` to ``low + width - 1`` of a register."""
+
+    name: str
+    low: int
+    width: int
+    access: Access
+    text: str
+
+    @property
+    def mask(self) -> int:
+        return ((1 << self.width) - 1) << self.low
+
+
+FIELDS: Mapping[Register, tuple[Field, ...]] = {
+    Register.CAP_LO: (Field("MQES", 0, 16, Access.RO, "Maximum queue entries - 1."),),
+    Register.VS: (Field("VERSION", 0, 32, Access.RO, "Major number 31:16, minor number 15:0."),),
+    Register.INTMS: (Field("MASK", 0, 1, Access.W1S, "The interrupt is masked."),),
+    Register.INTMC: (Field("MASK", 0, 1, Access.W1C, "The interrupt is masked."),),
+    Register.CC: (Field("EN", 0, 1, Access.RW, "0 resets queues and engine, 1 starts."),),
+    Register.CSTS: (
+        Field("RDY", 0, 1, Access.RO, "The engine takes doorbells."),
+        Field("CFS", 1, 1, Access.RO, "Fatal: FAULT says why."),
+    ),
+    Register.AQA: (
+        Field("ASQS", 0, 12, Access.RW, "Entries of the admin submission queue - 1."),
+        Field("ACQS", 16, 12, Access.RW, "Entries of the admin completion queue - 1."),
+    ),
+    Register.ASQ_LO: (Field("BASE", 12, 20, Access.RW, "Address 31:12 of the admin submission queue."),),
+    Register.ASQ_HI: (Field("BASE", 0, 32, Access.RW, "Address 63:32 of the admin submission queue."),),
+    Register.ACQ_LO: (Field("BASE", 12, 20, Access.RW, "Address 31:12 of the admin completion queue."),),
+    Register.ACQ_HI: (Field("BASE", 0, 32, Access.RW, "Address 63:32 of the admin completion queue."),),
+    Register.FAULT: (Field("CAUSE", 0, 2, Access.RO, "A number of Fault."),),
+    Register.COUNTER_LATCH: (Field("LATCH", 0, 32, Access.WO, "Any value copies all counters."),),
+    Register.IDENTITY: (Field("WORD", 0, 32, Access.RO, "Constant."),),
+    Register.COUNTERS: (Field("WORD", 0, 32, Access.RO, "Half of a counter, as latched."),),
+    Register.DOORBELLS: (Field("VALUE", 0, 32, Access.WO, "Tail or head of the queue."),),
+}
+"""Fields of every register; of a table of words, those of each word."""
+
+
+def writable_bits(register: Register) -> int:
+    """Mask of the bits that keep what is written."""
+    return sum(field.mask for field in FIELDS[register] if field.access is Access.RW)
 
 
 class Fault(enum.IntEnum):

@@ -8,19 +8,25 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.registers import BAR_BYTES, MAGIC, VERSION, Counter, Fault, Register, identity_words
+from instinfer.abi.registers import (
+    BAR_BYTES,
+    MAGIC,
+    VERSION,
+    Counter,
+    Fault,
+    Register,
+    identity_words,
+    writable_bits,
+)
 from instinfer.hw.axi.bus import AxiLiteBus, Response
 
 from .ports import ADMIN_QUEUES, COUNTER_INCREMENTS, DOORBELL, FaultReport
 
 RESET_CYCLES = 16
 """Shortest reset of the engine."""
-_AQA_MASK = 0x0FFF0FFF
-_PAGE_MASK = 0xFFFF_F000
 _WRITABLE = {
-    Register.AQA: _AQA_MASK,
-    Register.ASQ_LO: _PAGE_MASK, Register.ASQ_HI: 0xFFFF_FFFF,
-    Register.ACQ_LO: _PAGE_MASK, Register.ACQ_HI: 0xFFFF_FFFF,
+    register: writable_bits(register)
+    for register in (Register.AQA, Register.ASQ_LO, Register.ASQ_HI, Register.ACQ_LO, Register.ACQ_HI)
 }
 
 

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands between the engine's flash buses and the wrapper's ports: nothing, or a PHY and its pads."""
+
+import abc
+from collections.abc import Mapping
+
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.errors import require
+
+from ..shared import PORT_SEPARATOR
+from .interfaces import Port
+from .target import BoardError, Target
+
+PHY_SIGNALS = {
+    "request__valid": ("output", 1), "request__payload": ("output", 25), "request__ready": ("input", 1),
+    "write__valid": ("output", 1), "write__payload": ("output", 64), "write__ready": ("input", 1),
+    "read__valid": ("input", 1), "read__payload": ("input", 64), "busy": ("input", 1),
+}
+"""`PhyPort` but for ``ready``, seen from the engine."""
+
+
+class FlashSide(abc.ABC):
+    """One way to lead flash buses out of the wrapper."""
+
+    name: str
+    """For ``--phy``."""
+    summary: str
+    """For the engineer."""
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+
+    @abc.abstractmethod
+    def ports(self) -> list[Port]:
+        """The wrapper's ports."""
+
+    @abc.abstractmethod
+    def connect(self) -> tuple[list[str], Mapping[str, str]]:
+        """Lines of Verilog before the engine, and nets for its ports."""
+
+    def modules(self) -> dict[str, str]:
+        """Further Verilog: file name -> text."""
+        return {}
+
+    def pins(self, target: Target) -> list[dict[str, str]]:
+        """Port, placeholder, I/O standard and kind of every package pin."""
+        return []
+
+    def constraints(self, target: Target) -> list[str]:
+        """Lines of XDC beyond the clock."""
+        return []
+
+    def primitives(self) -> tuple[str, ...]:
+        """Cells of the FPGA that the wrapper instantiates."""
+        return ()
+
+
+class NoFlash(FlashSide):
+    """Pages lie in DDR: there is no flash bus."""
+
+    name = "none"
+    summary = "Pages lie in DDR; there are no flash buses."
+
+    def ports(self) -> list[Port]:
+        return []
+
+    def connect(self) -> tuple[list[str], Mapping[str, str]]:
+        return [], {}
+
+
+class PhyPorts(FlashSide):
+    """Each channel's PHY port is led out, for a PHY of the user's."""
+
+    name = "ports"
+    summary = ("Each channel's PHY port (docs/blocks/nand_model.md, Ports) is led out as nandN_*: the PHY is "
+               "yours to add. One request at a time: op 0 command, 1 address, 2 data out, 3 data in.")
+
+    def ports(self) -> list[Port]:
+        return [
+            Port(self._outer(channel, name), direction, width)
+            for channel in range(self.config.channels) for name, (direction, width) in self._signals()
+        ]
+
+    def _signals(self) -> list[tuple[str, tuple[str, int]]]:
+        return [*PHY_SIGNALS.items(), ("ready", ("input", self.config.dies))]
+
+    def _outer(self, channel: int, name: str) -> str:
+        return f"nand{channel}_{name.replace(PORT_SEPARATOR, '_')}"
+
+    def connect(self) -> tuple[list[str], Mapping[str, str]]:
+        return [], {
+            PORT_SEPARATOR.join(("phy", str(channel), name)): self._outer(channel, name)
+            for channel in range(self.config.channels) for name, _ in self._signals()
+        }
+
+
+PIN_LEVEL = ("nvddr2", "sdr")
+"""Those that end at pins, the faster one first."""
+
+
+def sides() -> dict[str, type[FlashSide]]:
+    """Ways for boards with NAND that this version has, those that end at pins first."""
+    return {each.name: each for each in (PhyPorts,)}
+
+
+def flash_side(target: Target, config: EngineConfig, name: str | None) -> FlashSide:
+    """The way asked for, or the target's own.
+
+    Raises
+    ------
+    ConfigError : there is no such way
+    BoardError : this version lacks it
+    """
+    if target.nand is None:
+        require(name is None, "--phy", name, f"absent for {target.name}: its pages lie in DDR",
+                "Leave --phy out.")
+        return NoFlash(config)
+    wanted = name or PIN_LEVEL[0]
+    require(wanted in (*PIN_LEVEL, PhyPorts.name), "--phy", wanted,
+            f"one of {', '.join((*PIN_LEVEL, PhyPorts.name))}", "`instinfer boards list` shows them.")
+    found = sides()
+    if wanted not in found:
+        raise BoardError(
+            f"{target.name} cannot be emitted with --phy {wanted}: this version lacks that PHY. "
+            f"--phy {' or --phy '.join(found)} leads the flash buses out another way")
+    return found[wanted](config)
+
+
+def ways(target: Target) -> list[str]:
+    """What ``--phy`` may be for a target in this version."""
+    return list(sides()) if target.nand else []
