@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -14,17 +14,17 @@ from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from ..stream.fifo import StreamFIFO
 from .bins import BINS, DIGIT_BITS, BinScan, KeyHistogram
+from .emission import ChoiceEmitter
 from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
-from .ports import KEEP_BITS, choice_beat, choice_job, group_beat, passes_max
+from .ports import choice_beat, choice_job, group_beat, passes_max
 from .scorememory import STRIDE_BITS
 from .scorestore import ScoreStore
 from .shares import QueryShares
 from .sparfports import share_report
+from .sweep import ScoreSweep
 
 _EMIT = ScoreStore.latency + 2
-_FIFO_DEPTH = 16
 _LINES_CYCLES = 16 * 12
 """To send all lines that are begun."""
 
@@ -135,21 +135,18 @@ class _Elaboration:
                      for p in range(passes)]
         self.left = Signal(range(passes * rows * lanes + 1))
         self.high, self.low = Signal(DIGIT_BITS), Signal(DIGIT_BITS)
-        self.ties = Signal(KEEP_BITS)
         self.everything, self.nothing = Signal(), Signal()
-        # A sweep reads the words of all rows; ``asked`` describes what is read at cycle 0.
-        self.mark = data.StructLayout({
-            "valid": 1, "row": range(rows), "pass": range(max(2, passes)), "final": 1, "candidates": lanes,
-            "in_use": lanes, "end": 1,
-        })
-        self.asked: Any = Signal(self.mark)
-        self.sweeping, self.go, self.all_passes = Signal(), Signal(init=1), Signal()
+        m.submodules.sweep = self.sweep = ScoreSweep(
+            config=config, lanes=lanes, rows=rows, passes=passes, latency=ScoreStore.latency)
+        m.submodules.emitter = self.emitter = ChoiceEmitter(
+            lanes=lanes, rows=rows, passes=passes, latency=ScoreStore.latency)
+        self.now: Any = self.sweep.mark
+        """The words, or the keys, that are there."""
         self.settling, self.long = Signal(), Signal()
         """Waiting until DRAM has everything; the head has rows there."""
         self.shared = Signal(range(max(2, passes)))
         """Pass whose shares are made."""
-        self.row, self.row_pass = Signal(range(rows)), Signal(range(max(2, passes)))
-        self.adding_high, self.adding_low, self.emitting = Signal(), Signal(), Signal()
+        self.adding_high, self.adding_low = Signal(), Signal()
         self._sweep(m)
         self._memory(m)
         self._terms(m)
@@ -160,39 +157,19 @@ class _Elaboration:
 
     # -- sweeps ------------------------------------------------------------------------------------
     def _sweep(self, m: Module) -> None:
-        job, asked = self.job, self.asked
-        last_row = (job.groups - 1)[self.lane_bits:]
-        final = ~self.all_passes | (self.row_pass == job.passes - 1)
-        end = final & (self.row == last_row)
-        reading = Signal()
-        blind = self.emitting & (self.nothing | self.everything)
+        sweep, store = self.sweep, self.store
+        blind = self.emitter.emitting & (self.nothing | self.everything)
         m.d.comb += [
-            reading.eq(self.sweeping & self.go & (self.store.ready | blind)),
-            self.store.read.eq(reading & ~blind),
-            asked.valid.eq(reading), asked.row.eq(self.row), asked["pass"].eq(self.row_pass),
-            asked.final.eq(final), asked.end.eq(end & reading),
+            sweep.job.eq(self.job), sweep.go.eq(self.emitter.go & (store.ready | blind)),
+            store.read.eq(sweep.reading & ~blind), store.row.eq(sweep.row), store.pass_.eq(sweep.pass_),
         ]
-        for lane in range(self.lanes):
-            group = Cat(C(lane, self.lane_bits), self.row)
-            m.d.comb += [
-                asked.in_use[lane].eq(group < job.groups),
-                asked.candidates[lane].eq((group >= job.first) & (group < job.end) & (group < job.groups)),
-            ]
-        with m.If(reading):
-            with m.If(end):
-                m.d.sync += [self.sweeping.eq(0), self.row.eq(0), self.row_pass.eq(0)]
-            with m.Elif(final):
-                m.d.sync += self.row.eq(self.row + 1)
-                with m.If(self.all_passes):
-                    m.d.sync += self.row_pass.eq(0)
-            with m.Else():
-                m.d.sync += self.row_pass.eq(self.row_pass + 1)
-        self.read_marks: list[Any] = stages(m, asked, ScoreStore.latency, name="asked", reset=True)
 
     def _start_sweep(self, m: Module, *, keys: bool = False, looking: Value | int = 1) -> None:
         """Over the words of all passes, or over the keys; unless ``looking``, nobody looks at them."""
-        m.d.comb += [self.store.sweep.eq(looking), self.store.sweep_keys.eq(int(keys))]
-        m.d.sync += [self.sweeping.eq(1), self.all_passes.eq(int(not keys))]
+        m.d.comb += [
+            self.store.sweep.eq(looking), self.store.sweep_keys.eq(int(keys)),
+            self.sweep.start.eq(1), self.sweep.all_passes.eq(looking if not keys else 0),
+        ]
 
     # -- scores ------------------------------------------------------------------------------------
     def _memory(self, m: Module) -> None:
@@ -207,7 +184,7 @@ class _Elaboration:
             store.rows.eq((self.job.groups + self.lanes - 1) >> self.lane_bits),
             store.put.eq(arriving), store.put_group.eq(found.group), store.put_pass.eq(mine),
             *(store.maxima[query].eq(found.maxima[query]) for query in range(config.queries)),
-            store.row.eq(self.row), store.pass_.eq(self.row_pass), store.settle.eq(self.settling),
+            store.settle.eq(self.settling),
             ports.spilled.eq(store.spilled),
             ports.fault.valid.eq(store.error), ports.fault.head_slot.eq(self.job.head_slot),
         ]
@@ -223,7 +200,7 @@ class _Elaboration:
     def _terms(self, m: Module) -> None:
         config, job = self.config, self.job
         queries = config.queries
-        now = self.read_marks[ScoreStore.latency]
+        now = self.now
         m.submodules.terms = terms = self.terms
         m.submodules.sums = self.sums = sums = QuerySums(
             lanes=self.lanes, queries=queries, groups=self.rows * self.lanes, passes=self.passes)
@@ -277,13 +254,15 @@ class _Elaboration:
         """Sums of a pass once more, of what is attended beside those of all: which that is was noted at the
         emission."""
         config, terms = self.config, self.terms
-        now = self.read_marks[ScoreStore.latency]
+        now = self.now
         m.submodules.shares = self.shares = shares = QueryShares(
             lanes=self.lanes, queries=config.queries, groups=self.rows * self.lanes)
         attended: Memory = Memory(shape=self.lanes, depth=self.rows, init=[])
         m.submodules.attended = attended
-        self.note, look = attended.write_port(), attended.read_port()
+        write, look = attended.write_port(), attended.read_port()
+        note: Any = self.emitter.note
         m.d.comb += [
+            write.en.eq(note.valid), write.addr.eq(note.row), write.data.eq(note.attended),
             look.addr.eq(now.row), shares.valid_in.eq(terms.marks_out.valid & self.sharing),
             shares.attended.eq(stages(m, look.data, terms.latency - 1, name="attended")[-1]),
             *(shares.terms[lane][query].eq(terms.terms[lane][query])
@@ -302,7 +281,7 @@ class _Elaboration:
     def _histogram(self, m: Module) -> None:
         """High digits of the candidates' keys as these are made; then low digits in the threshold's bin."""
         m.submodules.histogram = self.histogram = histogram = KeyHistogram(lanes=self.lanes, rows=self.rows)
-        now, keyed = self.read_marks[ScoreStore.latency], self.key_marks
+        now, keyed = self.now, self.key_marks
         for lane, made in enumerate(self.keys):
             key = self._key(lane)
             near = now.candidates[lane] & (key[DIGIT_BITS:] == self.high)
@@ -319,34 +298,14 @@ class _Elaboration:
 
     # -- emission ----------------------------------------------------------------------------------
     def _emission(self, m: Module) -> None:
-        m.submodules.fifo = fifo = StreamFIFO(shape=choice_beat(self.lanes), depth=_FIFO_DEPTH)
-        wiring.connect(m, fifo.o, wiring.flipped(self.ports.choice))
-        m.d.comb += self.go.eq(~self.emitting | (fifo.level < _FIFO_DEPTH - _EMIT))
-        marks = stages(m, self.read_marks[ScoreStore.latency], 1, name="emitted", reset=True)
-        over, equal = Signal(self.lanes, reset_less=True), Signal(self.lanes, reset_less=True)
-        threshold = Cat(self.low, self.high)
-        for lane in range(self.lanes):
-            key, candidate = self._key(lane), marks[0].candidates[lane] & ~self.nothing
-            m.d.sync += [
-                over[lane].eq(candidate & (self.everything | (key > threshold))),
-                equal[lane].eq(candidate & ~self.everything & (key == threshold)),
-            ]
-        chosen = Signal(self.lanes)
-        lower: Value = C(0, 1)
-        for lane in range(self.lanes):
-            m.d.comb += chosen[lane].eq(over[lane] | (equal[lane] & (lower < self.ties)))
-            lower = lower + equal[lane]
-        emitted = marks[1].valid & self.emitting
-        with m.If(emitted):
-            m.d.sync += self.ties.eq(Mux(lower < self.ties, self.ties - lower, 0))
+        emitter = self.emitter
+        wiring.connect(m, emitter.choice, wiring.flipped(self.ports.choice))
         m.d.comb += [
-            fifo.i.valid.eq(emitted), fifo.i.payload.chosen.eq(chosen), fifo.i.payload.last.eq(marks[1].end),
-            # What is no candidate is forced in.
-            self.note.en.eq(emitted), self.note.addr.eq(marks[1].row),
-            self.note.data.eq(marks[1].in_use & (chosen | ~marks[1].candidates)),
+            emitter.mark.eq(self.now), emitter.threshold.eq(Cat(self.low, self.high)),
+            emitter.everything.eq(self.everything), emitter.nothing.eq(self.nothing),
+            emitter.ties.eq(self.histogram.rest),
+            *(emitter.keys[lane].eq(self._key(lane)) for lane in range(self.lanes)),
         ]
-        self.emission_end = emitted & marks[1].end
-        self.queue_empty = fifo.level == 0
 
     # -- order of things ---------------------------------------------------------------------------
     def _control(self, m: Module) -> None:
@@ -359,7 +318,7 @@ class _Elaboration:
         idle = Signal()
         m.d.comb += [
             candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
-            ports.busy.eq(~idle | ~self.queue_empty),
+            ports.busy.eq(~idle | ~self.emitter.empty),
         ]
         with m.FSM():
             with m.State("TAKE_JOB"):
@@ -399,8 +358,8 @@ class _Elaboration:
                     self._begin(m)
             self._numeric_states(m)
             with m.State("EMIT"):
-                m.d.comb += [self.emitting.eq(1), self.shares.clear.eq(1)]
-                with m.If(self.emission_end):
+                m.d.comb += [self.emitter.emitting.eq(1), self.shares.clear.eq(1)]
+                with m.If(self.emitter.end):
                     m.next = "TAKE_JOB"
                     with m.If(job.shares):
                         m.d.sync += self.shared.eq(0)
@@ -425,7 +384,6 @@ class _Elaboration:
         self._start_sweep(m, looking=~(self.nothing | self.everything))
         m.next = "SUM"
         with m.If(self.nothing | self.everything):
-            m.d.sync += self.all_passes.eq(0)
             m.next = "EMIT"
 
     def _numeric_states(self, m: Module) -> None:
@@ -467,7 +425,7 @@ class _Elaboration:
         with m.State("SEARCH_LOW"):
             m.d.comb += histogram.low.eq(1)
             with m.If(histogram.done):
-                m.d.comb += histogram.clear.eq(1)
-                m.d.sync += [self.low.eq(histogram.found), self.ties.eq(histogram.rest)]
+                m.d.comb += [histogram.clear.eq(1), self.emitter.ties_valid.eq(1)]
+                m.d.sync += self.low.eq(histogram.found)
                 self._start_sweep(m, keys=True)
                 m.next = "EMIT"
