@@ -21,7 +21,9 @@ from instinfer.cosim.native.engine import rtl
 from instinfer.hw.generate import LINT_WAIVERS, MANIFEST, render_component, top_name, write
 from instinfer.hw.shared import SharedModule
 
-PRESETS = sorted(presets())
+PRESETS = [name if name in ("product", "tiny") else pytest.param(name, marks=pytest.mark.soak)
+           for name in sorted(presets())]
+"""Boards' engines are large: `make soak` generates them."""
 
 
 class Adder(wiring.Component):
