@@ -28,8 +28,11 @@ def times(value: Value, factor: int) -> Value:
 def next_die(m: Module, die: Any, levels: Sequence[Any]) -> Value:
     """Moves ``die`` on to the next one whose queue is not empty; whether there is one."""
     waiting = Cat(level != 0 for level in levels)
-    for behind in (False, True):  # later ones win
-        for each in reversed(range(len(levels))):
-            with m.If(waiting[each] & ((die < each) if behind else 1)):
-                m.d.sync += die.eq(each)
+    dies = range(len(levels))
+    for each in reversed(dies):  # later ones win
+        with m.If(waiting[each]):
+            m.d.sync += die.eq(each)
+    for each in reversed(dies[1:]):
+        with m.If(waiting[each] & (die < each)):
+            m.d.sync += die.eq(each)
     return waiting.any()
