@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole device in RTL, `tiny` but for its pages in DDR; model and driver are those of NAND."""
+"""The whole device in RTL, `tiny` but for its pages in DDR; model and driver are those of NAND (more:
+test_long_ddr.py)."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,16 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from host.test_sequence import (
-    test_context_lengths_grown_by_appends,
-    test_many_commands_in_flight,
-    test_sequences_interleaved_freed_and_reused,
-    test_shapes,
-)
-from host.test_sketch import test_counts_follow_the_mask
-from host.test_sparf import test_counts_by_kind
+from host.test_sequence import test_many_commands_in_flight
 from instinfer.abi.commands import Status, Table
-from instinfer.abi.config import EngineConfig, load
+from instinfer.abi.config import load
 from instinfer.abi.layout import ERASED_BYTE, TUPLE_OFFSET, RowShape
 from instinfer.cosim.bench.attention import dense
 from instinfer.cosim.bench.workload import Shape
@@ -28,17 +23,8 @@ from instinfer.host.transport.base import TransportError
 from support import rng
 from support.kv import assert_same_bits, exact_attention, random_half
 from system.test_agreement import AGREEING, fill
-from system.test_reset import test_reset_at_any_moment
 
-__all__ = [
-    "test_context_lengths_grown_by_appends",
-    "test_counts_by_kind",
-    "test_counts_follow_the_mask",
-    "test_many_commands_in_flight",
-    "test_reset_at_any_moment",
-    "test_sequences_interleaved_freed_and_reused",
-    "test_shapes",
-]
+__all__ = ["test_many_commands_in_flight"]
 IN_DDR = {"page_source": "ddr", "spare_blocks": 0}
 CONFIG = load(preset="tiny", overrides=IN_DDR)
 HEADS, DIMS, TOKENS = 2, 64, 150
@@ -53,12 +39,6 @@ def csd() -> Iterator[Csd]:
     """A new drive; nothing in its memory is known to be erased."""
     with opened() as device:
         yield device
-
-
-@pytest.fixture(scope="module")
-def device() -> Iterator[Csd]:
-    with opened() as csd:
-        yield csd
 
 
 class Stored:
@@ -192,7 +172,7 @@ def test_faults_of_nand_are_refused_with_a_cure(csd: Csd) -> None:
             getattr(faults, name)(channel=0, die=0, **arguments)
 
 
-def test_dense_against_its_bound(csd_kind: str) -> None:
+def test_dense_against_its_bound() -> None:
     """`bench dense` holds cycles against the bound and values against the model."""
     row = dense(CONFIG, Shape(tokens=400, kv_heads=2, queries=2, head_dim=128), commands=4)
     assert row["bit_exact"] is True
@@ -206,8 +186,8 @@ def test_memory_never_moves_more_than_it_can() -> None:
     """A memory of 8 bytes a cycle under channels that could take 16: it decides, and the slots come late."""
     spent = {}
     for rate in (8_000, CONFIG.ddr_bytes_per_kilocycle):
-        timing = memory_timing(EngineConfig(**{**CONFIG.to_dict(), "timing": CONFIG.timing,
-                                               "ddr_megabytes_per_second": rate * CONFIG.clock_mhz // 1000}))
+        timing = memory_timing(dataclasses.replace(
+            CONFIG, ddr_megabytes_per_second=rate * CONFIG.clock_mhz // 1000))
         assert timing.bytes_per_kilocycle == rate
         with opened(dram=timing) as csd:
             stored = Stored(csd).write()
