@@ -74,6 +74,31 @@ def test_values_out_of_range(name: str, value: Any, limit: str) -> None:
         assert repr(value) in str(caught.value)
 
 
+IN_DDR = {"page_source": "ddr", "spare_blocks": 0}
+
+
+def test_pages_in_ddr_are_whole_axi_beats_behind_all_else() -> None:
+    smartssd = presets()["smartssd"]
+    assert (smartssd.slot_bytes, smartssd.stripe_bytes) == (1088, 64 * 1088)
+    assert smartssd.pages_first == smartssd.dram_bytes == 1 << 30
+    assert smartssd.pages_bytes == 8 * 90 * 64 * 64 * 1088 <= 3 << 30
+    assert smartssd.ddr_bytes_per_kilocycle == 80_000, "at 200 MHz"
+    assert load(preset="tiny", overrides=IN_DDR).beat_cycles_x1000 == 1000
+    assert load(preset="tiny", overrides={**IN_DDR, "mega_transfers": 3600}).beat_cycles_x1000 == 1000
+
+
+@pytest.mark.parametrize(("name", "value", "limit"), [
+    ("page_source", "hbm", "nand or ddr"), ("spare_blocks", 2, "0 with pages in DDR"),
+    ("spare_bytes", 264, "whole AXI beats of 32 B"), ("spare_bytes", 384 - 32, "Give 256"),
+    ("page_ports", 4, r"one of \[1, 2\]"), ("page_ports", 0, r"one of \[1, 2\]"),
+    ("ddr_bytes", 20 << 20, "room for dram_bytes and the pages, 21233664 B"),
+    ("ddr_megabytes_per_second", 0, "100 to 200000"), ("ddr_read_ns", 0, "1 to 10000"),
+])
+def test_pages_in_ddr_that_cannot_be(name: str, value: Any, limit: str) -> None:
+    with pytest.raises(ConfigError, match=limit):
+        load(preset="tiny", overrides={**IN_DDR, name: value})
+
+
 def test_timeout_covers_two_programs() -> None:
     """The last of two cache programs ends two tPROG after its data came."""
     slow = NandTiming(tPROG=10_000_000)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instinfer.abi import layout
-from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, load, presets
 from instinfer.abi.errors import ConfigError
-from instinfer.abi.layout import MapEntry, RowShape, SlotTuple, page_place
+from instinfer.abi.layout import MapEntry, RowShape, SlotTuple, page_place, row_address
 from support import rng
 
 TINY, PRODUCT = presets()["tiny"], presets()["product"]
@@ -212,3 +212,15 @@ def test_bytes_behind_the_data_area_have_no_place() -> None:
     for column in (-1, 4 * 1368):
         with pytest.raises(ConfigError, match=f"column = {column}"):
             page_place(config, column)
+
+
+def test_rows_in_ddr_lie_one_behind_the_other() -> None:
+    """Pages of a block, blocks of a die, dies of a channel, channels: they fill the memory without a gap."""
+    config = load(preset="tiny", overrides={"page_source": "ddr", "spare_blocks": 0})
+    addresses = [row_address(config, channel=channel, die=die, block=block, page=page)
+                 for channel in range(config.channels) for die in range(config.dies)
+                 for block in range(config.blocks) for page in range(config.pages)]
+    expected = range(config.dram_bytes, config.dram_bytes + config.pages_bytes, config.stripe_bytes)
+    assert addresses == list(expected)
+    kinds = (layout.KIND_KEY, layout.KIND_VALUE, layout.KIND_SKETCH, layout.KIND_DIM)
+    assert layout.ERASED_BYTE not in kinds

@@ -9,7 +9,15 @@ import pytest
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig, NandTiming, load
 from instinfer.abi.layout import RowShape, SketchShape, placement
-from instinfer.abi.timing import StripeRead, bound_of, chosen_reads, dense_bound, sketch_reads
+from instinfer.abi.timing import (
+    StripeRead,
+    bound_of,
+    chosen_reads,
+    dense_bound,
+    program_bound,
+    program_cycles,
+    sketch_reads,
+)
 
 
 @pytest.mark.parametrize("width", [1, 2])
@@ -76,3 +84,29 @@ def test_the_busiest_die_or_the_busiest_bus_decides() -> None:
     assert spread.ideal_cycles == 8 * 64 * 145
     many = bound_of(config, [StripeRead(0, n % 4, 64, 4, 4) for n in range(80)])
     assert many.bound_cycles == 80 * (64 * 145 + (8 * 7 + 1) * 5), "and beyond it they do not"
+
+
+def test_bounds_of_pages_in_ddr_by_hand() -> None:
+    """Whichever of channel, AXI manager and memory has most to move decides."""
+    config = load(preset="smartssd")
+    one = bound_of(config, [StripeRead(3, 0, 10, 1, 1), StripeRead(3, 0, 64, 1, 4)])
+    assert (one.ideal_cycles, one.bound_cycles) == (74 * 136, 74 * 136 + 40)
+    assert (one.slots, one.stripes) == (74, 2)
+    everywhere = bound_of(config, [StripeRead(channel, 0, 64, 1, 4) for channel in range(8)])
+    assert everywhere.ideal_cycles == 64 * 136, "two managers carry four channels each"
+    narrow = dataclasses.replace(config, page_ports=1)
+    assert bound_of(narrow, [StripeRead(n, 0, 64, 1, 4) for n in range(8)]).ideal_cycles == 8 * 64 * 34
+    slow = dataclasses.replace(config, ddr_megabytes_per_second=6_400)
+    assert bound_of(slow, [StripeRead(n, 0, 64, 1, 4) for n in range(8)]).ideal_cycles == 8 * 64 * 1088 / 32
+    assert bound_of(config, []).bound_cycles == 0
+
+
+def test_program_bounds() -> None:
+    flash, memory = EngineConfig(), load(preset="smartssd")
+    assert program_cycles(flash) == 120_000
+    assert program_bound(flash, 64).cycles == 64 * 120_000 / 32
+    assert program_bound(flash, 1).gigabytes_per_second == pytest.approx(65536 * 32 / 600_000)
+    assert program_cycles(memory) == 64 * 136
+    moved = 65536 * 2 + 64 * 1088  # into the buffer, out of it, into the pages
+    assert program_bound(memory, 10).cycles == pytest.approx(10 * moved / 80)
+    assert program_bound(dataclasses.replace(memory, ddr_megabytes_per_second=100_000), 10).cycles == 20_480

@@ -3,6 +3,7 @@
 
 from instinfer.abi.config import presets
 from instinfer.abi.registers import Counter
+from instinfer.abi.timing import port_of
 from instinfer.hw.engine import CHANNEL_COUNTERS, Engine
 from instinfer.hw.events import event_layouts
 from instinfer.hw.generate import ports
@@ -18,6 +19,17 @@ def test_ports_follow_the_configuration() -> None:
     assert names["irq"] == 1
     assert [name for name in names if name.startswith("event_channel")] == [
         "event_channel_0", "event_channel_1", "event_channel_2"]
+
+
+def test_pages_in_ddr_are_behind_managers_of_their_own() -> None:
+    config = presets()["smartssd"]
+    names = {port["name"]: port["width"] for port in ports(Engine(config))}
+    assert not [name for name in names if name.startswith("phy")]
+    assert names["pages__0__rdata"] == names["pages__1__wdata"] == 256
+    assert "pages__2__rdata" not in names
+    shared = [port_of(config, channel) for channel in range(config.channels)]
+    assert shared == sorted(shared)
+    assert [shared.count(port) for port in range(config.page_ports)] == [4, 4]
 
 
 def test_event_words_fit_the_harness() -> None:

@@ -159,7 +159,7 @@ def _fmax(engine: "EngineConfig", names: list[str] | None, json_target: str | No
     from instinfer.cosim.cost import fmax, report
 
     blocks = {place: block for block in report.engine_blocks(engine) for place in block.places}
-    wanted = names or list(fmax.CRITICAL)
+    wanted = names or list(fmax.CRITICAL_IN_DDR if engine.in_ddr else fmax.CRITICAL)
     for name in wanted:
         require(name in blocks, "--block", name, f"one of {', '.join(sorted(blocks))}",
                 "Choose one of these.")

@@ -152,6 +152,8 @@ class Csd:
 
     def __post_init__(self) -> None:
         _positive(self)
+        require(not self.engine.in_ddr, "engine", self.engine.name, "an engine on NAND",
+                "The model's constants were fitted to flash channels; measure DDR with `instinfer bench`.")
 
     @property
     def bus_rate(self) -> float:

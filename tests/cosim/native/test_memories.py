@@ -189,6 +189,22 @@ def test_unmapped_and_poisoned_addresses_answer_with_errors(sim: Simulation) -> 
     assert sim.host_counts().errors == 4
 
 
+@pytest.mark.parametrize("flags", [copier.TO_DRAM, copier.FROM_DRAM])
+def test_a_silent_range_answers_when_it_is_let_go(sim: Simulation, flags: int) -> None:
+    data = noise(4096)
+    sim.add_window(BASE, data)
+    sim.dram[:32] = noise(64)[32:]
+    ends = (BASE + 64, 0) if flags == copier.TO_DRAM else (0, BASE + 64)
+    sim.poison([(BASE + 64, 32, AxiResponse.NO_ANSWER)])
+    with pytest.raises(AssertionError, match="did not end"):
+        copy(sim, *ends, 1, flags, cycles=2000)
+    sim.poison([])
+    assert sim.run(200, stop_on_interrupt=True) is Stop.INTERRUPT
+    assert sim.bar_read(copier.START) == 0
+    sim.run(20)
+    np.testing.assert_array_equal(sim.dram[:32], data[64:96])
+
+
 def test_a_removed_window_is_gone(sim: Simulation) -> None:
     sim.add_window(BASE, noise(4096))
     with pytest.raises(ValueError, match="overlaps"):

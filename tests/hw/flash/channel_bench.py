@@ -11,6 +11,7 @@ import numpy as np
 from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from cocotb.triggers import ClockCycles
 from numpy.typing import NDArray
 
 from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
@@ -20,7 +21,7 @@ from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
 from instinfer.hw.flash.nand import NandPackage, nand_sources
 from instinfer.hw.flash.scheduler import PULSES
 from instinfer.hw.signatures import ChannelOp, channel_request, row_mask, slot_beat
-from support import bundle
+from support import bundle, rng
 
 ROOT = Path(__file__).resolve().parents[3]
 NAND_VERILOG, NAND_CXX, NAND_HEADERS = nand_sources(ROOT)
@@ -205,3 +206,45 @@ def check_slots(config: EngineConfig, received: list[int], expected: dict[int, l
             assert previous["kind"] == 1 or alone, "a pair was interrupted"
         previous = beat
     assert not any(by_die.values()), {die: len(beats) for die, beats in by_die.items()}
+
+
+class Reads:
+    """Random reads and the beats they must give. ``channel`` has ``dut``, ``config``, ``requests``, ``masks``
+    and ``slots`` (streams), and ``until``."""
+
+    def __init__(self, channel: Any, label: str):
+        self._channel, self._config, self._random = channel, channel.config, rng(label)
+        self.expected: dict[int, list[dict[str, int]]] = {die: [] for die in range(self._config.dies)}
+
+    async def send_masked(self, stripe: Stripe, rows: Mapping[int, int], *, wide: int,
+                          passes: int = 1, keys: bool = False) -> None:
+        """Masks belong to the next request: they go when the last one, and it goes when they, were taken."""
+        await self._channel.requests.drained()
+        self._channel.masks.send(*stripe.masks(rows))
+        await self._channel.masks.drained()
+        self.send(stripe, tokens=1, wide=wide, passes=passes, rows=rows, keys=keys)
+
+    def send(self, stripe: Stripe, *, tokens: int | None = None, wide: int | None = None, passes: int = 1,
+             bad_slots: frozenset[int] = frozenset(), owner: Mapping[str, int] | None = None,
+             raw: bool = False, rows: Mapping[int, int] | None = None, keys: bool = False,
+             places: int = 0) -> None:
+        wide = int(self._random.integers(2)) if wide is None else wide
+        limit = (self._config.slots_per_stripe if stripe.sketch
+                 else self._config.slots_per_stripe // 2 * stripe.rows_per_slot(wide))
+        tokens = int(self._random.integers(1, limit + 1)) if tokens is None else tokens
+        shape = {"tokens": tokens, "wide": wide, "passes": passes,
+                 "head_slot": int(self._random.integers(self._config.head_slots)),
+                 "read_back": int(passes == 1 and (raw or self._random.integers(2)))}
+        masked = {} if rows is None else {"masked": 1, "pairs": sum(1 << pair for pair in rows)}
+        if stripe.dims:
+            masked = {"pairs": places}
+        self._channel.requests.send(
+            stripe.request(ChannelOp.READ, **shape, **masked, raw=int(raw), keys=int(keys), owner=owner))
+        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots, rows=rows, keys=int(keys),
+                                                   stripe=(owner or {}).get("stripe"), places=places)
+
+    async def check(self) -> None:
+        total = sum(map(len, self.expected.values()))
+        await self._channel.until(lambda: len(self._channel.slots.received) >= total)
+        await ClockCycles(self._channel.dut.clk, 300)
+        check_slots(self._config, self._channel.slots.received, self.expected)

@@ -3,7 +3,6 @@
 
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Mapping
 from typing import Any
 
 import cocotb
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from hw.flash.channel_bench import BASE, BUILD, COUNTS, Stripe, blocks, check_slots
+from hw.flash.channel_bench import BASE, BUILD, COUNTS, Reads, Stripe, blocks
 from hw.flash.store import Store
 from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.hw.flash.scheduler import reads_over
@@ -86,6 +85,7 @@ class Channel:
 
     def __init__(self, dut: Any, *, back_pressure: float = 0.0, idle: float = 0.0, latency: int = 20):
         self.dut = dut
+        self.config = CONFIG
         self.store = Store(CONFIG, channel=CHANNEL)
         self.requests = StreamSource(dut, "requests", idle=idle)
         self.masks = StreamSource(dut, "masks", idle=idle)
@@ -127,47 +127,6 @@ class Channel:
         errors = self.store.errors()
         assert len(errors) == rules_broken, errors
         self.store.close()
-
-
-class Reads:
-    """Random reads and the beats they must give."""
-
-    def __init__(self, channel: Channel, label: str):
-        self._channel, self._random = channel, rng(label)
-        self.expected: dict[int, list[dict[str, int]]] = {die: [] for die in range(CONFIG.dies)}
-
-    async def send_masked(self, stripe: Stripe, rows: Mapping[int, int], *, wide: int,
-                          passes: int = 1, keys: bool = False) -> None:
-        """Masks belong to the next request: they go when the last one, and it goes when they, were taken."""
-        await self._channel.requests.drained()
-        self._channel.masks.send(*stripe.masks(rows))
-        await self._channel.masks.drained()
-        self.send(stripe, tokens=1, wide=wide, passes=passes, rows=rows, keys=keys)
-
-    def send(self, stripe: Stripe, *, tokens: int | None = None, wide: int | None = None, passes: int = 1,
-             bad_slots: frozenset[int] = frozenset(), owner: Mapping[str, int] | None = None,
-             raw: bool = False, rows: Mapping[int, int] | None = None, keys: bool = False,
-             places: int = 0) -> None:
-        wide = int(self._random.integers(2)) if wide is None else wide
-        limit = (CONFIG.slots_per_stripe if stripe.sketch
-                 else CONFIG.slots_per_stripe // 2 * stripe.rows_per_slot(wide))
-        tokens = int(self._random.integers(1, limit + 1)) if tokens is None else tokens
-        shape = {"tokens": tokens, "wide": wide, "passes": passes,
-                 "head_slot": int(self._random.integers(CONFIG.head_slots)),
-                 "read_back": int(passes == 1 and (raw or self._random.integers(2)))}
-        masked = {} if rows is None else {"masked": 1, "pairs": sum(1 << pair for pair in rows)}
-        if stripe.dims:
-            masked = {"pairs": places}
-        self._channel.requests.send(
-            stripe.request(ChannelOp.READ, **shape, **masked, raw=int(raw), keys=int(keys), owner=owner))
-        self.expected[stripe.die] += stripe.beats(**shape, bad_slots=bad_slots, rows=rows, keys=int(keys),
-                                                   stripe=(owner or {}).get("stripe"), places=places)
-
-    async def check(self) -> None:
-        total = sum(map(len, self.expected.values()))
-        await self._channel.until(lambda: len(self._channel.slots.received) >= total)
-        await ClockCycles(self._channel.dut.clk, 300)
-        check_slots(CONFIG, self._channel.slots.received, self.expected)
 
 
 def stripes(label: str, count: int, *, die: int | None = None, block: int = 2,

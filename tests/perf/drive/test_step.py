@@ -7,14 +7,20 @@ import pytest
 
 from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.config import presets
+from instinfer.abi.errors import ConfigError
 from instinfer.perf.drive.appends import beside, stripes_per_token
 from instinfer.perf.drive.load import Job, load_of
 from instinfer.perf.drive.step import layer_step, write_rate
-from instinfer.perf.hardware import csd_of
+from instinfer.perf.hardware import Csd, csd_of
 
 PRODUCT = presets()["product"]
 JOB = Job(kind=PolicyKind.SKETCH, tokens=4096, heads=8, queries=4, dtype=Dtype.INT8, commands=16, keep=512,
           group=8, window=64, sinks=4)
+
+
+def test_pages_in_ddr_are_not_what_the_model_knows():
+    with pytest.raises(ConfigError, match="an engine on NAND"):
+        Csd(name="memory", engine=presets()["smartssd"])
 
 
 def test_buses_and_dies_carry_what_they_can():

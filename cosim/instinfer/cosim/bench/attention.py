@@ -5,7 +5,7 @@ from typing import Any
 
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
-from instinfer.abi.timing import dense_bound
+from instinfer.abi.timing import dense_bound, first_data_cycles
 
 from .workload import Meter, Pair, Shape, figures, open_pair, timing
 
@@ -48,10 +48,11 @@ def dense(config: EngineConfig, shape: Shape, *, commands: int, device: str = "s
 
 
 def latency(config: EngineConfig, shape: Shape, *, device: str = "sim", seed: int = 1) -> dict[str, Any]:
-    """One command, one head: cycles against bus ideal + 0.45 us per page and channel + tR + 5 us."""
+    """One command, one head: cycles against bus ideal + 0.45 us per page and channel + tR + 5 us; with pages
+    in DDR, where no page has a column change, bus ideal + the memory's latency + 5 us."""
     row = dense(config, shape, commands=1, device=device, seed=seed)
     pages = -(-row["slots_moved"] // config.slots_per_page)
-    contract = row["ideal_cycles"] + config.cycles(450) * -(-pages // config.channels) + (
-        config.cycles(config.timing.tR) + config.cycles(5000))
+    columns = 0 if config.in_ddr else config.cycles(450) * -(-pages // config.channels)
+    contract = row["ideal_cycles"] + columns + first_data_cycles(config) + config.cycles(5000)
     return {**row, "bench": "latency", "microseconds": row["cycles"] / config.clock_mhz,
             "contract_cycles": contract, "within_contract": row["cycles"] <= contract}

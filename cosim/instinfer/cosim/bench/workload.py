@@ -147,17 +147,21 @@ class Meter:
 
 
 def bytes_moved(config: EngineConfig, meter: Meter) -> int:
-    """Bytes of all slots that the flash buses carried.
+    """Bytes of all slots that the flash buses, or the channels in front of DDR, carried.
 
     Raises:
-        AssertionError: more than the buses can carry in that time.
+        AssertionError: more than the buses, or the memory, can carry in that time.
     """
     slots = sum(count for name, count in meter.counters.items() if name.endswith("slots_moved"))
     moved = slots * config.slot_bytes
     limit = meter.cycles * config.channels * 8 * 1000 / config.beat_cycles_x1000
+    carrier = f"{config.channels} buses of {config.mega_transfers} MT/s"
+    if config.in_ddr:
+        limit = min(limit, meter.cycles * config.ddr_bytes_per_kilocycle / 1000)
+        carrier = f"{config.channels} channels in front of DDR of {config.ddr_megabytes_per_second} MB/s"
     if moved > limit:
-        raise AssertionError(f"{moved} B in {meter.cycles} cycles is more than {config.channels} buses "
-                             f"of {config.mega_transfers} MT/s can carry ({limit:.0f} B)")
+        raise AssertionError(f"{moved} B in {meter.cycles} cycles is more than {carrier} can carry "
+                             f"({limit:.0f} B)")
     return moved
 
 
@@ -210,8 +214,11 @@ def open_pair(device: str, shape: Shape, *, config: EngineConfig, layers: int = 
 
 def timing(config: EngineConfig) -> dict[str, Any]:
     """The conditions of a cycle count."""
+    source = dataclasses.asdict(config.timing)
+    if config.in_ddr:
+        names = ("page_ports", "ddr_megabytes_per_second", "ddr_read_ns")
+        source = {name: getattr(config, name) for name in names}
     return {"preset": config.name, "clock_mhz": config.clock_mhz, "channels": config.channels,
             "dies": config.dies, "planes": config.planes, "page_bytes": config.page_bytes,
             "spare_bytes": config.spare_bytes, "mega_transfers": config.mega_transfers,
-            "score_groups": config.score_groups,
-            **dataclasses.asdict(config.timing)}
+            "score_groups": config.score_groups, "page_source": config.page_source, **source}

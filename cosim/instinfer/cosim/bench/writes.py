@@ -6,14 +6,10 @@ from typing import Any
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
 from instinfer.abi.layout import RowShape
+from instinfer.abi.timing import program_bound, program_cycles
 
 from .attention import measure
 from .workload import Meter, Pair, Shape, open_pair, timing
-
-
-def program_bound_cycles(config: EngineConfig, stripes: int) -> float:
-    """Cycles in which all dies together can program ``stripes`` stripes: tPROG alone."""
-    return stripes * config.cycles(config.timing.tPROG) / config.dies_total
 
 
 def write(config: EngineConfig, shape: Shape, *, layers: int = 4, device: str = "sim",
@@ -31,14 +27,13 @@ def write(config: EngineConfig, shape: Shape, *, layers: int = 4, device: str = 
             pair.check(layer, q, pair.sequences[0].attend(layer, q))
         stripes = meter.counters["stripes_programmed"]
         user = stripes * config.stripe_data_bytes
-        ideal = program_bound_cycles(config, stripes)
+        bound = program_bound(config, stripes)
         return {
             "bench": "write", "tokens": shape.tokens, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim,
             "layers": layers, "seed": seed, "cycles": meter.cycles, "stripes_programmed": stripes,
             "user_bytes": user, "gigabytes_per_second": user / meter.cycles * config.clock_mhz / 1000,
-            "array_gigabytes_per_second": (
-                config.stripe_data_bytes * config.dies_total / config.timing.tPROG),
-            "ideal_cycles": ideal, "efficiency": ideal / meter.cycles,
+            "array_gigabytes_per_second": bound.gigabytes_per_second,
+            "ideal_cycles": bound.cycles, "efficiency": bound.cycles / meter.cycles,
             "program_failures": meter.counters["program_failures"],
             "bit_exact": pair.comparison.bit_exact, "values_compared": pair.comparison.values,
             "sim_cycles_per_second": meter.rate, "timing": timing(config), "source": "measured in RTL",
@@ -72,7 +67,7 @@ def append(config: EngineConfig, shape: Shape, *, commands: int = 4, device: str
         q = pair.query()
         pair.check(1, q, pair.sequences[0].attend(1, q))
         mean = sum(beside) / len(beside)
-        limit = config.cycles(config.timing.tPROG)
+        limit = program_cycles(config)
         return {
             "bench": "append", "tokens": shape.tokens, "kv_heads": shape.kv_heads, "queries": shape.queries,
             "head_dim": shape.head_dim, "commands": commands, "appends": period, "seed": seed,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.errors import require
 from instinfer.cosim.build import Source, Text
 from instinfer.cosim.native.binding import SHARING_FLAGS, sharing_control
 from instinfer.cosim.native.engine import engine_sources
@@ -27,7 +28,12 @@ def cocotb_sources(config: EngineConfig) -> CocotbSources:
 
     Ports of module ``top``: ``clk``, ``rst``, ``irq``, ``bar_*`` (AXI4-Lite), ``host_*`` and ``dram_*``
     (AXI4), ``event_*`` (`instinfer.hw.events`).
+
+    Raises:
+        ConfigError: pages lie in DDR.
     """
+    require(not config.in_ddr, "page_source", config.page_source, "nand under cocotb",
+            "The native harness simulates pages in DDR: open sim:.")
     engine = engine_sources(config)
     top = simulation_top(engine.design, parts=engine.parts, events=engine.events, registered=False)
     return {

@@ -25,6 +25,9 @@ from .yosys import SynthesisError, keep, require_wheel, run
 CRITICAL = ("core", "selection.tokens.chooser", "channel.flash.scheduler", "channel.flash.sequencer",
             "queues")
 """Blocks that set the engine's clock: attention core, choice of groups, channel, queues."""
+CRITICAL_IN_DDR = ("core", "selection.tokens.chooser", "channel.flash.fetcher", "channel.flash.writer",
+                   "queues")
+"""The same where pages lie in DDR."""
 CONTRACT_MHZ = 150
 AIM_MHZ = 200
 DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// AXI4 memories for a Verilated design: host memory behind PCIe, and device DRAM.
+// AXI4 memories for a Verilated design: host memory behind PCIe, and device DRAM behind one or more managers.
 //
 // A memory has two steps per clock cycle: drive() sets the subordinate's outputs from its state alone, and,
 // when the design has settled with them, sample() takes the handshakes. Everything is answered in order.
@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,7 +21,7 @@ namespace instinfer {
 
 constexpr unsigned kBeatBytes = 32;
 constexpr uint64_t kPage = 4096;
-enum Response : uint8_t { kOkay = 0, kSlaveError = 2, kDecodeError = 3 };
+enum Response : uint8_t { kOkay = 0, kSlaveError = 2, kDecodeError = 3, kNoAnswer = 4 };
 
 class ProtocolError : public std::runtime_error {
   public:
@@ -28,7 +29,8 @@ class ProtocolError : public std::runtime_error {
 };
 
 // What a memory may move. Rates are in bytes per 1000 cycles; reads and writes have a bucket each, or
-// share one. The total is checked again at every beat, by other arithmetic than the bucket's.
+// share one, as do all managers of one memory. The total is checked again at every beat, by other arithmetic
+// than the bucket's.
 struct MemoryTiming {
     uint32_t read_cycles;
     uint32_t write_cycles;
@@ -41,14 +43,18 @@ struct MemoryTiming {
 class Bandwidth {
   public:
     explicit Bandwidth(uint32_t bytes_per_kilocycle) : rate_(bytes_per_kilocycle) {}
-    bool available(uint64_t now) {
+    // Whether a beat may be offered; its credit is gone then, so that nobody else offers on it.
+    bool reserve(uint64_t now) {
         credit_ += (now - updated_) * rate_;
         updated_ = now;
         if (credit_ > kBurst) credit_ = kBurst;
-        return credit_ >= kBeat;
-    }
-    void take(uint64_t now) {
+        if (credit_ < kBeat) return false;
         credit_ -= kBeat;
+        return true;
+    }
+    // A beat that was offered and not taken.
+    void give_back() { credit_ += kBeat; }
+    void take(uint64_t now) {
         bytes += kBeatBytes;
         if (bytes * 1000 > (now + 1) * rate_ + kBurst) {
             throw ProtocolError("a memory moved " + std::to_string(bytes) + " bytes in " + std::to_string(now)
@@ -73,7 +79,7 @@ struct Window {
     bool watch;
 };
 
-// An address range whose accesses are answered with an error.
+// An address range whose accesses are answered with an error, or (kNoAnswer) not before it is none any more.
 struct Poison {
     uint64_t base;
     uint64_t bytes;
@@ -90,7 +96,7 @@ class AddressMap {
     // The memory behind [address, address + bytes), or null with the error to answer.
     uint8_t* find(uint64_t address, uint64_t bytes, Response& response, bool& watch) {
         for (const Poison& poison : poisons_) {
-            if (address < poison.base + poison.bytes && poison.base < address + bytes) {
+            if (poison.response != kNoAnswer && touches(poison, address, bytes)) {
                 response = poison.response;
                 return nullptr;
             }
@@ -113,8 +119,17 @@ class AddressMap {
         return false;
     }
     void poison(const std::vector<Poison>& poisons) { poisons_ = poisons; }
+    bool silent(uint64_t address) const {
+        for (const Poison& poison : poisons_) {
+            if (poison.response == kNoAnswer && touches(poison, address, kBeatBytes)) return true;
+        }
+        return false;
+    }
 
   private:
+    static bool touches(const Poison& poison, uint64_t address, uint64_t bytes) {
+        return address < poison.base + poison.bytes && poison.base < address + bytes;
+    }
     static bool inside(const Window& window, uint64_t address, uint64_t bytes) {
         return address >= window.base && bytes <= window.bytes && address - window.base <= window.bytes - bytes;
     }
@@ -133,11 +148,15 @@ class AddressMap {
 template <class Pins, class Observer>
 class AxiMemory {
   public:
-    AxiMemory(std::string name, Pins pins, Observer& observer, const MemoryTiming& timing)
+    // `rate`: another manager's, of the same memory.
+    AxiMemory(std::string name, Pins pins, Observer& observer, const MemoryTiming& timing,
+              std::shared_ptr<Bandwidth> rate = nullptr)
         : name_(std::move(name)), pins_(pins), observer_(observer), timing_(timing),
-          read_rate_(timing.bytes_per_kilocycle), write_rate_(timing.bytes_per_kilocycle) {}
+          read_rate_(rate ? rate : std::make_shared<Bandwidth>(timing.bytes_per_kilocycle)),
+          write_rate_(timing.shared ? read_rate_ : std::make_shared<Bandwidth>(timing.bytes_per_kilocycle)) {}
 
     AddressMap map;
+    std::shared_ptr<Bandwidth> rate() const { return read_rate_; }
 
     // Outputs for this cycle, from state alone.
     void drive(uint64_t now) {
@@ -147,9 +166,10 @@ class AxiMemory {
         if (!read_offered_) offer_read(now);
         pins_.rvalid() = read_offered_;
         write_open_ = beats_left_ != 0 && landing_.size() < 4 * timing_.outstanding
-                      && (write_open_ || write_bandwidth().available(now));
+                      && (write_open_ || write_rate_->reserve(now));
         pins_.wready() = write_open_;
-        const bool respond = !responses_.empty() && responses_.front().due <= now;
+        const bool respond = !responses_.empty() && responses_.front().due <= now
+                             && !map.silent(responses_.front().address);
         pins_.bvalid() = respond;
         pins_.bresp() = respond ? responses_.front().response : 0;
     }
@@ -170,6 +190,8 @@ class AxiMemory {
         writes_.clear();
         responses_.clear();
         beats_left_ = 0;
+        if (read_offered_) read_rate_->give_back();
+        if (write_open_) write_rate_->give_back();
         read_offered_ = write_open_ = false;
         pins_.arready() = pins_.awready() = pins_.wready() = pins_.rvalid() = pins_.bvalid() = 0;
     }
@@ -182,14 +204,14 @@ class AxiMemory {
     }
 
     MemoryCounts counts() const {
-        return {read_rate_.bytes - (timing_.shared ? write_bytes_ : 0), write_bytes_, read_bursts_, write_bursts_,
-                errors_};
+        return {read_bytes_, write_bytes_, read_bursts_, write_bursts_, errors_};
     }
     bool idle() const { return reads_.empty() && writes_.empty() && landing_.empty() && responses_.empty(); }
 
   private:
     struct Burst {
         uint8_t* data;
+        uint64_t address;
         uint64_t due;      // reads: earliest cycle of the first beat
         uint64_t fence;    // reads: number of write beats that must have landed
         uint32_t beats;
@@ -205,13 +227,13 @@ class AxiMemory {
     };
     struct Answer {
         uint64_t due;
+        uint64_t address;
         Response response;
     };
 
     [[noreturn]] void violation(const std::string& what) {
         throw ProtocolError("AXI " + name_ + ": " + what);
     }
-    Bandwidth& write_bandwidth() { return timing_.shared ? read_rate_ : write_rate_; }
 
     static void drop(Burst& burst, const uint8_t* data, uint64_t bytes) {
         if (burst.data >= data && burst.data < data + bytes) {
@@ -253,6 +275,7 @@ class AxiMemory {
         }
         Burst burst{};
         burst.data = map.find(address, bytes, burst.response, burst.watch);
+        burst.address = address;
         burst.beats = beats;
         errors_ += burst.data == nullptr;
         return burst;
@@ -270,7 +293,7 @@ class AxiMemory {
     void offer_read(uint64_t now) {
         if (reads_.empty()) return;
         const Burst& burst = reads_.front();
-        if (burst.due > now || burst.fence > landed_ || !read_rate_.available(now)) return;
+        if (burst.due > now || burst.fence > landed_ || map.silent(burst.address) || !read_rate_->reserve(now)) return;
         read_offered_ = true;
         pins_.rlast() = burst.beats == 1;
         pins_.rresp() = burst.response;
@@ -282,7 +305,8 @@ class AxiMemory {
     }
 
     void finish_read_beat(uint64_t now) {
-        read_rate_.take(now);
+        read_rate_->take(now);
+        read_bytes_ += kBeatBytes;
         read_offered_ = false;
         Burst& burst = reads_.front();
         if (burst.data != nullptr) burst.data += kBeatBytes;
@@ -297,7 +321,7 @@ class AxiMemory {
     }
 
     void take_write_beat(uint64_t now) {
-        write_bandwidth().take(now);
+        write_rate_->take(now);
         write_bytes_ += kBeatBytes;
         write_open_ = false;
         Burst& burst = writes_.front();
@@ -313,7 +337,7 @@ class AxiMemory {
         --beats_left_;
         if ((beats_left_ == 0) != (pins_.wlast() != 0)) violation("wlast is not on the last beat of its burst");
         if (beats_left_ == 0) {
-            responses_.push_back({now + timing_.response_cycles, burst.response});
+            responses_.push_back({now + timing_.response_cycles, burst.address, burst.response});
             writes_.pop_front();
             if (!writes_.empty()) beats_left_ = writes_.front().beats;
         }
@@ -323,7 +347,7 @@ class AxiMemory {
     Pins pins_;
     Observer& observer_;
     MemoryTiming timing_;
-    Bandwidth read_rate_, write_rate_;
+    std::shared_ptr<Bandwidth> read_rate_, write_rate_;
     std::deque<Burst> reads_, writes_;
     std::deque<Landing> landing_;
     std::deque<Answer> responses_;
@@ -331,7 +355,7 @@ class AxiMemory {
     uint64_t accepted_ = 0;        // write beats taken
     uint64_t landed_ = 0;          // write beats in memory
     bool read_offered_ = false, write_open_ = false;
-    uint64_t read_bursts_ = 0, write_bursts_ = 0, write_bytes_ = 0, errors_ = 0;
+    uint64_t read_bursts_ = 0, write_bursts_ = 0, read_bytes_ = 0, write_bytes_ = 0, errors_ = 0;
 };
 
 }  // namespace instinfer

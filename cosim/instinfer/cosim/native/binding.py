@@ -50,6 +50,8 @@ class AxiResponse(enum.IntEnum):
 
     SLAVE_ERROR = 2
     DECODE_ERROR = 3
+    NO_ANSWER = 4
+    """None at all, until the range is no longer asked for; then it is answered as if nothing had been."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,6 +168,7 @@ def build(
     cxx: Sequence[Source] = (),
     headers: Sequence[Source] = (),
     events: Mapping[str, int] | None = None,
+    pages: int = 0,
     shared: Mapping[str, Sequence[str]] | None = None,
     trace: bool = False,
     optimise: str = "-O3",
@@ -173,6 +176,7 @@ def build(
     """The library of a design (module ``design``, see `simulation_top`), from the cache when it is there.
 
     Args:
+        pages: see `simulation_top`.
         shared: modules with many instances, and their ports: C++ classes of their own whose instances share
             their functions.
         optimise: g++'s level for the design.
@@ -182,11 +186,15 @@ def build(
         top="top",
         verilog=[
             sharing_control(shared or {}),
-            Text("top.sv", simulation_top(design, parts=parts, events=events)),
+            Text("top.sv", simulation_top(design, parts=parts, events=events, pages=pages)),
             *verilog,
         ],
         cxx=[HERE / "harness.cpp", *cxx],
-        headers=[*own, Text("simulation.hpp", simulation_header(events=events, nand=bool(parts))), *headers],
+        headers=[
+            *own,
+            Text("simulation.hpp", simulation_header(events=events, nand=bool(parts), pages=pages)),
+            *headers,
+        ],
         flags=SHARING_FLAGS if shared else (),
         cxx_flags=[PRINT_FLAG],
         trace=trace,
@@ -199,7 +207,7 @@ class Simulation:
 
     Args:
         library: from `build`.
-        dram_bytes: size of the device DRAM (sparse).
+        dram_bytes: size of the device DRAM (sparse), pages in DDR included.
         geometry: channels, dies, planes, blocks, pages, page bytes, spare bytes of the NAND (if any).
     """
 

@@ -101,24 +101,28 @@ class EngineSources:
     cxx: Sequence[Source]
     headers: Sequence[Source]
     events: Mapping[str, int]
+    pages: int
     shared: Mapping[str, Sequence[str]]
 
 
 def engine_sources(config: EngineConfig) -> EngineSources:
-    """The generated engine and the NAND model of this configuration."""
+    """The generated engine and the NAND model of this configuration; none where its pages lie in DDR."""
     from instinfer.hw.events import event_layouts
     from instinfer.hw.flash.nand import nand_sources
     from instinfer.hw.generate import MANIFEST, top_name
 
     files = rtl(config)
     verilog = [Text(name, text) for name, text in files.items() if name.endswith(".v")]
-    parts = nand_parts(config)
+    parts = [] if config.in_ddr else nand_parts(config)
     shared: dict[str, list[str]] = {
         module: [port["name"] for port in ports if port["name"] != "clk"]
         for module, ports in json.loads(files[MANIFEST])["shared_modules"].items()
     }
-    shared[parts[0].module] = ["rst", *parts[0].constants, *parts[0].ports]
-    nand_verilog, nand_cxx, nand_headers = nand_sources(checkout())
+    nand_verilog: list[Path] = []
+    nand_cxx, nand_headers = list(nand_verilog), list(nand_verilog)
+    if parts:
+        shared[parts[0].module] = ["rst", *parts[0].constants, *parts[0].ports]
+        nand_verilog, nand_cxx, nand_headers = nand_sources(checkout())
     return EngineSources(
         design=top_name(config),
         verilog=[*nand_verilog, *verilog],
@@ -126,6 +130,7 @@ def engine_sources(config: EngineConfig) -> EngineSources:
         cxx=nand_cxx,
         headers=nand_headers,
         events={name: layout.size for name, layout in event_layouts(config).items()},
+        pages=config.page_ports if config.in_ddr else 0,
         shared=shared,
     )
 
@@ -136,6 +141,14 @@ def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str =
     return build(**vars(engine_sources(config)), trace=trace, optimise=optimise)
 
 
+def memory_timing(config: EngineConfig) -> MemoryTiming:
+    """Of device DRAM: what the configuration states where pages lie there, else `MemoryTiming.ddr`'s."""
+    if not config.in_ddr:
+        return MemoryTiming.ddr(config.clock_mhz)
+    latency = MemoryTiming.ddr(config.clock_mhz, read_cycles=config.cycles(config.ddr_read_ns))
+    return dataclasses.replace(latency, bytes_per_kilocycle=config.ddr_bytes_per_kilocycle)
+
+
 def open_engine(
     config: EngineConfig,
     *,
@@ -143,12 +156,13 @@ def open_engine(
     dram: MemoryTiming | None = None,
     trace: bool = False,
 ) -> Simulation:
-    """A simulated engine, built when needed, out of reset; PCIe 4.0 x4 and DDR timing unless given."""
+    """A simulated engine, built when needed, out of reset; PCIe 4.0 x4 and DDR timing unless given. Pages in
+    DDR share the bandwidth and latency that the configuration states with all else that lies there."""
     simulation = Simulation(
         engine_library(config, trace=trace),
-        dram_bytes=config.dram_bytes,
+        dram_bytes=config.dram_bytes + (config.pages_bytes if config.in_ddr else 0),
         host=host or MemoryTiming.pcie(config.clock_mhz),
-        dram=dram or MemoryTiming.ddr(config.clock_mhz),
+        dram=dram or memory_timing(config),
         geometry=geometry(config),
     )
     simulation.reset()

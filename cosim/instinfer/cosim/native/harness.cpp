@@ -11,7 +11,8 @@
 #include <memory>
 
 #include "Vtop.h"
-#include "simulation.hpp"  // generated: INSTINFER_EVENT_SOURCES(X), one X(port) per event port; INSTINFER_NAND
+#include "simulation.hpp"  // generated: INSTINFER_EVENT_SOURCES(X), one X(port) per event port; INSTINFER_NAND;
+                           // INSTINFER_PAGE_PORTS(X), one X(port) per manager of pages in DDR
 #include "verilated.h"
 #if VM_TRACE_FST
 #include "verilated_fst_c.h"
@@ -62,6 +63,9 @@ thread_local std::string* printed = nullptr;  // where the running simulation's 
 INSTINFER_AXI_PINS(HostPins, host);
 INSTINFER_AXI_PINS(DramPins, dram);
 
+#define INSTINFER_PAGE_PINS(PORT) INSTINFER_AXI_PINS(Pins_##PORT, PORT);
+INSTINFER_PAGE_PORTS(INSTINFER_PAGE_PINS)
+
 struct HostObserver {
     bool watched = false;
     void wrote(const uint8_t*, bool watch) { watched |= watch; }
@@ -71,6 +75,31 @@ struct DramObserver {
     uint8_t* base = nullptr;
     std::vector<uint8_t> touched;
     void wrote(const uint8_t* data, bool) { touched[static_cast<size_t>(data - base) / kTouchedGranule] = 1; }
+};
+
+// A manager of pages in DDR, whatever its pins: it shares memory and bandwidth with the others.
+struct PagePort {
+    virtual ~PagePort() = default;
+    virtual void drive(uint64_t now) = 0;
+    virtual void sample(uint64_t now) = 0;
+    virtual void reset() = 0;
+    virtual void poison(const std::vector<instinfer::Poison>& poisons) = 0;
+    virtual MemoryCounts counts() const = 0;
+};
+
+template <class Pins>
+struct PagePortOf final : PagePort {
+    PagePortOf(const char* name, Vtop& top, DramObserver& observer, const MemoryTiming& timing,
+               std::shared_ptr<instinfer::Bandwidth> rate, uint64_t bytes)
+        : memory(name, Pins{top}, observer, timing, std::move(rate)) {
+        memory.map.add({0, bytes, observer.base, false});
+    }
+    void drive(uint64_t now) override { memory.drive(now); }
+    void sample(uint64_t now) override { memory.sample(now); }
+    void reset() override { memory.reset(); }
+    void poison(const std::vector<instinfer::Poison>& poisons) override { memory.map.poison(poisons); }
+    MemoryCounts counts() const override { return memory.counts(); }
+    AxiMemory<Pins, DramObserver> memory;
 };
 
 // One access at a time to the AXI4-Lite registers.
@@ -167,6 +196,10 @@ struct Simulation {
         dram_observer.base = static_cast<uint8_t*>(memory);
         dram_observer.touched.assign((bytes + kTouchedGranule - 1) / kTouchedGranule, 0);
         dram.map.add({0, bytes, dram_observer.base, false});
+#define INSTINFER_OPEN_PAGES(PORT) \
+    pages.push_back(std::make_unique<PagePortOf<Pins_##PORT>>(#PORT, top, dram_observer, dram_timing, dram.rate(), bytes));
+        INSTINFER_PAGE_PORTS(INSTINFER_OPEN_PAGES)
+#undef INSTINFER_OPEN_PAGES
         open_nand(geometry);
         top.rst = 1;
         top.bar_bready = top.bar_rready = 1;
@@ -189,6 +222,7 @@ struct Simulation {
         if (context.gotFinish()) throw std::runtime_error("the simulation stopped itself");
         host.sample(cycle);
         dram.sample(cycle);
+        for (auto& port : pages) port->sample(cycle);
         if (bar.active) {
             bar.sample();
             if (!bar.active) bar.abandon();
@@ -196,12 +230,25 @@ struct Simulation {
         if (events.enabled()) watch_events();
         ++cycle;
         host.drive(cycle);
-        dram.drive(cycle);
+        drive_memory();
         if (bar.active) bar.drive();
         context.timeInc(1);
         top.clk = 0;
         top.eval();
         dump();
+    }
+
+    // All managers of device memory, another one first in each cycle: none starves the others of bandwidth.
+    void drive_memory() {
+        const size_t turns = pages.size() + 1, first = cycle % turns;
+        for (size_t turn = 0; turn < turns; ++turn) {
+            const size_t port = (first + turn) % turns;
+            if (port == pages.size()) {
+                dram.drive(cycle);
+            } else {
+                pages[port]->drive(cycle);
+            }
+        }
     }
 
     int run(uint64_t cycles, bool stop_on_interrupt) {
@@ -240,6 +287,7 @@ struct Simulation {
             step();
             host.reset();
             dram.reset();
+            for (auto& port : pages) port->reset();
         }
         top.rst = 0;
     }
@@ -310,6 +358,7 @@ struct Simulation {
     DramObserver dram_observer;
     AxiMemory<HostPins, HostObserver> host;
     AxiMemory<DramPins, DramObserver> dram;
+    std::vector<std::unique_ptr<PagePort>> pages;
     Bar bar;
     EventRing events;
     uint64_t last_events[kSources + 1] = {};
@@ -410,6 +459,9 @@ int sim_poison(Simulation* s, int dram, const uint64_t* bases, const uint64_t* b
         poisons.push_back({bases[i], bytes[i], static_cast<instinfer::Response>(responses[i])});
     }
     (dram != 0 ? s->dram.map : s->host.map).poison(poisons);
+    if (dram != 0) {
+        for (auto& port : s->pages) port->poison(poisons);
+    }
     return 0;
 }
 
@@ -421,6 +473,15 @@ void* sim_nand(Simulation* s) { return s->nand; }
 
 void sim_counts(const Simulation* s, int dram, MemoryCounts* counts) {
     *counts = dram != 0 ? s->dram.counts() : s->host.counts();
+    if (dram == 0) return;
+    for (const auto& port : s->pages) {
+        const MemoryCounts more = port->counts();
+        counts->read_bytes += more.read_bytes;
+        counts->write_bytes += more.write_bytes;
+        counts->read_bursts += more.read_bursts;
+        counts->write_bursts += more.write_bursts;
+        counts->errors += more.errors;
+    }
 }
 
 int sim_events_start(Simulation* s, uint64_t capacity) {

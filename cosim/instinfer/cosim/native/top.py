@@ -2,8 +2,8 @@
 """The simulation's top module: the design under plain port names, NAND packages on its flash buses.
 
 It is written for each design because the number of flash buses and of event ports is the design's. What the
-C++ harness relies on is fixed here: ``clk``, ``rst``, ``irq``, AXI4 ``host_*`` and ``dram_*``, AXI4-Lite
-``bar_*``, one ``event_*`` port for each event source.
+C++ harness relies on is fixed here: ``clk``, ``rst``, ``irq``, AXI4 ``host_*``, ``dram_*`` and, for pages in
+DDR, ``pages_0_*`` and so on, AXI4-Lite ``bar_*``, one ``event_*`` port for each event source.
 
 Every input passes a register of the top: the harness gives at one edge what the design sees after the next.
 So nothing in the design hangs on the inputs combinationally, and one evaluation per cycle settles it. A bus
@@ -80,6 +80,7 @@ def simulation_top(
     *,
     parts: Sequence[Part] = (),
     events: Mapping[str, int] | None = None,
+    pages: int = 0,
     registered: bool = True,
 ) -> str:
     """SystemVerilog of module ``top``.
@@ -89,6 +90,7 @@ def simulation_top(
             ``irq``.
         parts: what hangs on its other ports.
         events: width of each event port of the design, by the name of the port (at most 64 bits).
+        pages: managers in the design's port array ``pages`` (AxiBus).
         registered: inputs pass a register (the harness); otherwise they are the design's own and all of
             AXI is among the ports.
     """
@@ -100,25 +102,29 @@ def simulation_top(
     inputs = ["rst"]
     checks: list[str] = []
 
+    def inner(prefix: str) -> str:
+        """What the design calls the port."""
+        return prefix.replace("_", "__")
+
     def expose(prefix: str, signals: Mapping[str, int]) -> None:
         for name, width in signals.items():
             ports.append(f"{'output' if width > 0 else 'input'} wire [{abs(width) - 1}:0] {prefix}_{name}")
             if width > 0:
-                pins.append(f".{prefix}__{name}({prefix}_{name})")
+                pins.append(f".{inner(prefix)}__{name}({prefix}_{name})")
             else:
                 if registered:
                     inputs.append(f"{prefix}_{name}")
                     wires.append(f"reg [{-width - 1}:0] {prefix}_{name}_q = 0;")
-                pins.append(f".{prefix}__{name}({prefix}_{name}{q})")
+                pins.append(f".{inner(prefix)}__{name}({prefix}_{name}{q})")
 
-    for prefix in ("host", "dram"):
+    for prefix in ("host", "dram", *page_ports(pages)):
         expose(prefix, AXI)
         if registered:
             for name, width in AXI_SIDEBAND.items():
                 net = f"{prefix}_{name}" if width > 0 else f"{-width}'b0"
                 if width > 0:
                     wires.append(f"wire [{width - 1}:0] {net};")
-                pins.append(f".{prefix}__{name}({net})")
+                pins.append(f".{inner(prefix)}__{name}({net})")
         else:
             expose(prefix, AXI_SIDEBAND)
         for channel in ("ar", "aw"):
@@ -182,10 +188,18 @@ def _held(rst: str, valid: str, ready: str, payload: str, width: int) -> list[st
     ]
 
 
-def simulation_header(*, events: Mapping[str, int] | None = None, nand: bool = False) -> str:
-    """``simulation.hpp``: the event ports in the order of their source numbers; whether there is NAND."""
+def page_ports(count: int) -> list[str]:
+    """The managers of pages in DDR, as the top calls them."""
+    return [f"pages_{number}" for number in range(count)]
+
+
+def simulation_header(*, events: Mapping[str, int] | None = None, nand: bool = False, pages: int = 0) -> str:
+    """``simulation.hpp``: the event ports in the order of their source numbers; whether there is NAND; the
+    managers of pages in DDR."""
     uses = " ".join(f"X({name})" for name in events or {})
+    ports = " ".join(f"X({name})" for name in page_ports(pages))
     return (
         "// SPDX-License-Identifier: Apache-2.0\n#pragma once\n"
         f"#define INSTINFER_EVENT_SOURCES(X) {uses}\n#define INSTINFER_NAND {int(nand)}\n"
+        f"#define INSTINFER_PAGE_PORTS(X) {ports}\n"
     )

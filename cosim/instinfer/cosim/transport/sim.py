@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instinfer.abi.config import EngineConfig
 from instinfer.cosim.native.binding import AxiResponse, MemoryTiming, Simulation
+from instinfer.cosim.native.ddr import DdrFaults, DdrStore
 from instinfer.cosim.native.engine import open_engine
 from instinfer.cosim.native.nand import NandFaults, NandStore
 from instinfer.cosim.state import DRAM_PAGE, DriveState
@@ -52,16 +54,22 @@ class SimTransport:
         self._config = config
         self.simulation = simulation
         """The native harness, for tests and reports."""
-        self.nand = NandStore(
-            simulation.library, lambda: simulation.library.sim_nand(simulation.handle), config
-        )
-        self.faults = SimFaults(simulation, self.nand)
+        self.nand: NandStore | DdrStore
+        self.faults: SimFaults | DdrFaults
+        if config.in_ddr:
+            self.nand = DdrStore(simulation, config)
+            self.faults = DdrFaults(simulation, self.nand, config)
+        else:
+            self.nand = NandStore(
+                simulation.library, lambda: simulation.library.sim_nand(simulation.handle), config
+            )
+            self.faults = SimFaults(simulation, self.nand)
         self._next = BUS_BASE
         self._buffers: dict[int, Buffer] = {}
         self._tables: Tables | None = None
         if state is not None:
             self.nand.load(state.nand_keys, state.nand_data)
-            simulation.dram.reshape(-1, DRAM_PAGE)[state.dram_index] = state.dram_data
+            self._dram.reshape(-1, DRAM_PAGE)[state.dram_index] = state.dram_data
             for index in state.dram_index.tolist():
                 simulation.mark_dram_used(index * DRAM_PAGE, DRAM_PAGE)
             self._tables = state.tables
@@ -71,6 +79,11 @@ class SimTransport:
     @property
     def config(self) -> EngineConfig:
         return self._config
+
+    @property
+    def _dram(self) -> NDArray[np.uint8]:
+        """Device DRAM, without pages that lie behind it."""
+        return self.simulation.dram[: self._config.dram_bytes]
 
     def bar_read32(self, offset: int) -> int:
         return self.simulation.bar_read(offset)
@@ -123,7 +136,7 @@ class SimTransport:
         keys, pages = self.nand.image()
         index, data = [], []
         for offset, size in self.simulation.dram_used():
-            part = self.simulation.dram[offset : offset + size].reshape(-1, DRAM_PAGE)
+            part = self._dram[offset : offset + size].reshape(-1, DRAM_PAGE)
             kept = np.flatnonzero(part.any(axis=1))
             index.append(kept + offset // DRAM_PAGE)
             data.append(part[kept])
@@ -160,7 +173,8 @@ def open_transport(
     Args:
         argument, config, config_file, overrides: see `instinfer.cosim.transport.resolve_config`.
         state: folder written by ``save_state`` of this or the model's transport.
-        host, dram: timing of the memories, PCIe 4.0 x4 and DDR at 19 GB/s unless given.
+        host, dram: timing of the memories, PCIe 4.0 x4 and DDR at 19 GB/s, or as the configuration states it
+            where pages lie there, unless given.
         waves: FST file to record from reset on (another build, and much slower).
         timeline: number of events to keep for `instinfer.cosim.timeline`; 0 records none.
     """

@@ -9,11 +9,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import row_address
+from instinfer.abi.timing import port_of
 
 from .attention.core import AttentionCore
 from .attention.hub import AttentionHub
 from .attention.ports import CorePort
 from .axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
+from .ddr.channel import DdrChannel
 from .events import COMMAND_EVENT, COMPLETION_EVENT, CoreActivity, channel_event, event_layouts
 from .flash.channel import FlashChannel
 from .kv.dimslots import DimScorerPort, DimSlotScorer
@@ -27,6 +30,7 @@ from .shared import SharedModule
 from .signatures import (
     CHANNEL_EVENT,
     MemoryReadPort,
+    MemoryWritePort,
     PhyPort,
     block_replacement,
     channel_request,
@@ -67,9 +71,16 @@ def core_activity(core: Any) -> Value:
     return Mux(core.busy, CoreActivity.BUSY, Mux(core.stalled, CoreActivity.STALL, CoreActivity.IDLE))
 
 
+def page_source_ports(config: EngineConfig) -> dict[str, Any]:
+    """Ports of a channel towards its pages: a flash bus and orders to its `BlockMap`, or memory."""
+    if config.in_ddr:
+        return {"pages_read": Out(MemoryReadPort()), "pages_written": Out(MemoryWritePort())}
+    return {"phy": Out(PhyPort(config.dies)), "replace": In(block_replacement())}
+
+
 class ChannelWithCore(wiring.Component):
-    """A flash channel, the attention core and the scorers that consume its slots, and the way past them
-    (connections only).
+    """A flash channel, or one on DDR, the attention core and the scorers that consume its slots, and the way
+    past them (connections only).
 
     Parameters
     ----------
@@ -78,7 +89,8 @@ class ChannelWithCore(wiring.Component):
 
     Members
     -------
-    requests, masks, events, fault, program_data, phy, replace : see `FlashChannel`
+    requests, masks, events, fault, program_data, phy, replace : see `FlashChannel`; in place of the last two
+        base, pages_read, pages_written : see `DdrChannel`
     finish, port : see `AttentionCore`
     sketch_finish, scorer : see `SlotScorer`; dim_finish, dim_scorer : see `DimSlotScorer`
     loaded, sketches_loaded : see `SlotGate`; one cycle late
@@ -99,8 +111,8 @@ class ChannelWithCore(wiring.Component):
                 "events": Out(stream.Signature(CHANNEL_EVENT)),
                 "fault": Out(read_fault(config)),
                 "program_data": Out(MemoryReadPort()),
-                "phy": Out(PhyPort(config.dies)),
-                "replace": In(block_replacement()),
+                **page_source_ports(config),
+                **({"base": In(64)} if config.in_ddr else {}),
                 "finish": Out(stripe_finish(config)),
                 "read_back": Out(stream.Signature(slot_beat(config))),
                 "port": In(CorePort(config)),
@@ -117,12 +129,14 @@ class ChannelWithCore(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.flash = flash = FlashChannel(config=self._config)
+        config = self._config
+        flash: Any = DdrChannel(config=config) if config.in_ddr else FlashChannel(config=config)
+        m.submodules.flash = flash
         m.submodules.core = core = self._core.instance()
         m.submodules.scorer = scorer = self._scorer.instance()
         m.submodules.dims = dims = self._dims.instance()
         m.submodules.gate = gate = SlotGate(config=self._config)
-        for name in ("requests", "masks", "events", "fault", "program_data", "phy", "replace"):
+        for name in ("requests", "masks", "events", "fault", "program_data", *page_source_ports(config)):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
         wiring.connect(m, flash.slots, gate.slots)
         wiring.connect(m, gate.core, core.slots)
@@ -135,7 +149,12 @@ class ChannelWithCore(wiring.Component):
         wiring.connect(m, wiring.flipped(self.sketch_finish), scorer.finish)
         wiring.connect(m, wiring.flipped(self.dim_scorer), dims.port)
         wiring.connect(m, wiring.flipped(self.dim_finish), dims.finish)
-        m.d.comb += flash.enable.eq(1)  # the domain's reset is the channel's
+        if config.in_ddr:
+            ready: Any = (1 << config.dies) - 1  # there is no array that could be busy
+            m.d.comb += flash.base.eq(self.base)
+        else:
+            ready = self.phy.ready
+            m.d.comb += flash.enable.eq(1)  # the domain's reset is the channel's
         m.d.sync += [
             gate.loaded.eq(self.loaded),
             gate.sketches_loaded.eq(self.sketches_loaded),
@@ -144,7 +163,7 @@ class ChannelWithCore(wiring.Component):
             self.pulses.core_stall_cycles.eq(core.stalled),
             self.event.bus.eq(flash.trace.bus),
             self.event.core.eq(core_activity(core)),
-            self.event.ready.eq(self.phy.ready),
+            self.event.ready.eq(ready),
         ]
         return m
 
@@ -156,7 +175,8 @@ def engine_signature(config: EngineConfig) -> wiring.Signature:
             "bar": In(AxiLiteBus()),
             "host": Out(AxiBus()),
             "dram": Out(AxiBus()),
-            "phy": Out(PhyPort(config.dies)).array(config.channels),
+            **({"pages": Out(AxiBus()).array(config.page_ports)} if config.in_ddr
+               else {"phy": Out(PhyPort(config.dies)).array(config.channels)}),
             "irq": Out(1),
             **{name: Out(layout) for name, layout in event_layouts(config).items()},
         }
@@ -164,7 +184,7 @@ def engine_signature(config: EngineConfig) -> wiring.Signature:
 
 
 class Engine(wiring.Component):
-    """Everything between the BAR, host memory, device DRAM and the flash buses.
+    """Everything between the BAR, host memory, device DRAM and the flash buses or pages in DDR.
 
     Two clock domains of one clock: ``sync`` holds what outlives a controller reset (registers, AXI bridges),
     ``core`` all else; its reset is CC.EN = 0 (`RegisterFile`).
@@ -177,7 +197,8 @@ class Engine(wiring.Component):
     -------
     bar : registers and doorbells
     host, dram : memories; all accesses are whole 32-byte beats
-    phy : one flash bus per channel
+    phy : one flash bus per channel; in its place, where pages lie in DDR,
+        pages : `EngineConfig.page_ports` managers of the same memory as ``dram``, `port_of` a channel
     irq : interrupt, level
     event_* : what goes on, see `instinfer.hw.events`
     """
@@ -216,6 +237,7 @@ class Engine(wiring.Component):
             m.submodules[f"channel_{index}"] = channel = in_core(self._channel.instance())
             channels.append(channel)
         bridges = self._memories(m, registers, queues, kv, selection, channels)
+        self._pages(m, registers, bridges, kv, channels)
         self._commands(m, registers, queues, kv)
         self._attention(m, kv, hub, channels, tail_core)
         self._selection(m, kv, selection, channels, tail_scorer)
@@ -255,8 +277,35 @@ class Engine(wiring.Component):
             wiring.connect(m, bridge.bus, wiring.flipped(getattr(self, name)))
             m.d.comb += bridge.clear.eq(registers.engine_reset)
             bridges[name] = bridge
-        m.d.comb += registers.idle.eq(bridges["host"].idle & bridges["dram"].idle)
         return bridges
+
+    def _pages(
+        self, m: Module, registers: Any, bridges: dict[str, Any], kv: Any, channels: list[Any]
+    ) -> None:
+        """Each channel's way to its pages; who of all memories is idle."""
+        config, in_core = self.config, DomainRenamer("core")
+        idle = bridges["host"].idle & bridges["dram"].idle
+        for port in range(config.page_ports if config.in_ddr else 0):
+            mine = [index for index in range(config.channels) if port_of(config, index) == port]
+            timeout = config.cycles(1000 * config.timeout_us)
+            m.submodules[f"pages_{port}_bridge"] = bridge = MemoryBridge(timeout_cycles=timeout)
+            m.submodules[f"pages_{port}_reads"] = reads = in_core(ReadArbiter(ports=len(mine)))
+            m.submodules[f"pages_{port}_writes"] = writes = in_core(WriteArbiter(ports=len(mine)))
+            for number, index in enumerate(mine):
+                wiring.connect(m, channels[index].pages_read, reads.ports[number])
+                wiring.connect(m, channels[index].pages_written, writes.ports[number])
+            wiring.connect(m, reads.memory, bridge.read)
+            wiring.connect(m, writes.memory, bridge.write)
+            wiring.connect(m, bridge.bus, wiring.flipped(self.pages[port]))
+            m.d.comb += bridge.clear.eq(registers.engine_reset)
+            idle &= bridge.idle
+        for index, channel in enumerate(channels):
+            if config.in_ddr:
+                m.d.comb += channel.base.eq(row_address(config, channel=index, die=0, block=0, page=0))
+            else:
+                wiring.connect(m, channel.phy, wiring.flipped(self.phy[index]))
+                wiring.connect(m, kv.replace[index], channel.replace)
+        m.d.comb += registers.idle.eq(idle)
 
     def _commands(self, m: Module, registers: Any, queues: Any, kv: Any) -> None:
         """From doorbell to executor and back."""
@@ -277,14 +326,12 @@ class Engine(wiring.Component):
             wiring.connect(m, kv.channels[index], channel.requests)
             wiring.connect(m, channel.events, kv.events[index])
             wiring.connect(m, channel.fault, kv.faults[index])
-            wiring.connect(m, kv.replace[index], channel.replace)
             wiring.connect(m, channel.read_back, kv.read_backs[index])
             wiring.connect(m, kv.row_masks[index], channel.masks)
             m.d.comb += [
                 channel.loaded.eq(kv.queries_loaded),
                 channel.sketches_loaded.eq(kv.sketches_loaded),
             ]
-            wiring.connect(m, channel.phy, wiring.flipped(self.phy[index]))
         wiring.connect(m, kv.tail, tail_core.slots)
         for index, core in enumerate((*channels, tail_core)):
             wiring.connect(m, core.finish, kv.finish[index])

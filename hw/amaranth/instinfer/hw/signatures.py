@@ -46,6 +46,7 @@ class ReadError(enum.Enum, shape=2):
     GUARD = 0
     REFERENCE_TAG = 1
     TIMEOUT = 2
+    """The die did not answer, or memory did not or answered with an error."""
 
 
 OWNER = data.StructLayout({"generation": 16, "layer": 16, "head": 8, "stripe": 16})

@@ -26,6 +26,8 @@ SCORE_BYTES = 4
 """In device DRAM, of a group's maximum for one query, or of a group's key."""
 SCORE_LINE_BYTES = 256
 """Scores move to device DRAM in lines; both tables are whole lines."""
+AXI_BEAT_BYTES = 32
+"""A beat of the engine's AXI4 managers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,10 @@ class NandTiming:
 class EngineConfig:
     """Everything that is fixed when the engine's Verilog is generated.
 
-    Geometry: ``channels`` flash channels of ``dies`` dies (one CE_n each) of ``planes`` planes of
-    ``blocks`` blocks of ``pages`` pages of ``page_bytes + spare_bytes``. A superblock, the unit that a
-    sequence owns, is one block of every plane of ``superblock_dies`` dies of every channel.
+    Geometry, of NAND or of what lies in DDR in its place: ``channels`` flash channels of ``dies`` dies (one
+    CE_n each) of ``planes`` planes of ``blocks`` blocks of ``pages`` pages of ``page_bytes + spare_bytes``. A
+    superblock, the unit that a sequence owns, is one block of every plane of ``superblock_dies`` dies of
+    every channel.
     Attention: ``queries`` query heads per pass of one KV head, ``head_dim_max`` dims per head,
     ``head_slots`` heads in flight.
     """
@@ -86,6 +89,18 @@ class EngineConfig:
     spare_bytes: int = 2208
     mega_transfers: int = 1600
     timing: NandTiming = NandTiming()
+    # pages in DDR instead of NAND
+    page_source: str = "nand"
+    """What a channel reads its pages from: ``nand``, its own flash bus, or ``ddr``, memory behind AXI4. Dies
+    and planes then only say where a page lies and how many make a stripe."""
+    page_ports: int = 1
+    """AXI4 managers for pages in DDR; the channels share them evenly, a port carries four at full rate."""
+    ddr_bytes: int = 4 << 30
+    """Of the whole memory: ``dram_bytes`` at address 0, pages behind."""
+    ddr_megabytes_per_second: int = 16_000
+    """What the memory moves for all managers together, reads and writes, in bursts of a slot."""
+    ddr_read_ns: int = 200
+    """From a read's address to its first beat."""
     # attention
     queries: int = 4
     head_dim_max: int = 128
@@ -125,6 +140,8 @@ class EngineConfig:
             require(isinstance(value, int) and low <= value <= high and value & (value - 1) == 0, name, value,
                     f"a power of two from {low} to {high}", "Choose the next power of two.")
 
+        require(self.page_source in ("nand", "ddr"), "page_source", self.page_source, "nand or ddr",
+                "Boards without flash of their own keep their pages in DDR.")
         within("clock_mhz", 25, 500, "200 is the product's fabric clock.")
         within("channels", 1, 16, "More flash channels need a second engine.")
         within("dies", 1, 8, "Each die has its own CE_n and its own softmax partial.")
@@ -147,7 +164,8 @@ class EngineConfig:
                 f"enough for {need} B in each of the {self.slots_per_page} slots and at most 4096",
                 f"Give at least {beats * BEAT_BYTES * self.slots_per_page - self.page_bytes}.")
         within("mega_transfers", 10, 3600, "ONFI's fastest interface is 3600 MT/s.")
-        require(self.mega_transfers <= 8 * self.clock_mhz, "mega_transfers", self.mega_transfers,
+        require(self.in_ddr or self.mega_transfers <= 8 * self.clock_mhz, "mega_transfers",
+                self.mega_transfers,
                 f"at most 8 bytes per cycle, {8 * self.clock_mhz} MT/s at {self.clock_mhz} MHz",
                 "Lower mega_transfers or raise clock_mhz.")
         within("queries", 1, 8, "More queries per KV head replay the page buffer in passes.")
@@ -180,10 +198,67 @@ class EngineConfig:
         require(isinstance(self.check_tuples, bool), "check_tuples", self.check_tuples, "true or false",
                 "Leave it true.")
         require(isinstance(self.timing, NandTiming), "timing", self.timing, "a NandTiming", "See NandTiming.")
+        if self.in_ddr:
+            self._check_ddr()
+            return
         # A cache program's end (10h) waits for the program before it.
         busy = max(self.timing.tBERS, 2 * self.timing.tPROG + self.timing.tPCBSY)
         require(self.timeout_us * 1000 > busy, "timeout_us", self.timeout_us,
                 f"longer than tBERS and two programs, {busy} ns", "Raise timeout_us.")
+
+    def _check_ddr(self) -> None:
+        """Limits of pages in DDR."""
+        require(self.spare_blocks == 0, "spare_blocks", self.spare_blocks, "0 with pages in DDR",
+                "Memory has no bad blocks: set spare_blocks = 0.")
+        whole = -(-(SLOT_DATA_BYTES + SLOT_SCALE_BYTES + SLOT_TUPLE_BYTES) // AXI_BEAT_BYTES) * AXI_BEAT_BYTES
+        require(self.slot_bytes % AXI_BEAT_BYTES == 0
+                and self.slot_bytes * self.slots_per_page == self.page_bytes + self.spare_bytes,
+                "spare_bytes", self.spare_bytes,
+                f"slots in whole AXI beats of {AXI_BEAT_BYTES} B, and nothing behind them, with pages in DDR",
+                f"Give {whole * self.slots_per_page - self.page_bytes}.")
+        ports = [count for count in (1, 2, 3, 4) if self.channels % count == 0]
+        require(self.page_ports in ports, "page_ports", self.page_ports,
+                f"one of {ports}: at most 4, and each serves as many of the {self.channels} channels",
+                "Change page_ports or channels.")
+        require(isinstance(self.ddr_megabytes_per_second, int)
+                and 100 <= self.ddr_megabytes_per_second <= 200_000, "ddr_megabytes_per_second",
+                self.ddr_megabytes_per_second, "a whole number from 100 to 200000",
+                "Take what the memory controller sustains.")
+        require(isinstance(self.ddr_read_ns, int) and 1 <= self.ddr_read_ns <= 10_000, "ddr_read_ns",
+                self.ddr_read_ns, "a whole number from 1 to 10000", "Take the memory controller's latency.")
+        need = self.pages_first + self.pages_bytes
+        require(isinstance(self.ddr_bytes, int) and need <= self.ddr_bytes <= 1 << 40, "ddr_bytes",
+                self.ddr_bytes, f"room for dram_bytes and the pages, {need} B, and at most {1 << 40}",
+                "Lower blocks, pages or dram_bytes.")
+
+    # -- derived: pages in DDR ---------------------------------------------------------------
+    @property
+    def in_ddr(self) -> bool:
+        return self.page_source == "ddr"
+
+    @property
+    def stripe_bytes(self) -> int:
+        """Slots of a stripe as they lie in the pages, one behind the other in DDR."""
+        return self.slots_per_stripe * self.slot_bytes
+
+    @property
+    def pages_first(self) -> int:
+        """Address of the pages in DDR, behind all else."""
+        return self.dram_bytes
+
+    @property
+    def channel_pages_bytes(self) -> int:
+        """Pages of a channel in DDR: stripe by stripe, pages of a block, blocks of a die, dies."""
+        return self.dies * self.blocks * self.pages * self.stripe_bytes
+
+    @property
+    def pages_bytes(self) -> int:
+        return self.channels * self.channel_pages_bytes
+
+    @property
+    def ddr_bytes_per_kilocycle(self) -> int:
+        """Bytes that DDR moves in 1,000 fabric cycles."""
+        return self.ddr_megabytes_per_second * 1000 // self.clock_mhz
 
     # -- derived: pages and slots ------------------------------------------------------------
     @property
@@ -316,9 +391,9 @@ class EngineConfig:
 
     @property
     def beat_cycles_x1000(self) -> int:
-        """Fabric cycles per 8-byte data beat, in thousandths (1000 at full rate), rounded up: the bus never
-        moves more than its ``mega_transfers``."""
-        return max(1000, -(-8 * self.clock_mhz * 1000 // self.mega_transfers))
+        """Fabric cycles per 8-byte data beat of a channel, in thousandths (1000 at full rate), rounded up: a
+        flash bus never moves more than its ``mega_transfers``."""
+        return 1000 if self.in_ddr else max(1000, -(-8 * self.clock_mhz * 1000 // self.mega_transfers))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary of the user's values (JSON and TOML safe)."""
@@ -350,6 +425,18 @@ def presets() -> dict[str, EngineConfig]:
             name="daisyplus", clock_mhz=133, channels=4, dies=2, planes=2, blocks=1024, spare_blocks=64,
             pages=256, page_bytes=16384, spare_bytes=2208, mega_transfers=133, queries=2,
             stripe_buffers=4096, dram_bytes=512 << 20, max_sequences=32, io_queues=2, queue_entries_max=256,
+        ),
+        # One DDR4-2400 bank of 4 GiB: 19.2 GB/s at its pins, 16 taken as what a controller sustains.
+        "smartssd": EngineConfig(
+            name="smartssd", page_source="ddr", page_ports=2, dies=1, blocks=90, spare_blocks=0, pages=64,
+            spare_bytes=1024, stripe_buffers=4096, dram_bytes=1 << 30, ddr_bytes=4 << 30,
+            max_superblocks_per_sequence=64,
+        ),
+        # The processor's DDR4-2400, of which the engine has 2 GiB; each port ends at one of 128 bits.
+        "zcu106": EngineConfig(
+            name="zcu106", page_source="ddr", page_ports=2, channels=4, dies=1, blocks=90, spare_blocks=0,
+            pages=64, spare_bytes=1024, stripe_buffers=2048, dram_bytes=512 << 20, ddr_bytes=2 << 30,
+            max_superblocks_per_sequence=64,
         ),
     }
 

@@ -249,6 +249,17 @@ def page_place(config: EngineConfig, column: int) -> tuple[int, int]:
     return slot, offset
 
 
+def row_address(config: EngineConfig, *, channel: int, die: int, block: int, page: int) -> int:
+    """Address in DDR of a stripe of pages that lie there: its slots, `EngineConfig.stripe_bytes`."""
+    row = ((channel * config.dies + die) * config.blocks + block) * config.pages + page
+    return config.pages_first + row * config.stripe_bytes
+
+
+ERASED_BYTE = 0xFF
+"""In DDR an erase fills the tuple of each slot, and the rest of its AXI beat, with this: no kind is so high,
+so what was stored there fails its check from then on."""
+
+
 # -- map entry ---------------------------------------------------------------------------------
 MAP_ENTRY_BYTES = 8
 

@@ -7,9 +7,13 @@ for those that fit beside the first array read. On the busiest die: per stripe t
 reads of the array: the copy into the cache registers (tRCBSY), beside which a command for the next stripe can
 wait already, or, in reads without cache, commands and data. The longer one counts. Nothing may be faster; the
 benches assert it.
+
+Pages in DDR: *bus ideal* = the longest of slot beats on the busiest channel, slots on the busiest AXI manager
+(32 B a cycle), all slots at the memory's rate; *bound* = that behind one latency of the memory.
 """
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -17,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .commands import Dtype
-from .config import EngineConfig
+from .config import AXI_BEAT_BYTES, EngineConfig
 from .dims import DimShape, dim_placement
 from .layout import RowShape, SketchShape, flash_stripes, placement
 
@@ -56,6 +60,8 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
     Where superblocks are narrower than a channel, the stripes of a virtual die may lie on as many dies as
     there are die groups; the bound holds for any.
     """
+    if config.in_ddr:
+        return _ddr_bound(config, reads)
     t = config.timing
     tR, tRCBSY = config.cycles(t.tR), config.cycles(t.tRCBSY)
     beats: Counter[int] = Counter()
@@ -86,6 +92,69 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
     busiest_die = -(-max(array.values()) // config.die_groups)
     bound = max(busiest_die, *map(bus_cycles, beats))
     return AttentionBound(max(map(data_cycles, beats)), bound, slots, stripes)
+
+
+def _ddr_bound(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBound:
+    slots: Counter[int] = Counter()
+    stripes = 0
+    for read in reads:
+        slots[read.channel] += read.slots
+        stripes += 1
+    if not stripes:
+        return AttentionBound(0, 0, 0, 0)
+    ideal = ddr_cycles(config, slots)
+    return AttentionBound(ideal, first_data_cycles(config) + ideal, slots.total(), stripes)
+
+
+def port_of(config: EngineConfig, channel: int) -> int:
+    """The AXI manager that moves a channel's pages, where they lie in DDR: neighbours share one."""
+    return channel * config.page_ports // config.channels
+
+
+def ddr_cycles(config: EngineConfig, slots: Counter[int]) -> int:
+    """Cycles in which ``slots`` of each channel can pass channels, AXI managers and the memory."""
+    ports: Counter[int] = Counter()
+    for channel, count in slots.items():
+        ports[port_of(config, channel)] += count
+    memory = slots.total() * config.slot_bytes * 1000 / config.ddr_bytes_per_kilocycle
+    return max(max(slots.values()) * config.slot_beats,
+               max(ports.values()) * (config.slot_bytes // AXI_BEAT_BYTES), math.ceil(memory))
+
+
+def first_data_cycles(config: EngineConfig) -> int:
+    """From a read to its first slot at the earliest: tR, or the latency of DDR."""
+    return config.cycles(config.ddr_read_ns if config.in_ddr else config.timing.tR)
+
+
+def program_cycles(config: EngineConfig) -> int:
+    """Of one stripe, once its data are there: tPROG, or their way through the channel into DDR."""
+    if config.in_ddr:
+        return config.slots_per_stripe * config.slot_beats
+    return config.cycles(config.timing.tPROG)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramBound:
+    """Cycles in which stripes can be programmed, and the array's bandwidth in user bytes."""
+
+    cycles: float
+    gigabytes_per_second: float
+
+
+def program_bound(config: EngineConfig, stripes: int) -> ProgramBound:
+    """Programs spread evenly over channels and dies: tPROG alone, or, with pages in DDR, the channels, the
+    managers and the memory, which also gives the stripe buffers' data and took them before.
+    """
+    data = config.stripe_data_bytes
+    if config.in_ddr:
+        slots = config.slots_per_stripe
+        memory = (2 * data + config.stripe_bytes) * 1000 / config.ddr_bytes_per_kilocycle
+        each = max(slots * config.slot_beats / config.channels, data / AXI_BEAT_BYTES,
+                   config.stripe_bytes / AXI_BEAT_BYTES / config.page_ports, memory)
+    else:
+        each = program_cycles(config) / config.dies_total
+    rate = data * config.clock_mhz / each / 1000
+    return ProgramBound(stripes * each, rate)
 
 
 def dense_bound(config: EngineConfig, *, head_dim: int, contexts: list[tuple[int, int, int]],

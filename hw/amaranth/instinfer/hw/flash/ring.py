@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots from the bus: stored, checked, offered to the core once per pass."""
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -26,6 +28,18 @@ def slot_ticket(config: EngineConfig) -> data.StructLayout:
         "wide": 1, "int8": 1, "sketch": 1, "dims": 1, "keys": 1, "stripe_end": 1, "read_back": 1,
         "absent": 1, "raw": 1,
     })
+
+
+def requested(entry: Any, number: Value) -> dict[str, Any]:
+    """What a read says of its slot ``number``: the fields of a ticket that do not depend on the other slots
+    that move."""
+    whole, stripe = entry.sketch | entry.dims, entry.owner.stripe
+    return {
+        **{name: entry.owner[name] for name in ("generation", "layer", "head")},
+        "group": Mux(whole, Cat(number, stripe), Cat(number[1:], stripe)),
+        **{name: entry[name] for name in ("head_slot", "passes", "wide", "int8", "sketch", "dims", "keys",
+                                          "read_back", "raw")},
+    }
 
 
 class SlotChecker(wiring.Component):
@@ -89,13 +103,14 @@ class SlotRing(wiring.Component):
     free : slots that may still be asked for
     idle : all that were asked for have arrived
     beat_valid, beat : the PHY's beats
+    lost : with one of them: it is not what was stored (memory answered with an error)
     stray : a beat came while no slot was expected (a status)
     slots : checked slots for the core, pair by pair, each pair ``passes`` times, of each slot the wanted
         rows; slots of sketches, of dims and of keys alone one by one, likewise. A slot that failed, and the
         value slot of a key slot that failed, has no rows
     fault : one pulse per failed or absent slot, with its cause; none for a slot without a wanted row, nor for
         keys that are read back
-    tuple_error : that pulse, without the absent ones
+    tuple_error : that pulse, without the absent and the lost ones
 
     Latency: a slot is offered 2 cycles after its last beat came. Throughput: one beat per cycle, no bubble
     between slots. Back-pressure: only through ``free``; the PHY's beats cannot wait.
@@ -105,7 +120,7 @@ class SlotRing(wiring.Component):
         self._config = config
         super().__init__({
             "ticket": In(slot_ticket(config)), "issue": In(1), "free": Out(range(config.slot_buffers + 1)),
-            "idle": Out(1), "beat_valid": In(1), "beat": In(BEAT_BITS), "stray": Out(1),
+            "idle": Out(1), "beat_valid": In(1), "beat": In(BEAT_BITS), "lost": In(1), "stray": Out(1),
             "slots": Out(stream.Signature(slot_beat(config))), "fault": Out(read_fault(config)),
             "tuple_error": Out(1),
         })
@@ -143,6 +158,7 @@ class SlotRing(wiring.Component):
         # Arrival: one beat per cycle; the verdict follows one cycle after the last.
         index = Signal(range(config.slot_beats))
         taking, done, closing = Signal(), Signal(), Signal()
+        losing, lost = Signal(), Signal()  # of the slot that comes, of the one that has come
         closed = Signal(shape)
         expected = ~self.idle & ~arriving.absent
         m.d.comb += [
@@ -156,24 +172,25 @@ class SlotRing(wiring.Component):
         ]
         m.d.sync += closing.eq(done)
         with m.If(taking):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += [index.eq(index + 1), losing.eq(losing | self.lost)]
         with m.If(done):
-            m.d.sync += [index.eq(0), arrived.eq(arrived + 1), closed.eq(arriving)]
+            m.d.sync += [index.eq(0), arrived.eq(arrived + 1), closed.eq(arriving), losing.eq(0),
+                         lost.eq(losing | taking & self.lost)]
 
         bad = Signal(buffers)
         key_bad = Signal()
         wrong = Signal()
         if config.check_tuples:
             judged = ~closed.raw & (closed.rows != 0)
-            m.d.comb += wrong.eq(closed.absent | judged & (checker.guard | checker.tag))
+            m.d.comb += wrong.eq(closed.absent | lost | judged & (checker.guard | checker.tag))
         else:
-            m.d.comb += wrong.eq(closed.absent)
+            m.d.comb += wrong.eq(closed.absent | lost)
         with m.If(closing):
             m.d.comb += [
                 self.fault.valid.eq(wrong & ~(closed.keys & closed.read_back)),
                 self.fault.head_slot.eq(closed.head_slot),
-                self.tuple_error.eq(wrong & ~closed.absent),
-                self.fault.error.eq(Mux(closed.absent, ReadError.TIMEOUT,
+                self.tuple_error.eq(wrong & ~closed.absent & ~lost),
+                self.fault.error.eq(Mux(closed.absent | lost, ReadError.TIMEOUT,
                                         Mux(checker.guard, ReadError.GUARD, ReadError.REFERENCE_TAG))),
             ]
             m.d.sync += [

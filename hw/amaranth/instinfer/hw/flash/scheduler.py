@@ -13,7 +13,7 @@ from ..signatures import CHANNEL_EVENT, SLOT_ROWS_MAX, ChannelOp, MediaStatus, c
 from .die import TIMEOUT_TICKS, DieControl, Work, poll_cycles
 from .onfi import ADDRESS_CYCLES, Command
 from .queues import DEPTH, row_extent, wanted_slots
-from .ring import slot_ticket
+from .ring import requested, slot_ticket
 from .sequencer import JOB, JobKind
 from .turns import Turns
 
@@ -264,13 +264,8 @@ class Scheduler(wiring.Component):
             plane.eq(Mux(task == Task.WORK, die.plane, index >> page_bits)),
             job.die.eq(self.die), job.slot.eq(index[:page_bits]),
             job.plane.eq(plane), job.block.eq(entry.block), job.page.eq(entry.page),
-            ticket.generation.eq(entry.owner.generation), ticket.layer.eq(entry.owner.layer),
-            ticket.head.eq(entry.owner.head),
-            ticket.group.eq(Mux(whole, Cat(number, entry.owner.stripe),
-                                Cat(number[1:], entry.owner.stripe))),
-            ticket.head_slot.eq(entry.head_slot), ticket.passes.eq(entry.passes), ticket.die.eq(self.die),
-            *(ticket[name].eq(entry[name])
-              for name in ("wide", "int8", "sketch", "dims", "keys", "read_back", "raw")),
+            *(ticket[name].eq(value) for name, value in requested(entry, number).items()),
+            ticket.die.eq(self.die),
         ]
         # The first wanted slot at or behind the position.
         for slot in reversed(range(len(span.slots))):
