@@ -237,7 +237,13 @@ def test_what_there_is_not() -> None:
     with pytest.raises(ConfigError, match="--phy = 'wires' is not possible: one of nvddr2, sdr, ports"):
         render(board, SMALL, phy="wires", engine_files=hollow_engine)
     with pytest.raises(ConfigError, match="--phy = 'ports' is not possible: absent for zcu106"):
-        render(dataclasses.replace(TARGETS["zcu106"]), SMALL, phy="ports", engine_files=hollow_engine)
+        render(TARGETS["zcu106"], presets()["zcu106"], phy="ports", engine_files=hollow_engine)
+    with pytest.raises(ConfigError, match="page_source = 'nand' is not possible: ddr on AMD ZCU106"):
+        configuration(TARGETS["zcu106"], preset="tiny")
+    with pytest.raises(ConfigError, match="page_source = 'ddr' is not possible: nand on Cosmos"):
+        configuration(board, preset="zcu106", overrides={"mega_transfers": 200})
+    with pytest.raises(ConfigError, match=r"blocks = 180 is not possible: few enough for 2147483648 B"):
+        configuration(TARGETS["zcu106"], overrides={"blocks": 180, "ddr_bytes": 8 << 30})
 
 
 def test_a_folder_that_holds_no_output(tmp_path: Path) -> None:

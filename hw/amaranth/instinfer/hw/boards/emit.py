@@ -115,6 +115,7 @@ def _values(target: Target, config: EngineConfig, wrapper: Wrapper, flash: Flash
     return {
         "target": target, "config": config, "wrapper": wrapper.name, "flash": flash, "verilog": verilog,
         "buses": wrapper.buses, "managers": wrapper.managers, "version": VERSION,
+        "memory": config.pages_first + config.pages_bytes if config.in_ddr else config.dram_bytes,
         "clock_mhz": config.clock_mhz, "period_ns": f"{1000 / config.clock_mhz:.3f}",
         "window_bytes": control_bytes(target),
         "map": registermap.document(config, managers=len(arguments)),
