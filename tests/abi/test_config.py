@@ -80,8 +80,8 @@ IN_DDR = {"page_source": "ddr", "spare_blocks": 0}
 def test_pages_in_ddr_are_whole_axi_beats_behind_all_else() -> None:
     smartssd = presets()["smartssd"]
     assert (smartssd.slot_bytes, smartssd.stripe_bytes) == (1088, 64 * 1088)
-    assert smartssd.pages_first == smartssd.dram_bytes == 1 << 30
-    assert smartssd.pages_bytes == 8 * 90 * 64 * 64 * 1088 <= 3 << 30
+    assert smartssd.pages_first == smartssd.dram_bytes == 512 << 20
+    assert smartssd.pages_bytes == 8 * 45 * 64 * 64 * 1088 <= 1536 << 20
     assert smartssd.ddr_bytes_per_kilocycle == 80_000, "at 200 MHz"
     assert load(preset="tiny", overrides=IN_DDR).beat_cycles_x1000 == 1000
     assert load(preset="tiny", overrides={**IN_DDR, "mega_transfers": 3600}).beat_cycles_x1000 == 1000

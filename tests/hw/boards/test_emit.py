@@ -219,6 +219,15 @@ def test_what_a_board_cannot_hold(values: dict[str, int], limit: str) -> None:
     assert caught.value.cure
 
 
+@pytest.mark.parametrize("name", ["smartssd", "zcu106"])
+def test_pages_in_ddr_fit_what_a_board_has_left(name: str) -> None:
+    config = configuration(target_of(name))
+    assert config.in_ddr
+    assert config.pages_first + config.pages_bytes <= target_of(name).dram_bytes
+    with pytest.raises(ConfigError, match="blocks = 92 is not possible: pages and device DRAM in"):
+        configuration(target_of(name), overrides={"blocks": 92, "ddr_bytes": 4 << 30})
+
+
 def test_more_dies_than_chip_enables() -> None:
     board = TARGETS["daisyplus"]
     assert board.nand is not None

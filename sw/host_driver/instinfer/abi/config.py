@@ -426,10 +426,11 @@ def presets() -> dict[str, EngineConfig]:
             pages=256, page_bytes=16384, spare_bytes=2208, mega_transfers=133, queries=2,
             stripe_buffers=4096, dram_bytes=512 << 20, max_sequences=32, io_queues=2, queue_entries_max=256,
         ),
-        # One DDR4-2400 bank of 4 GiB: 19.2 GB/s at its pins, 16 taken as what a controller sustains.
+        # Half of one DDR4-2400 bank of 4 GiB; the host's buffers lie there, too. 19.2 GB/s at its pins, 16
+        # taken as what a controller sustains.
         "smartssd": EngineConfig(
-            name="smartssd", page_source="ddr", page_ports=2, dies=1, blocks=90, spare_blocks=0, pages=64,
-            spare_bytes=1024, stripe_buffers=4096, dram_bytes=1 << 30, ddr_bytes=4 << 30,
+            name="smartssd", page_source="ddr", page_ports=2, dies=1, blocks=45, spare_blocks=0, pages=64,
+            spare_bytes=1024, stripe_buffers=4096, dram_bytes=512 << 20, ddr_bytes=2 << 30,
             max_superblocks_per_sequence=64,
         ),
         # The processor's DDR4-2400, of which the engine has 2 GiB; each port ends at one of 128 bits.
