@@ -18,9 +18,11 @@ from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
 from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.abi.layout import encode_stripe
 from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
-from instinfer.hw.flash.nand import NandPackage, nand_sources
+from instinfer.hw.flash.nand import NandPackage, NandPins, nand_sources
+from instinfer.hw.flash.phy.powerup import PowerUp
+from instinfer.hw.flash.phy.sdr import SdrPhy
 from instinfer.hw.flash.scheduler import PULSES
-from instinfer.hw.signatures import ChannelOp, channel_request, row_mask, slot_beat
+from instinfer.hw.signatures import ChannelOp, PhyPort, channel_request, row_mask, slot_beat
 from support import bundle, rng
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,13 +34,43 @@ BASE = dataclasses.replace(presets()["tiny"], timeout_us=100)
 COUNTS = (*ACTIVITY, *PULSES, "tuple_errors", "beats", "cycles")
 
 
+class SdrNand(wiring.Component):
+    """A NAND behind its pins, with PHY and power-up: the ports of `NandPackage`, and what the power-up
+    says."""
+
+    def __init__(self, config: EngineConfig, **power_up: int):
+        self._config = config
+        self._power_up = PowerUp(config=config, **power_up)
+        members = self._power_up.signature.members
+        super().__init__({
+            "channel": In(8), "phy": In(PhyPort(config.dies)), "errors": Out(32),
+            **{name: members[name] for name in ("mode", "done", "fault", "faulty")},
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.power_up = power_up = self._power_up
+        m.submodules.phy = phy = SdrPhy(config=self._config)
+        m.submodules.nand = nand = NandPins(self._config)
+        wiring.connect(m, wiring.flipped(self.phy), power_up.channel)
+        wiring.connect(m, power_up.phy, phy.phy)
+        wiring.connect(m, phy.pins, nand.pins)
+        m.d.comb += [
+            phy.mode.eq(power_up.mode), nand.channel.eq(self.channel), self.errors.eq(nand.errors),
+            *(getattr(self, name).eq(getattr(power_up, name))
+              for name in ("mode", "done", "fault", "faulty")),
+        ]
+        return m
+
+
 class ChannelWithNand(wiring.Component):
     """The channel's own ports, a count of each of its pulses, and what the bus itself did: ``beats`` that
-    were moved, ``last_beat`` and ``first_beat`` in cycles since reset."""
+    were moved, ``last_beat`` and ``first_beat`` in cycles since reset. ``nand``: the package, a wide
+    one unless given."""
 
-    def __init__(self, config: EngineConfig):
+    def __init__(self, config: EngineConfig, nand: NandPackage | SdrNand | None = None):
         self._channel = FlashChannel(config=config)
-        self._nand = NandPackage(config)
+        self._nand = nand or NandPackage(config)
         kept = ("enable", "requests", "masks", "slots", "fault", "events", "program_data")
         members = self._channel.signature.members
         super().__init__({
