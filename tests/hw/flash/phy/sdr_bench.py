@@ -13,6 +13,7 @@ SHAPE = {"clock_mhz": 100, "mega_transfers": 50}
 """Two cycles per byte in timing mode 5: the fastest bus at the least simulated cycles."""
 CONFIG = dataclasses.replace(BASE, **SHAPE)
 ODD = dataclasses.replace(BASE, clock_mhz=166, mega_transfers=50)
+PAD_CYCLES = 2
 SLOWEST = 3
 """Of the timing modes that are good enough for it."""
 FINE = dataclasses.replace(BASE, clock_mhz=500, mega_transfers=50)
@@ -25,5 +26,7 @@ def channel() -> wiring.Component:
 
 
 def pins() -> wiring.Component:
-    """Such a NAND alone, another at a clock that divides no time of the table, and a package's pins alone."""
-    return bundle(nand=SdrNand(CONFIG), odd=SdrNand(ODD, slowest=SLOWEST), pins=NandPins(FINE))
+    """Such a NAND alone, one behind slow pads at a clock that divides no time of the table, and a package's
+    pins alone."""
+    odd = SdrNand(ODD, pad_cycles=PAD_CYCLES, slowest=SLOWEST)
+    return bundle(nand=SdrNand(CONFIG), odd=odd, pins=NandPins(FINE))

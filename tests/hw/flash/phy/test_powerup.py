@@ -14,6 +14,7 @@ from hw.flash.store import Store
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.onfi import PARAMETER_COMMANDS, PARAMETER_SDR_MODES, parameter_crc
 from instinfer.hw.flash.phy.powerup import POWER_UP_FAULT, PowerUp
+from instinfer.hw.signatures import BusOp
 from support import rng, run_cocotb
 from support.benches import PERIOD_NS, bench, cycle, start
 
@@ -47,6 +48,7 @@ class PowerOn:
         self.store = Store(CONFIG)
         self.bus = test_nand.Bus(dut)
         self._started = False
+        dut.restart.value = 0
 
     async def cycle(self) -> tuple[int, dict[str, int], int]:
         """Mode, faults, faulty dies."""
@@ -66,6 +68,13 @@ class PowerOn:
         fault = POWER_UP_FAULT.from_bits(int(dut.fault.value))
         return (int(dut.mode.value), {name: int(fault[name]) for name, _ in POWER_UP_FAULT if fault[name]},
                 int(dut.faulty.value))
+
+    async def restart(self) -> None:
+        """Of PHY and power-up, while the NAND keeps its power and what it was doing."""
+        self.dut.restart.value = 1
+        await ClockCycles(self.dut.clk, 3)
+        self.dut.restart.value = 0
+        await with_timeout(RisingEdge(self.dut.done), LIMIT * PERIOD_NS, "ns")
 
     async def works(self, die: int) -> None:
         """Feature 01h says the mode; a page can be written and read."""
@@ -141,3 +150,29 @@ async def faults(dut: Any) -> None:
     assert await power.cycle() == (0, {"no_answer": 1}, 0b11)
     assert store.errors() == []
     store.close()
+
+
+@bench(cycles=600_000, part="nand")
+async def restarted(dut: Any) -> None:
+    """Dies that are in mode 5 already, at rest or in the middle of something, come back."""
+    power = PowerOn(dut)
+    bus, random = power.bus, rng("moments")
+    await power.cycle()
+    await power.restart()
+    assert int(dut.mode.value) == 5
+    await power.works(0)
+    page = test_nand.address(0, 1, 0)
+    for begun in (f"00 {page} 30", f"80 {page}", "60 a00 a01 a00 D0", "EC a00"):
+        await bus.commands(1, begun)
+        if begun[:2] == "80":
+            await bus.write(1, bytes(64))
+        else:
+            await bus.until_ready(1)
+            await bus.request(BusOp.DATA_OUT, 1, count=20)
+        await ClockCycles(dut.clk, int(random.integers(1, 100)))
+        await power.restart()
+        assert (int(dut.mode.value), int(dut.fault.value)) == (5, 0)
+        # A pulse that was cut short, and data that nobody asked for.
+        power.store.errors()
+        await power.works(1)
+    power.store.close()

@@ -11,13 +11,12 @@ from amaranth.hdl import Const
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from hw.flash import test_channel, test_nand
-from hw.flash.channel_bench import BUILD
-from hw.flash.phy.sdr_bench import CONFIG, ODD, SHAPE, SLOWEST, channel, pins
+from hw.flash.channel_bench import BUILD, SdrNand
+from hw.flash.phy.sdr_bench import CONFIG, ODD, PAD_CYCLES, SHAPE, SLOWEST, channel, pins
 from hw.flash.store import Store
 from instinfer.abi.config import BEAT_BYTES, EngineConfig
 from instinfer.abi.onfi import PARAMETER_SDR_MODES, SDR_MODES, SDR_TIMING, sdr_mega_transfers
 from instinfer.hw.flash.phy.powerup import POWER_UP_FAULT
-from instinfer.hw.flash.phy.sdr import SdrPhy
 from instinfer.hw.signatures import BUS_REQUEST, BusOp
 from support import rng, run_cocotb
 from support.benches import bench, cycle, start
@@ -78,14 +77,15 @@ def steps(cycles: list[int]) -> set[int]:
     return {int(step) for step in np.diff(cycles)}
 
 
-async def rates(dut: Any, config: EngineConfig, slowest: int) -> None:
+async def rates(dut: Any, nand: SdrNand, config: EngineConfig, slowest: int) -> None:
     """Each timing mode: data, exact rates and latencies, and no byte faster than the mode's MT/s."""
-    phy = SdrPhy(config=config)
+    phy = nand.phy_of_bus
     store = Store(config)
     bus = test_nand.Bus(dut)
     dut.rst.value = 1
     await start(dut)
     watch = Watch(dut)
+    dut.restart.value = 0
     table = []
     for mode, times in enumerate(phy.modes):
         for die in range(config.dies):
@@ -127,12 +127,12 @@ async def rates(dut: Any, config: EngineConfig, slowest: int) -> None:
 
 @bench(cycles=400_000, part="nand")
 async def rates_of_all_modes(dut: Any) -> None:
-    await rates(dut, CONFIG, 0)
+    await rates(dut, SdrNand(CONFIG), CONFIG, 0)
 
 
 @bench(cycles=400_000, part="odd")
-async def rates_at_an_odd_clock(dut: Any) -> None:
-    await rates(dut, ODD, SLOWEST)
+async def rates_with_slow_pads(dut: Any) -> None:
+    await rates(dut, SdrNand(ODD, pad_cycles=PAD_CYCLES), ODD, SLOWEST)
 
 
 @bench(cycles=100_000, part="nand")

@@ -5,6 +5,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 
+def _high(width: int) -> wiring.Member:
+    """An output that is 1 at rest."""
+    return wiring.Member(Out, width, init=(1 << width) - 1)  # type: ignore[call-arg]  # the stubs are older
+
+
 class SdrPins(wiring.Signature):
     """ONFI's pins in SDR (ONFI 4.0, "Signal descriptions"), seen from the controller.
 
@@ -15,8 +20,8 @@ class SdrPins(wiring.Signature):
 
     def __init__(self, dies: int) -> None:
         super().__init__({
-            "ce_n": Out(dies, init=(1 << dies) - 1), "cle": Out(1), "ale": Out(1), "we_n": Out(1, init=1),
-            "re_n": Out(1, init=1), "wp_n": Out(1),
+            "ce_n": _high(dies), "cle": Out(1), "ale": Out(1), "we_n": _high(1), "re_n": _high(1),
+            "wp_n": Out(1),
             "dq": Out(wiring.Signature({"o": Out(8), "oe": Out(1), "i": In(8)})),
             "ready_busy_n": In(dies),
         })

@@ -29,7 +29,7 @@ from ..onfi import Command
 POWER_UP_FAULT = data.StructLayout({"no_answer": 1, "bad_parameters": 1, "unsupported": 1, "refused": 1})
 """``no_answer``: R/B_n of a die stayed low; it is left alone. ``bad_parameters``: no copy of a die's
 parameter page is whole; the bus stays in timing mode 0. ``unsupported``: the dies have no common mode (it is
-mode 0), or none that is fast enough. ``refused``: a die did not confirm the mode that it was given; mode 0."""
+mode 0), or none that is fast enough. ``refused``: a die did not confirm the mode it was given; mode 0."""
 
 
 class Phase(enum.Enum, shape=2):
