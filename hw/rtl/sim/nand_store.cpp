@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Implementation of nand_store.h, and the DPI functions that nand_package.sv imports.
+// Implementation of nand_store.h, and the DPI functions that nand_core.sv imports.
 #include "nand_store.h"
 
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -21,6 +22,7 @@ using Bytes = std::vector<uint8_t>;
 constexpr char kMagic[8] = {'I', 'N', 'S', 'T', 'N', 'A', 'N', 'D'};
 constexpr size_t kMessages = 64;
 constexpr uint32_t kPageBits = 12;
+constexpr int kSdrModes = 129, kNvDdrModes = 141, kNvDdr2Modes = 142, kNvDdr3Modes = 160;  // in the parameter page
 
 struct Place {
     uint32_t channel, die, plane, block, page;
@@ -50,9 +52,11 @@ struct nand_store {
     std::unordered_map<Key, std::unique_ptr<Bytes>> content;
     std::unordered_map<Key, uint32_t> next_page;  // of a plane-block that holds programmed pages
     std::unordered_set<Key> unclean;              // plane-blocks whose erase failed or was interrupted
-    std::unordered_set<Key> program_faults, erase_faults, bad_blocks, stuck;
+    std::unordered_set<Key> program_faults, erase_faults, bad_blocks, stuck, features_kept;
     std::unordered_map<Key, uint32_t> program_failures, erase_failures;  // plane operations of a die still to fail
     std::unordered_map<Key, Bytes> staging;  // register that a program is loaded into, by plane
+    std::unordered_map<Key, std::map<uint32_t, uint8_t>> parameters;  // bytes of a die's parameter page that differ
+    std::unordered_map<Key, uint32_t> damaged_copies;                 // of a die's parameter page
     std::vector<std::string> messages;
     uint64_t errors = 0;
     // The page that was read last in each plane of each die: most reads are beats of the same page.
@@ -327,8 +331,11 @@ void nand_store_clear_faults(nand_store *store) {
     store->erase_faults.clear();
     store->bad_blocks.clear();
     store->stuck.clear();
+    store->features_kept.clear();
     store->program_failures.clear();
     store->erase_failures.clear();
+    store->parameters.clear();
+    store->damaged_copies.clear();
 }
 
 uint64_t nand_store_errors(nand_store *store) { return store->errors; }
@@ -337,12 +344,33 @@ const char *nand_store_message(nand_store *store, uint64_t index) {
     return index < store->messages.size() ? store->messages[index].c_str() : "";
 }
 
+int nand_store_parameter(nand_store *store, uint32_t channel, uint32_t die, uint32_t at, uint32_t value) {
+    const Place p{channel, die, 0, 0, 0};
+    if (!store->inside(p) || at >= 254) return -1;
+    store->parameters[p.die_key()][at] = static_cast<uint8_t>(value);
+    return 0;
+}
+
+int nand_store_damage_parameters(nand_store *store, uint32_t channel, uint32_t die, uint32_t copies) {
+    const Place p{channel, die, 0, 0, 0};
+    if (!store->inside(p)) return -1;
+    store->damaged_copies[p.die_key()] = copies;
+    return 0;
+}
+
+int nand_store_keep_features(nand_store *store, uint32_t channel, uint32_t die) {
+    const Place p{channel, die, 0, 0, 0};
+    if (!store->inside(p)) return -1;
+    store->features_kept.insert(p.die_key());
+    return 0;
+}
+
 void nand_store_clear_errors(nand_store *store) {
     store->errors = 0;
     store->messages.clear();
 }
 
-// -- DPI: called by nand_package.sv -------------------------------------------------------------
+// -- DPI: called by nand_core.sv ----------------------------------------------------------------
 
 // 1: the current store has this geometry (it is created when there is none); 0: it has another.
 int nand_open(int channel, int dies, int planes, int blocks, int pages, int page_bytes, int spare_bytes) {
@@ -430,19 +458,24 @@ int nand_stuck(int channel, int die) {
     return !active()->stuck.empty() && active()->stuck.count(p.die_key());
 }
 
-// Beat of the ONFI parameter page (one copy of 256 bytes, repeated). Times: tPROG, tBERS, tR in us, tCCS in ns.
-long long nand_parameter_beat(int offset, int t_prog, int t_bers, int t_r, int t_ccs) {
-    uint8_t page[256] = {};
+int nand_keeps_features(int channel, int die) {
+    const Place p{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), 0, 0, 0};
+    return !active()->features_kept.empty() && active()->features_kept.count(p.die_key());
+}
+
+// The ONFI parameter page of a die. Times: tPROG, tBERS, tR in us, tCCS in ns.
+static std::array<uint8_t, 256> parameter_page(Key die, int t_prog, int t_bers, int t_r, int t_ccs) {
+    std::array<uint8_t, 256> page = {};
     auto number = [&](int at, int bytes, uint32_t value) {
         for (int i = 0; i < bytes; i++) page[at + i] = static_cast<uint8_t>(value >> 8 * i);
     };
     auto text = [&](int at, int bytes, const char *value) {
-        memset(page + at, ' ', bytes);
-        memcpy(page + at, value, std::min<size_t>(bytes, strlen(value)));
+        memset(page.data() + at, ' ', bytes);
+        memcpy(page.data() + at, value, std::min<size_t>(bytes, strlen(value)));
     };
     uint32_t plane_bits = 0;
     while (1U << plane_bits < active()->planes) plane_bits++;
-    memcpy(page, "ONFI", 4);
+    memcpy(page.data(), "ONFI", 4);
     number(4, 2, 0x01FE);            // revisions up to 4.0
     number(6, 2, 0x0058);            // multi-plane program, erase and read
     number(8, 2, 0x001F);            // cache program, cache read, features, enhanced status
@@ -457,14 +490,36 @@ long long nand_parameter_beat(int offset, int t_prog, int t_bers, int t_r, int t
     page[102] = 1;
     page[110] = 1;                   // programs per page
     page[113] = static_cast<uint8_t>(plane_bits);
+    number(kSdrModes, 2, 0x003F);
     number(133, 2, t_prog);
     number(135, 2, t_bers);
     number(137, 2, t_r);
     number(139, 2, t_ccs);
-    number(254, 2, parameter_crc(page, 254));
+    auto changed = active()->parameters.find(die);
+    if (changed != active()->parameters.end())
+        for (const auto &[at, value] : changed->second) page[at] = value;
+    number(254, 2, parameter_crc(page.data(), 254));
+    return page;
+}
+
+// Beat of the parameter page's copies, one behind the other.
+long long nand_parameter_beat(int channel, int die, int offset, int t_prog, int t_bers, int t_r, int t_ccs) {
+    const Key key = Place{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), 0, 0, 0}.die_key();
+    auto page = parameter_page(key, t_prog, t_bers, t_r, t_ccs);
+    auto damaged = active()->damaged_copies.find(key);
+    if (damaged != active()->damaged_copies.end() && static_cast<uint32_t>(offset) / page.size() < damaged->second)
+        page[kSdrModes] ^= 0x10;
     uint64_t beat;
-    memcpy(&beat, page + offset % 256 / 8 * 8, sizeof beat);
+    memcpy(&beat, page.data() + offset % page.size() / 8 * 8, sizeof beat);
     return static_cast<long long>(beat);
+}
+
+// Does the parameter page list this timing mode (P1 of feature 01h: mode 3:0, data interface 5:4)?
+int nand_timing_mode_known(int channel, int die, int mode) {
+    const Key key = Place{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), 0, 0, 0}.die_key();
+    const auto page = parameter_page(key, 0, 0, 0, 0);
+    constexpr std::array<int, 4> at = {kSdrModes, kNvDdrModes, kNvDdr2Modes, kNvDdr3Modes};
+    return (mode & 0xC8) == 0 && page[at[mode >> 4 & 3]] >> (mode & 7) & 1;
 }
 
 }  // extern "C"

@@ -40,6 +40,12 @@ uint64_t nand_store_list(nand_store *store, uint64_t *keys, uint64_t capacity);
 int nand_store_save(nand_store *store, const char *path);
 int nand_store_load(nand_store *store, const char *path);
 
+// A die's parameter page: byte `at` (0 to 253) has this value, with a right checksum; the first `copies` copies have
+// a wrong one. Until nand_store_clear_faults.
+int nand_store_parameter(nand_store *store, uint32_t channel, uint32_t die, uint32_t at, uint32_t value);
+int nand_store_damage_parameters(nand_store *store, uint32_t channel, uint32_t die, uint32_t copies);
+int nand_store_keep_features(nand_store *store, uint32_t channel, uint32_t die);  // SET FEATURES changes nothing
+
 // Faults. They stay until nand_store_clear_faults; a flipped bit is content and stays until the erase.
 int nand_store_flip(nand_store *store, uint32_t channel, uint32_t die, uint32_t plane, uint32_t block, uint32_t page,
                     uint32_t bit);

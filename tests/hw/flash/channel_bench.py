@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Const, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles
@@ -18,9 +18,11 @@ from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
 from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.abi.layout import encode_stripe
 from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
-from instinfer.hw.flash.nand import NandPackage, nand_sources
+from instinfer.hw.flash.nand import NandPackage, NandPins, nand_sources
+from instinfer.hw.flash.phy.powerup import PowerUp
+from instinfer.hw.flash.phy.sdr import SdrPhy
 from instinfer.hw.flash.scheduler import PULSES
-from instinfer.hw.signatures import ChannelOp, channel_request, row_mask, slot_beat
+from instinfer.hw.signatures import ChannelOp, PhyPort, channel_request, row_mask, slot_beat
 from support import bundle, rng
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,13 +34,53 @@ BASE = dataclasses.replace(presets()["tiny"], timeout_us=100)
 COUNTS = (*ACTIVITY, *PULSES, "tuple_errors", "beats", "cycles")
 
 
+class SdrNand(wiring.Component):
+    """A NAND behind its pins, with PHY and power-up: the ports of `NandPackage`, and what the power-up
+    says. ``restart`` resets the two, not the NAND; DQ come ``pad_cycles`` late."""
+
+    def __init__(self, config: EngineConfig, *, pad_cycles: int = 0, slowest: int = 0):
+        self._config, self._pad_cycles = config, pad_cycles
+        self._power_up = PowerUp(config=config, slowest=slowest)
+        self.phy_of_bus = SdrPhy(config=config, pad_delay_ns=-(-pad_cycles * 1000 // config.clock_mhz))
+        members = self._power_up.signature.members
+        super().__init__({
+            "channel": In(8), "phy": In(PhyPort(config.dies)), "errors": Out(32), "restart": In(1),
+            **{name: members[name] for name in ("mode", "done", "fault", "faulty")},
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        power_up, phy = self._power_up, self.phy_of_bus
+        m.submodules.power_up = ResetInserter(self.restart)(power_up)
+        m.submodules.phy = ResetInserter(self.restart)(phy)
+        m.submodules.nand = nand = NandPins(self._config)
+        wiring.connect(m, wiring.flipped(self.phy), power_up.channel)
+        wiring.connect(m, power_up.phy, phy.phy)
+        dq = nand.pins.dq.i
+        for _ in range(self._pad_cycles):
+            late = Signal(8)
+            m.d.sync += late.eq(dq)
+            dq = late
+        m.d.comb += [
+            phy.pins.dq.i.eq(dq), nand.pins.dq.o.eq(phy.pins.dq.o), nand.pins.dq.oe.eq(phy.pins.dq.oe),
+            phy.pins.ready_busy_n.eq(nand.pins.ready_busy_n),
+            *(getattr(nand.pins, name).eq(getattr(phy.pins, name))
+              for name in ("ce_n", "cle", "ale", "we_n", "re_n", "wp_n")),
+            phy.mode.eq(power_up.mode), nand.channel.eq(self.channel), self.errors.eq(nand.errors),
+            *(getattr(self, name).eq(getattr(power_up, name))
+              for name in ("mode", "done", "fault", "faulty")),
+        ]
+        return m
+
+
 class ChannelWithNand(wiring.Component):
     """The channel's own ports, a count of each of its pulses, and what the bus itself did: ``beats`` that
-    were moved, ``last_beat`` and ``first_beat`` in cycles since reset."""
+    were moved, ``last_beat`` and ``first_beat`` in cycles since reset. ``nand``: the package, a wide
+    one unless given."""
 
-    def __init__(self, config: EngineConfig):
+    def __init__(self, config: EngineConfig, nand: NandPackage | SdrNand | None = None):
         self._channel = FlashChannel(config=config)
-        self._nand = NandPackage(config)
+        self._nand = nand or NandPackage(config)
         kept = ("enable", "requests", "masks", "slots", "fault", "events", "program_data")
         members = self._channel.signature.members
         super().__init__({

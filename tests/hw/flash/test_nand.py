@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NAND model alone: sequences, times, every rule seen to be enforced, faults, storage."""
 
+import dataclasses
 import os
 import tempfile
 from typing import Any
@@ -10,21 +11,21 @@ import pytest
 from amaranth.hdl import Const
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
-from hw.flash.channel_bench import BASE as CONFIG
-from hw.flash.channel_bench import BUILD, blocks
+from hw.flash.channel_bench import BASE, BUILD, blocks
 from hw.flash.store import Store
 from instinfer.hw.flash.onfi import RowAddress
 from instinfer.hw.signatures import BUS_REQUEST, BusOp
 from support import rng, run_cocotb
-from support.benches import bench, cycle, start
+from support.benches import bench, cycle, parameters, start
 
+CONFIG = dataclasses.replace(BASE, **parameters())
 ROW = RowAddress.of(CONFIG)
 TOTAL = CONFIG.page_bytes + CONFIG.spare_bytes
 T = CONFIG.timing
 
 
 def test_model() -> None:
-    run_cocotb(blocks(CONFIG), __file__, name="flash_blocks", **BUILD)
+    run_cocotb(blocks(BASE), __file__, name="flash_blocks", **BUILD)
 
 
 def test_row_address_must_fit() -> None:
@@ -323,11 +324,11 @@ async def identification(dut: Any) -> None:
     assert int.from_bytes(page[80:84], "little") == CONFIG.page_bytes
     assert int.from_bytes(page[84:86], "little") == CONFIG.spare_bytes
     assert int.from_bytes(page[137:139], "little") == T.tR // 1000
-    await bus.commands(1, "EF a01")
+    await bus.commands(1, "EF a10")
     await bus.wait(T.tCCS)
     await bus.write(1, bytes.fromhex("1122334400000000"))
     await bus.until_ready(1)
-    await bus.commands(1, "EE a01")
+    await bus.commands(1, "EE a10")
     await bus.until_ready(1)
     assert (await bus.read(1, 1))[:4] == bytes.fromhex("11223344")
     assert store.errors() == []

@@ -28,6 +28,9 @@ class Command(enum.IntEnum):
     ERASE_PLANE = 0xD1
     STATUS = 0x70
     RESET = 0xFF
+    PARAMETER_PAGE = 0xEC
+    GET_FEATURES = 0xEE
+    SET_FEATURES = 0xEF
 
 
 STATUS_FAIL = 0
