@@ -88,7 +88,7 @@ def all_(output: Folder, json_target: JsonTarget = None) -> None:
     from instinfer.cosim.boards.check import thorough
     from instinfer.cosim.native.engine import rtl
     from instinfer.hw.boards import TARGETS, BoardError
-    from instinfer.hw.boards.emit import configuration, render, write
+    from instinfer.hw.boards.emit import configuration, render, slowed, write
     from instinfer.hw.boards.flash import ways
 
     rows: list[dict[str, Any]] = []
@@ -99,13 +99,14 @@ def all_(output: Folder, json_target: JsonTarget = None) -> None:
                                "checks": []}
         rows.append(row)
         try:
-            files = render(target, configuration(target), phy=phy, engine_files=rtl)
+            engine = slowed(configuration(target), phy)
+            files = render(target, engine, phy=phy, engine_files=rtl)
         except BoardError as fault:
             row["lacking"] = str(fault)
             console(json_target).print(str(fault), style="red", soft_wrap=True, markup=False)
             continue
         write(files, folder)
-        led = f", NAND channels by --phy {phy}" if phy else ""
+        led = f", NAND channels by --phy {phy} at {engine.mega_transfers} MT/s" if phy else ""
         console(json_target).print(f"{target.name}: {len(files)} files in {folder}{led}", soft_wrap=True)
         row["checks"] = _show(thorough(folder), json_target)
     emit(rows, json_target)

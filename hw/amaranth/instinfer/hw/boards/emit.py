@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All files of a target, as text: file name -> content. The same bytes every time."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ from ..generate import LINT_WAIVERS, to_verilog, top_name
 from ..generate import MANIFEST as CORE_MANIFEST
 from ..generate import render as render_engine
 from . import registermap
-from .flash import FlashSide, flash_side
+from .flash import FlashSide, flash_side, sides
 from .kernel import KernelControl
 from .primitives import stubs
 from .target import BoardError, Target
@@ -58,6 +59,13 @@ def configuration(target: Target, *, preset: str | None = None, config_file: Pat
     config = load(preset=preset or target.preset, config_file=config_file, overrides=overrides)
     target.check(config)
     return config
+
+
+def slowed(config: EngineConfig, phy: str | None) -> EngineConfig:
+    """The configuration at a rate that a way out of the wrapper has."""
+    limit = sides()[phy].rate_limit(config) if phy else None
+    rate = config.mega_transfers if limit is None else min(limit, config.mega_transfers)
+    return dataclasses.replace(config, mega_transfers=rate)
 
 
 def render(target: Target, config: EngineConfig, *, phy: str | None = None,

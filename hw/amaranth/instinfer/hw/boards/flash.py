@@ -38,6 +38,11 @@ class FlashSide(abc.ABC):
     def connect(self) -> tuple[list[str], Mapping[str, str]]:
         """Lines of Verilog before the engine, and nets for its ports."""
 
+    @classmethod
+    def rate_limit(cls, config: EngineConfig) -> int | None:
+        """The most MT/s that this way carries at the configuration's clock; None: no limit of its own."""
+        return None
+
     def modules(self) -> dict[str, str]:
         """Further Verilog: file name -> text."""
         return {}
@@ -100,7 +105,9 @@ PIN_LEVEL = ("nvddr2", "sdr")
 
 def sides() -> dict[str, type[FlashSide]]:
     """Ways for boards with NAND that this version has, those that end at pins first."""
-    return {each.name: each for each in (PhyPorts,)}
+    from .sdr import SdrPads
+
+    return {each.name: each for each in (SdrPads, PhyPorts)}
 
 
 def flash_side(target: Target, config: EngineConfig, name: str | None) -> FlashSide:

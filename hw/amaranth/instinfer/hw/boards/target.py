@@ -120,12 +120,6 @@ class Target:
                     f"--set mega_transfers={pins.mega_transfers}.")
         require(config.in_ddr == (self.nand is None), "page_source", config.page_source,
                 f"{'nand' if self.nand else 'ddr'} on {self.board}", "Take the target's own preset.")
-        if config.in_ddr:
-            need = config.pages_first + config.pages_bytes
-            require(need <= self.dram_bytes, "blocks", config.blocks,
-                    f"few enough for {self.dram_bytes} B, what {self.board} has for DRAM and pages; these "
-                    f"take {need} B", "Lower blocks, pages or dram_bytes.")
-            return
         require(config.dram_bytes <= self.dram_bytes, "dram_bytes", config.dram_bytes,
                 f"at most {self.dram_bytes}, what {self.board} has left for the engine",
                 f"--set dram_bytes={self.dram_bytes}, with fewer stripe_buffers if they do not fit.")
