@@ -224,7 +224,7 @@ def test_pages_in_ddr_fit_what_a_board_has_left(name: str) -> None:
     config = configuration(target_of(name))
     assert config.in_ddr
     assert config.pages_first + config.pages_bytes <= target_of(name).dram_bytes
-    with pytest.raises(ConfigError, match="blocks = 92 is not possible: few enough for"):
+    with pytest.raises(ConfigError, match="blocks = 92 is not possible: pages and device DRAM in"):
         configuration(target_of(name), overrides={"blocks": 92, "ddr_bytes": 4 << 30})
 
 

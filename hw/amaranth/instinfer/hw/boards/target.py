@@ -123,3 +123,8 @@ class Target:
         require(config.dram_bytes <= self.dram_bytes, "dram_bytes", config.dram_bytes,
                 f"at most {self.dram_bytes}, what {self.board} has left for the engine",
                 f"--set dram_bytes={self.dram_bytes}, with fewer stripe_buffers if they do not fit.")
+        if config.in_ddr:
+            need = config.pages_first + config.pages_bytes
+            require(need <= self.dram_bytes, "blocks", config.blocks,
+                    f"pages and device DRAM in {self.dram_bytes} B, what {self.board} has left for the "
+                    f"engine, instead of {need}", "Lower blocks, pages or dram_bytes.")
