@@ -165,7 +165,8 @@ class _Elaboration:
         ]
 
     def _start_sweep(self, m: Module, *, keys: bool = False, looking: Value | int = 1) -> None:
-        """Over the words of all passes, or over the keys; unless ``looking``, nobody looks at them."""
+        """Over the words of all passes, or over the keys; unless ``looking``, nobody looks at them: then the
+        sweep goes by rows, as over keys, for the emission alone."""
         m.d.comb += [
             self.store.sweep.eq(looking), self.store.sweep_keys.eq(int(keys)),
             self.sweep.start.eq(1), self.sweep.all_passes.eq(looking if not keys else 0),
