@@ -126,7 +126,9 @@ class AttentionHub(wiring.Component):
             self.not_finite_slot.eq(quantiser.not_finite_slot),
             self.merge_active.eq(merger.active),
             merger.parked.eq(Cat(core.parked for core in self.cores).all()),
-            tree.valid.eq(self.cores[0].answer_valid),
+            # All cores answer in the same cycle. Asking all of them keeps their instances alike, which lets a
+            # compiled simulation share their code.
+            tree.valid.eq(Cat(core.answer_valid for core in self.cores).all()),
             merger.answer_valid.eq(tree.joined_valid), merger.answer.eq(tree.joined),
             *(merger.values[lane].eq(tree.joined_values[lane]) for lane in range(LANES)),
         ]
