@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from amaranth import Module, Value
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
 from instinfer.cosim.build import Source, Text, build_cocotb
 from instinfer.cosim.toolchain import environment
+from instinfer.hw.generate import to_verilog
 from support.seeds import seed
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -113,11 +113,6 @@ def _run_folder(name: str) -> Path:
             if time.time() - old.stat().st_mtime > 86_400:
                 shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=RUNS))
-
-
-def to_verilog(component: wiring.Component, *, name: str) -> str:
-    """The component's Verilog, as the engine's own is generated: free of source locations."""
-    return str(verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True))
 
 
 def _simulate(

@@ -9,13 +9,12 @@ import pytest
 from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
 from instinfer.cosim.build import Text, lint
-from instinfer.hw.generate import LINT_WAIVERS, render_component
+from instinfer.hw.generate import LINT_WAIVERS, render_component, to_verilog
 from instinfer.hw.selection.bins import BinCounter
 from instinfer.hw.selection.chooser import GroupChooser
 from instinfer.hw.selection.linegather import LineGather
 from instinfer.hw.selection.masks import MaskBuilder
 from support import BenchFailure, run_cocotb
-from support.harness import to_verilog
 
 from .tops import selection_top
 
