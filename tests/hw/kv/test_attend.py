@@ -88,7 +88,7 @@ async def trouble(dut: Any) -> None:
     await sequencer.finished()
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.soak), 0.3])
 def test_sequencer(noise: float) -> None:
     passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise, "commands": 30})
     assert len(passed) == 4

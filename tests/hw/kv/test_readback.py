@@ -140,9 +140,12 @@ async def pace(dut: Any) -> None:
     assert cycle() - begin <= 2 * 96 * 32 + 2 * 24 * 2 + 100
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_read_back(noise: float) -> None:
-    assert len(run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise})) == 3
+@pytest.mark.parametrize(("noise", "only", "benches"), [
+    pytest.param(0.0, r"\.pace$", 1, id="at full rate"), pytest.param(0.3, None, 3, id="under noise"),
+    pytest.param(0.0, None, 3, id="all at full rate", marks=pytest.mark.soak)])
+def test_read_back(noise: float, only: str | None, benches: int) -> None:
+    passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise}, only=only)
+    assert len(passed) == benches
 
 
 def test_an_arbiter_needs_an_input() -> None:

@@ -168,6 +168,9 @@ async def pace(dut: Any) -> None:
         assert cycle() - begin <= len(surroundings.expected) + slack, job
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_tail_reader(noise: float) -> None:
-    assert len(run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise})) == 3
+@pytest.mark.parametrize(("noise", "only", "benches"), [
+    pytest.param(0.0, r"\.pace$", 1, id="at full rate"), pytest.param(0.3, None, 3, id="under noise"),
+    pytest.param(0.0, None, 3, id="all at full rate", marks=pytest.mark.soak)])
+def test_tail_reader(noise: float, only: str | None, benches: int) -> None:
+    passed = run_cocotb(blocks(), __file__, name="kv_blocks", parameters={"noise": noise}, only=only)
+    assert len(passed) == benches

@@ -29,21 +29,17 @@ def test_sdr() -> None:
     run_cocotb(pins(), __file__, name="flash_pins", parameters=SHAPE, **BUILD)
 
 
+@pytest.mark.soak
 def test_sequences() -> None:
     """Reset, status, multi-plane and cache reads and programs, erase, identification, features."""
     run_cocotb(pins(), test_nand.__file__, name="flash_pins", parameters=SHAPE,
                only="program_read_erase|multi_plane_cache_read|cache_program$|identification", **BUILD)
 
 
-def test_channel_on_pins() -> None:
-    run_cocotb(channel(), test_channel.__file__, name="flash_pins_channel", parameters=SHAPE,
-               only="program_then_read|failing_media", **BUILD)
-
-
 @pytest.mark.soak
-def test_more_of_the_channel_on_pins() -> None:
+def test_channel_on_pins() -> None:
     run_cocotb(channel(), test_channel.__file__, name="flash_pins_channel", parameters=SHAPE, timeout=1200,
-               only="failed_checks|reset_in_the_middle", **BUILD)
+               only="program_then_read|failing_media|failed_checks|reset_in_the_middle", **BUILD)
 
 
 class Watch:
