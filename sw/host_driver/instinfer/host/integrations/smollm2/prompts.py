@@ -32,6 +32,11 @@ card sends a short query to the drive. A small circuit inside the drive compares
 keys, weighs the values, and sends back only the result, which is as short as the query was. The long \
 lists never leave the drive.
 
+Not even all of the keys must be looked at closely. For each of them the drive can keep a small sketch, \
+a few numbers that say roughly what it is about. The sketches are compared with the query first, which is \
+quick because they are so small. Only the words that look promising, perhaps one in eight, are then read \
+in full. Most of what was said long ago does not matter for the next word.
+
 There is a price, of course. The drive needs a circuit that can multiply and add, and its flash wears \
 out a little with every word that is written. Reading costs time as well, and a very long conversation \
 has to be read again for each new word. But the cable is free, the graphics card is free, and many \
@@ -44,8 +49,8 @@ What are the benefits of computing attention in the drive instead of the graphic
 def demo_prompt() -> str:
     """A passage and a question about it, to be asked with ``tokenizer.chat``.
 
-    In the chat template, as the only message, it has 314 tokens. Each of the 32 tokens of the greedy answer
-    leads its runner-up by a logit difference above 0.2, so that fp16 rounding of an attention output does not
-    change the text.
+    In the chat template, as the only message, it has 701 tokens: enough that the first stripe of int8 rows of
+    `product` settles in flash. Each of the first 26 tokens of the greedy answer leads its runner-up by a logit
+    difference above 0.25, so that fp16 rounding of an attention output does not change the text.
     """
     return _DEMO
