@@ -11,6 +11,9 @@ from support.seeds import rng
 CHANNELS = (1, 3, 16, 5, 1, 3, 16, 2)
 SMALL = 2
 """The first so many have few channels and queries: they build fast."""
+POLICIES = ((False, False), (False, False), (False, False), (False, True), (True, False), (True, True),
+            (True, True), (True, True))
+"""With sketches, with SparF: those that `make test` builds have neither, which halves a build."""
 NARROW = 1
 """The one whose superblocks are sure to be narrower than a channel, and small: several to a sequence."""
 SLOT_NEED = 1072
@@ -35,9 +38,9 @@ def odd_configurations() -> list[EngineConfig]:
     few = random.permutation([1, 2, 3])[:SMALL].tolist()
     queries = few + random.permutation(sorted(set(range(1, 9)) - set(few))).tolist()
     columns = zip(CHANNELS, queries, spread((1, 2, 4)), spread((4096, 8192, 16384)), spread((64, 128)),
-                  strict=True)
+                  POLICIES, strict=True)
     sample = []
-    for number, (channels, each, planes, page, dims) in enumerate(columns):
+    for number, (channels, each, planes, page, dims, (sketch, sparf)) in enumerate(columns):
         slots = page // 1024
         clock = pick(100, 150, 200, 250)
         stripe_buffers = pick(32, 64, 128)
@@ -49,7 +52,7 @@ def odd_configurations() -> list[EngineConfig]:
             head_slots=pick(2, 4, 8), slot_buffers=pick(4, 8, 16, 32), clock_mhz=clock,
             mega_transfers=int(random.integers(2 * clock, 8 * clock + 1)), stripe_buffers=stripe_buffers,
             dram_bytes=max(16 << 20, 4 * stripe_buffers * page * planes),
-            io_queues=int(random.integers(1, 5)),
+            io_queues=int(random.integers(1, 5)), sketch_policy=sketch, sparf_policy=sparf,
         ))
     return [narrowed(config, wide=number != NARROW) for number, config in enumerate(sample)]
 

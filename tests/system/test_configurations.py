@@ -26,13 +26,15 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape
 from instinfer.cosim.build import Text, lint
 from instinfer.cosim.native.engine import rtl
-from instinfer.host import Csd, open_csd
+from instinfer.host import PCA, Csd, Dense, Sketch, SparF, open_csd
+from instinfer.host.policy import Policy
 from instinfer.hw.events import BusActivity
 from instinfer.hw.generate import LINT_WAIVERS, MANIFEST, top_name
 from support import rng
-from support.configurations import SMALL, odd_configurations
+from support.configurations import POLICIES, SMALL, odd_configurations
 from support.kv import assert_same_bits, exact_attention, random_half, stripe_dies
 from support.waves import Waves
+from system.test_agreement import AGREEING
 
 __all__ = [
     "csd",
@@ -137,6 +139,40 @@ def test_attends_exactly(number: int) -> None:
 def test_the_others_attend_exactly(number: int) -> None:
     with open_csd("sim:tiny", config=SAMPLE[number], erased=True) as csd:
         attend(csd, flash_tokens(SAMPLE[number]))
+
+
+def choose(csd: Csd, *, sketch: bool, sparf: bool) -> tuple[list[np.ndarray], dict[str, int]]:
+    """What attentions by every policy give and count, the one with sketches and the one with dims."""
+    dims, heads = csd.config.head_dim_max, KV_HEADS
+    random = rng(f"policies {csd.config.name}")
+    cache = csd.kv_cache(layers=1, kv_heads=heads, query_heads=heads, head_dim=dims, max_tokens=1400,
+                         sketch=PCA(16, 4, fit_tokens=8) if sketch else None, dims=sparf)
+    sequence = cache.new_sequence()
+    sequence.write(0, *(random_half(random, (1200, heads, dims)) for _ in range(2)))
+    policies: list[Policy] = [Dense()]
+    policies += [Sketch(keep_tokens=32, group=4, window=6, sinks=2)] if sketch else []
+    policies += [SparF(dims=8, tokens=40, window=6, sinks=2)] if sparf else []
+    q = random_half(random, (heads, dims), 3)
+    return [sequence.attend(0, q, policy=each) for each in policies], csd.counters()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [n for n, each in enumerate(POLICIES) if any(each)])
+def test_policies_choose_like_the_model(number: int) -> None:
+    """Also where an engine was generated with one policy alone."""
+    sketch, sparf = POLICIES[number]
+    found = {}
+    for kind in ("model", "sim"):
+        with open_csd(f"{kind}:tiny", config=SAMPLE[number], erased=True) as csd:
+            found[kind] = choose(csd, sketch=sketch, sparf=sparf)
+    (outputs, counters), (expected, expected_counters) = found["sim"], found["model"]
+    for one, other in zip(outputs, expected, strict=True):
+        assert_same_bits(one, other)
+    assert len(outputs) == 1 + sketch + sparf
+    for name in (*AGREEING, "SKETCH_SLOTS_MOVED", "DIM_SLOTS_MOVED"):
+        assert counters[name.lower()] == expected_counters[name.lower()], name
+    assert (counters["sketch_slots_moved"] > 0) == sketch
+    assert (counters["dim_slots_moved"] > 0) == sparf
 
 
 @pytest.mark.soak

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from host.test_left_out import DENSE_ALONE, test_policies_that_are_left_out
 from host.test_sequence import test_many_commands_in_flight
 from instinfer.abi.commands import Status, Table
 from instinfer.abi.config import load
@@ -24,14 +25,16 @@ from support import rng
 from support.kv import assert_same_bits, exact_attention, random_half
 from system.test_agreement import AGREEING, fill
 
-__all__ = ["test_many_commands_in_flight"]
+__all__ = ["test_many_commands_in_flight", "test_policies_that_are_left_out"]
 IN_DDR = {"page_source": "ddr", "spare_blocks": 0}
-CONFIG = load(preset="tiny", overrides=IN_DDR)
+QUICK = {**IN_DDR, **DENSE_ALONE}
+"""With policies in test_long_ddr.py."""
+CONFIG = load(preset="tiny", overrides=QUICK)
 HEADS, DIMS, TOKENS = 2, 64, 150
 
 
-def opened(kind: str = "sim", **options: Any) -> Csd:
-    return open_csd(f"{kind}:tiny", overrides=IN_DDR, **options)
+def opened(kind: str = "sim", *, overrides: dict[str, Any] = QUICK, **options: Any) -> Csd:
+    return open_csd(f"{kind}:tiny", overrides=overrides, **options)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ The native harness (the rest of tests/system) is fast; here every channel of bot
 random, another AXI implementation answers, and its checks of bursts apply.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from host import test_bad_input
 from host.test_bad_input import Stored
+from host.test_left_out import DENSE_ALONE
 from instinfer.abi import arith
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import CQE_BYTES, NAMESPACE, AdminOpcode, Opcode
@@ -23,10 +25,11 @@ from instinfer.cosim.cocotb_bus.sources import TOP
 from instinfer.host import Csd, DeviceFault, DeviceReset, TransportError, open_csd
 from instinfer.host.queue_pair import QueuePair
 from support import rng, run_cocotb
-from support.benches import bench
+from support.benches import bench, parameters
 from support.kv import assert_same_bits, exact_attention, random_half
 
-CONFIG = presets()["tiny"]
+CONFIG = dataclasses.replace(presets()["tiny"], **DENSE_ALONE)
+WHOLE = presets()["tiny"]
 TIMEOUT_US = 500
 """Of a command: the longest here takes a tenth."""
 PAGE = 4096
@@ -36,7 +39,7 @@ EDGES = (64, 256, 512, 960, 1024)
 
 async def driven(dut: Any, program: Callable[[Csd, CocotbTransport], None], *, pauses: float = 0.0) -> None:
     """Run `program` on a new drive whose DRAM holds noise; what nobody was given stays as it was."""
-    device = CocotbTransport(dut, CONFIG)
+    device = CocotbTransport(dut, WHOLE if parameters()["policies"] else CONFIG)
     noise = rng("device DRAM").integers(0, 256, CONFIG.dram_bytes, np.uint8)
     device.dram_data[:] = noise
     await device.start()
@@ -255,8 +258,11 @@ BENCHES = (attends, attends_under_back_pressure, crosses_edges_between_guard_byt
            error_responses_end_the_command, reset_in_the_middle, interrupt_rises_and_falls, refuses)
 
 
+@pytest.mark.parametrize("policies", [False, pytest.param(True, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", [each.name for each in BENCHES])
-def test_the_engine(name: str) -> None:
-    sources = cocotb_sources(CONFIG)
+def test_the_engine(name: str, policies: bool) -> None:
+    """Without the logic of policies a build takes half the time; with it in `make soak`."""
+    sources = cocotb_sources(WHOLE if policies else CONFIG)
     run_cocotb(None, __file__, name=TOP, only=f"{name}$", verilog_sources=sources["verilog"],
+               parameters={"policies": policies},
                cxx_sources=sources["cxx"], headers=sources["headers"], flags=sources["flags"])

@@ -14,7 +14,7 @@ from host.test_sequence import (
 from host.test_sketch import test_counts_follow_the_mask
 from host.test_sparf import test_counts_by_kind
 from instinfer.host import Csd
-from system.test_ddr import opened
+from system.test_ddr import IN_DDR, opened
 from system.test_reset import test_reset_at_any_moment
 
 pytestmark = pytest.mark.soak
@@ -31,11 +31,11 @@ __all__ = [
 
 @pytest.fixture
 def csd() -> Iterator[Csd]:
-    with opened() as device:
+    with opened(overrides=IN_DDR) as device:
         yield device
 
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[Csd]:
-    with opened() as csd:
+    with opened(overrides=IN_DDR) as csd:
         yield csd

@@ -109,7 +109,10 @@ class Admin:
         return 0
 
     def _policy_set(self, f: dict[str, int]) -> int:
-        check(f["index"] < self._config.max_policies and f["cdw10"] in set(PolicyKind), Status.BAD_FIELD)
+        config = self._config
+        kinds = {PolicyKind.DENSE, *([PolicyKind.SKETCH] if config.sketch_policy else []),
+                 *([PolicyKind.SPARF] if config.sparf_policy else [])}
+        check(f["index"] < config.max_policies and f["cdw10"] in kinds, Status.BAD_FIELD)
         if f["cdw10"] == PolicyKind.DENSE:
             check(f["cdw11"] == f["cdw12"] == f["cdw13"] == 0, Status.BAD_FIELD)
             word = PolicyWord()

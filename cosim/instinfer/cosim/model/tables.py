@@ -42,9 +42,10 @@ class Cache(CacheWord):
                 and 1 <= self.queries <= min(QUERIES_MAX, config.queries * config.head_slots)
                 and self.head_dim in HEAD_DIMS and self.head_dim <= config.head_dim_max
                 and 1 <= self.max_tokens <= config.max_context
-                and (self.dims or not self.mean_v)
+                and (self.dims or not self.mean_v) and (config.sparf_policy or not self.dims)
                 and (self.sketch_dims == self.sketch_bits == 0
-                     or (self.sketch_dims in SKETCH_DIMS and self.sketch_bits in SKETCH_BITS)))
+                     or (config.sketch_policy and self.sketch_dims in SKETCH_DIMS
+                         and self.sketch_bits in SKETCH_BITS)))
 
 
 class Tables:

@@ -80,12 +80,13 @@ def page_source_ports(config: EngineConfig) -> dict[str, Any]:
 
 class ChannelWithCore(wiring.Component):
     """A flash channel, or one on DDR, the attention core and the scorers that consume its slots, and the way
-    past them (connections only).
+    past them (connections only). Without a policy its scorer is left out, and its members stay idle.
 
     Parameters
     ----------
     config : the engine's configuration
-    core, scorer, dims : the modules of the attention core, of the scorer of sketches and of that of dims
+    core, scorer, dims : the modules of the attention core, of the scorer of sketches and of that of dims;
+        None without the policy
 
     Members
     -------
@@ -101,7 +102,8 @@ class ChannelWithCore(wiring.Component):
     Latency, throughput and back-pressure are those of its parts.
     """
 
-    def __init__(self, *, config: EngineConfig, core: SharedModule, scorer: SharedModule, dims: SharedModule):
+    def __init__(self, *, config: EngineConfig, core: SharedModule, scorer: SharedModule | None,
+                 dims: SharedModule | None):
         self._config = config
         self._core, self._scorer, self._dims = core, scorer, dims
         super().__init__(
@@ -133,22 +135,24 @@ class ChannelWithCore(wiring.Component):
         flash: Any = DdrChannel(config=config) if config.in_ddr else FlashChannel(config=config)
         m.submodules.flash = flash
         m.submodules.core = core = self._core.instance()
-        m.submodules.scorer = scorer = self._scorer.instance()
-        m.submodules.dims = dims = self._dims.instance()
         m.submodules.gate = gate = SlotGate(config=self._config)
         for name in ("requests", "masks", "events", "fault", "program_data", *page_source_ports(config)):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(flash, name))
         wiring.connect(m, flash.slots, gate.slots)
         wiring.connect(m, gate.core, core.slots)
-        wiring.connect(m, gate.scorer, scorer.slots)
-        wiring.connect(m, gate.dims, dims.slots)
         wiring.connect(m, gate.read_back, wiring.flipped(self.read_back))
         wiring.connect(m, wiring.flipped(self.port), core.port)
         wiring.connect(m, wiring.flipped(self.finish), core.finish)
-        wiring.connect(m, wiring.flipped(self.scorer), scorer.port)
-        wiring.connect(m, wiring.flipped(self.sketch_finish), scorer.finish)
-        wiring.connect(m, wiring.flipped(self.dim_scorer), dims.port)
-        wiring.connect(m, wiring.flipped(self.dim_finish), dims.finish)
+        if self._scorer is not None:
+            m.submodules.scorer = scorer = self._scorer.instance()
+            wiring.connect(m, gate.scorer, scorer.slots)
+            wiring.connect(m, wiring.flipped(self.scorer), scorer.port)
+            wiring.connect(m, wiring.flipped(self.sketch_finish), scorer.finish)
+        if self._dims is not None:
+            m.submodules.dims = dims = self._dims.instance()
+            wiring.connect(m, gate.dims, dims.slots)
+            wiring.connect(m, wiring.flipped(self.dim_scorer), dims.port)
+            wiring.connect(m, wiring.flipped(self.dim_finish), dims.finish)
         if config.in_ddr:
             ready: Any = (1 << config.dies) - 1  # there is no array that could be busy
             m.d.comb += flash.base.eq(self.base)
@@ -206,13 +210,16 @@ class Engine(wiring.Component):
     def __init__(self, config: EngineConfig):
         self.config = config
         core = SharedModule(AttentionCore(config=config), name="instinfer_core")
-        scorer = SharedModule(SlotScorer(config=config), name="instinfer_scorer")
-        dims = SharedModule(DimSlotScorer(config=config), name="instinfer_dim_scorer")
+        scorer = dims = None
+        if config.sketch_policy:
+            scorer = SharedModule(SlotScorer(config=config), name="instinfer_scorer")
+        if config.sparf_policy:
+            dims = SharedModule(DimSlotScorer(config=config), name="instinfer_dim_scorer")
         channel = SharedModule(
             ChannelWithCore(config=config, core=core, scorer=scorer, dims=dims), name="instinfer_channel"
         )
         self._core, self._scorer, self._channel = core, scorer, channel
-        self.shared = (core, scorer, dims, channel)
+        self.shared = tuple(each for each in (core, scorer, dims, channel) if each is not None)
         """Modules that are generated once and instantiated here."""
         super().__init__(engine_signature(config))
 
@@ -229,39 +236,48 @@ class Engine(wiring.Component):
         m.submodules.kv = kv = in_core(KvEngine(self.config))
         m.submodules.hub = hub = in_core(AttentionHub(config=self.config, cores=self.config.cores))
         m.submodules.tail_core = tail_core = in_core(self._core.instance())
-        m.submodules.selection = selection = in_core(Selection(config=self.config))
-        m.submodules.tail_scorer = tail_scorer = in_core(self._scorer.instance())
-        m.submodules.tail_dims = tail_dims = in_core(DimSlotScorer(config=self.config, blocks=False))
         channels = []
         for index in range(self.config.channels):
             m.submodules[f"channel_{index}"] = channel = in_core(self._channel.instance())
             channels.append(channel)
+        selection = None
+        if self.config.selects:
+            m.submodules.selection = selection = in_core(Selection(config=self.config))
         bridges = self._memories(m, registers, queues, kv, selection, channels)
         self._pages(m, registers, bridges, kv, channels)
         self._commands(m, registers, queues, kv)
         self._attention(m, kv, hub, channels, tail_core)
-        self._selection(m, kv, selection, channels, tail_scorer)
-        self._dims(m, kv, selection, hub, channels, tail_dims)
+        if selection is not None:
+            self._selection(m, kv, selection)
+            m.d.comb += registers.counters.scores_spilled.eq(selection.spilled)
+        if self._scorer is not None:
+            m.submodules.tail_scorer = tail_scorer = in_core(self._scorer.instance())
+            self._sketches(m, kv, selection, channels, tail_scorer)
+        if self.config.sparf_policy:
+            m.submodules.tail_dims = tail_dims = in_core(DimSlotScorer(config=self.config, blocks=False))
+            self._dims(m, kv, selection, hub, channels, tail_dims)
         self._count(m, registers, queues, kv, hub, channels, tail_core, bridges)
-        m.d.comb += registers.counters.scores_spilled.eq(selection.spilled)
         self._show(m, queues, hub, channels, tail_core)
         return m
 
     def _memories(
         self, m: Module, registers: Any, queues: Any, kv: Any, selection: Any, channels: list[Any]
     ) -> dict[str, Any]:
-        """Users of host memory and of device DRAM, arbiters, bridges."""
+        """Users of host memory and of device DRAM, arbiters, bridges; ``selection`` may be None."""
         in_core = DomainRenamer("core")
         timeout = self.config.cycles(1000 * self.config.timeout_us)
+        scores_read, scores_written = ([], []) if selection is None else (
+            [selection.scores_read], [selection.scores_written])
         users = {
             "host": (
-                [queues.read, *(kv.host_read[n] for n in range(HOST_READS)), selection.memory],
+                [queues.read, *(kv.host_read[n] for n in range(HOST_READS)),
+                 *([] if selection is None else [selection.memory])],
                 [queues.write, *(kv.host_write[n] for n in range(HOST_WRITES))],
             ),
             "dram": (
-                [*(kv.dram_read[n] for n in range(DRAM_READS)), selection.scores_read,
+                [*(kv.dram_read[n] for n in range(DRAM_READS)), *scores_read,
                  *(each.program_data for each in channels)],
-                [*(kv.dram_write[n] for n in range(DRAM_WRITES)), selection.scores_written],
+                [*(kv.dram_write[n] for n in range(DRAM_WRITES)), *scores_written],
             ),
         }
         bridges = {}
@@ -349,16 +365,19 @@ class Engine(wiring.Component):
             kv.not_finite.head_slot.eq(hub.not_finite_slot),
         ]
 
-    def _selection(self, m: Module, kv: Any, selection: Any, channels: list[Any], tail_scorer: Any) -> None:
-        """Query sketches to the scorers, maxima to the chooser, masks back."""
-        wiring.connect(m, kv.sketch_loads, selection.loads)
+    def _selection(self, m: Module, kv: Any, selection: Any) -> None:
+        """Policies to the chooser, masks back."""
         wiring.connect(m, kv.choices, selection.choices)
-        wiring.connect(m, kv.sketch_setup, selection.setup)
         wiring.connect(m, selection.masks, kv.masks)
+        wiring.connect(m, selection.scores_lost, kv.scores_lost)
+
+    def _sketches(self, m: Module, kv: Any, selection: Any, channels: list[Any], tail_scorer: Any) -> None:
+        """Query sketches to the scorers, maxima to the chooser."""
+        wiring.connect(m, kv.sketch_loads, selection.loads)
+        wiring.connect(m, kv.sketch_setup, selection.setup)
         wiring.connect(m, selection.loaded, kv.sketch_loaded)
         wiring.connect(m, selection.error, kv.sketch_error)
         wiring.connect(m, selection.bad_exponent, kv.bad_exponent)
-        wiring.connect(m, selection.scores_lost, kv.scores_lost)
         wiring.connect(m, kv.tail_sketches, tail_scorer.slots)
         ends = [*((channel.scorer, channel.sketch_finish) for channel in channels),
                 (tail_scorer.port, tail_scorer.finish)]

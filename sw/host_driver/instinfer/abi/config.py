@@ -110,6 +110,12 @@ class EngineConfig:
     score_groups: int = 16_384
     """Groups of a head, times its passes rounded up to a power of two, whose scores stay on chip while a
     policy chooses among them; those of longer heads go to device DRAM."""
+    # policies
+    sketch_policy: bool = True
+    """The engine scores sketches; without, a cache has none and the logic is left out."""
+    sparf_policy: bool = True
+    """The engine keeps and scores dims of K, and sums of V; without, a cache has none and the logic is left
+    out."""
     # tables
     max_caches: int = 8
     max_sequences: int = 64
@@ -195,8 +201,9 @@ class EngineConfig:
         within("io_queues", 1, 16, "One GPU rarely needs more than 4.")
         power_of_two("queue_entries_max", 2, 4096)
         within("timeout_us", 10, 1_000_000, "Longer than tBERS, shorter than the host's time-out.")
-        require(isinstance(self.check_tuples, bool), "check_tuples", self.check_tuples, "true or false",
-                "Leave it true.")
+        for name, cure in (("check_tuples", "Leave it true."), ("sketch_policy", "false saves its logic."),
+                           ("sparf_policy", "false saves its logic.")):
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false", cure)
         require(isinstance(self.timing, NandTiming), "timing", self.timing, "a NandTiming", "See NandTiming.")
         if self.in_ddr:
             self._check_ddr()
@@ -346,6 +353,11 @@ class EngineConfig:
         return self.head_slots * self.dies
 
     # -- derived: selection ------------------------------------------------------------------
+    @property
+    def selects(self) -> bool:
+        """Some policy chooses among tokens."""
+        return self.sketch_policy or self.sparf_policy
+
     @property
     def passes_max(self) -> int:
         """Passes over what a head is scored by, each with a head slot of its own."""

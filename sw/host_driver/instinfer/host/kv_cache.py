@@ -124,6 +124,10 @@ def check_shape(csd: "Csd", *, layers: int, kv_heads: int, query_heads: int, hea
         require(isinstance(value, bool), name, value, "True or False", "SparF(dims=) says how many are read.")
     require(dims or not mean_v, "mean_v", mean_v, "False in a cache without dims",
             "Make it with dims=True: mean-V is a part of SparF.")
+    require(config.sketch_policy or sketch is None, "sketch", sketch, "None on this device",
+            "Generate a device with sketch_policy = true.")
+    require(config.sparf_policy or not dims, "dims", dims, "False on this device",
+            "Generate a device with sparf_policy = true.")
     sketch_dims, sketch_bits = (0, 0) if sketch is None else (sketch.dims, sketch.bits)
     return CacheShape(layers=layers, kv_heads=kv_heads, queries=queries, head_dim=head_dim,
                       max_tokens=max_tokens, dtype=DTYPES[dtype], sketch_dims=sketch_dims,

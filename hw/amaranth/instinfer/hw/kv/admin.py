@@ -171,11 +171,12 @@ class AdminCommands(wiring.Component):
 
         dtype, sketch_dims, bits, copies = (entry["cdw13"].word_select(byte, 8) for byte in range(4))
         sketchless = (sketch_dims == 0) & (bits == 0)
-        sketch = (Cat(sketch_dims == each for each in SKETCH_DIMS).any()
+        sketch = (c.sketch_policy & Cat(sketch_dims == each for each in SKETCH_DIMS).any()
                   & Cat(bits == each for each in SKETCH_BITS).any())
         width = Mux(sketch_dims == 0, 0, Mux(bits[3], 2, bits[2]))
         good = (
-            (copies[2:] == 0) & (copies[0] | ~copies[1]) & (sketchless | sketch)
+            (copies[2:] == 0) & (copies[0] | ~copies[1]) & (~copies[0] | c.sparf_policy)
+            & (sketchless | sketch)
             & within(layers, c.max_layers) & within(kv_heads, c.max_kv_heads)
             & within(queries, min(QUERIES_MAX, c.queries * c.head_slots))
             & Cat(head_dim == dim for dim in dims).any() & within(tokens, c.max_context))
@@ -259,9 +260,9 @@ class AdminCommands(wiring.Component):
         nothing = (keep == 0) & (forced == 0)
         known = (
             (entry["cdw10"] == PolicyKind.DENSE) & nothing & (group_log2 == 0)
-            | (entry["cdw10"] == PolicyKind.SKETCH) & ~nothing & (keep < 1 << KEEP_BITS)
+            | c.sketch_policy & (entry["cdw10"] == PolicyKind.SKETCH) & ~nothing & (keep < 1 << KEEP_BITS)
             & (group_log2 <= GROUP_LOG2_MAX)
-            | sparf & ~nothing & (keep < 1 << KEEP_BITS) & (dims != 0) & (dims <= DIMS_MAX)
+            | c.sparf_policy & sparf & ~nothing & (keep < 1 << KEEP_BITS) & (dims != 0) & (dims <= DIMS_MAX)
             & (sinks <= SINKS_MAX) & (entry["cdw13"][:8] == 0) & (entry["cdw13"][17:] == 0))
         word = Cat(entry["cdw10"][:8], keep[:KEEP_BITS], Mux(sparf, 0, group_log2[:GROUP_LOG2_BITS]),
                    forced[:16], Mux(sparf, Cat(sinks[:10], (dims - 1)[:7], mean_v), sinks), Const(1, 1))

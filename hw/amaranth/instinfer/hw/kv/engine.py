@@ -70,7 +70,8 @@ DRAM_WRITES = 5
 
 
 class KvEngine(wiring.Component):
-    """Executes commands: tables, write path, flush to flash, attention sequencing, read-back, free.
+    """Executes commands: tables, write path, flush to flash, attention sequencing, read-back, free. Without
+    the SparF policy, whatever makes or blends dims and sums is left out, and its members stay idle.
 
     Parameters
     ----------
@@ -174,6 +175,13 @@ class KvEngine(wiring.Component):
         self._write_path(m)
         self._attention(m)
         self._read_back(m)
+        if self.config.sparf_policy:
+            self._dims(m)
+            self._means(m)
+        else:
+            s = self._submodules
+            wiring.connect(m, s.writes.flush, s.flushes.jobs)
+            wiring.connect(m, wiring.flipped(self.results), s.outputs.results)
         return m
 
     def _parts(self, m: Module) -> None:
@@ -283,24 +291,6 @@ class KvEngine(wiring.Component):
             s.writes.lookup_buffer.eq(copier.lookup_buffer),
             s.writes.settled.eq(s.flushes.settled & ~s.frees.busy),
         ]
-        s.value_sums = sums = ValueSums(config=c)
-        connect(m, s.writes.sums, sums.jobs)
-        connect(m, sums.results, s.writes.summed)
-        connect(m, sums.read, flipped(self.dram_read[6]))
-        connect(m, sums.write, flipped(self.dram_write[4]))
-        m.d.comb += [s.writes.sum_head.eq(sums.lookup_head), sums.lookup_buffer.eq(copier.lookup_buffer)]
-        s.builder = builder = DimBuilder(config=c)
-        # One at a time: the builder has jobs while the write that made its block due waits for it.
-        built, jobs = builder.flush, s.flushes.jobs
-        m.d.comb += [
-            Value.cast(jobs.payload).eq(Mux(built.valid, Value.cast(built.payload),
-                                            Value.cast(s.writes.flush.payload))),
-            jobs.valid.eq(built.valid | s.writes.flush.valid),
-            built.ready.eq(jobs.ready), s.writes.flush.ready.eq(jobs.ready & ~built.valid),
-        ]
-        connect(m, s.writes.builds, builder.builds)
-        connect(m, s.flushes.dims_ended, builder.ended)
-        connect(m, builder.memory, flipped(self.dram_write[3]))
         connect(m, copier.source, flipped(self.host_read[0]))
         connect(m, copier.target, flipped(self.dram_write[0]))
         for user, name, port in ((s.writes, "write_entries", 1), (s.flushes, "flush_entries", 2)):
@@ -312,10 +302,56 @@ class KvEngine(wiring.Component):
                 writer.clear.eq(user.entry_clear),
             ]
         for user, name, port in ((s.writes, "write_map", 2), (s.flushes, "flush_map", 3),
-                                 (s.frees, "free_map", 4), (builder, "dim_map", 5)):
+                                 (s.frees, "free_map", 4)):
             self._read_entries(m, user, name, port)
         for part in (s.flushes, s.frees):
             m.d.comb += [part.started.eq(s.attends.started), part.finished.eq(s.attends.finished)]
+
+    def _dims(self, m: Module) -> None:
+        """Blocks of dims out of the rows that were written."""
+        s = self._submodules
+        connect, flipped = wiring.connect, wiring.flipped
+        s.builder = builder = DimBuilder(config=self.config)
+        # One at a time: the builder has jobs while the write that made its block due waits for it.
+        built, jobs = builder.flush, s.flushes.jobs
+        m.d.comb += [
+            Value.cast(jobs.payload).eq(Mux(built.valid, Value.cast(built.payload),
+                                            Value.cast(s.writes.flush.payload))),
+            jobs.valid.eq(built.valid | s.writes.flush.valid),
+            built.ready.eq(jobs.ready), s.writes.flush.ready.eq(jobs.ready & ~built.valid),
+        ]
+        connect(m, s.writes.builds, builder.builds)
+        connect(m, s.flushes.dims_ended, builder.ended)
+        connect(m, builder.memory, flipped(self.dram_write[3]))
+        self._read_entries(m, builder, "dim_map", 5)
+        connect(m, builder.requests, s.share.keys)
+        connect(m, builder.tail, s.tail_turns.i[1])
+        connect(m, s.read_back.keys, builder.slots)
+        m.d.comb += builder.spoilt.eq(s.tail.spoilt)
+
+    def _means(self, m: Module) -> None:
+        """Sums of V as rows are written, and their mean into results."""
+        s = self._submodules
+        connect, flipped = wiring.connect, wiring.flipped
+        s.value_sums = sums = ValueSums(config=self.config)
+        connect(m, s.writes.sums, sums.jobs)
+        connect(m, sums.results, s.writes.summed)
+        connect(m, sums.read, flipped(self.dram_read[6]))
+        connect(m, sums.write, flipped(self.dram_write[4]))
+        m.d.comb += [s.writes.sum_head.eq(sums.lookup_head),
+                     sums.lookup_buffer.eq(s.copier.lookup_buffer)]
+        s.blender = blender = MeanBlender(config=self.config)
+        connect(m, flipped(self.results), blender.results)
+        connect(m, blender.blended, s.outputs.results)
+        connect(m, s.outputs.means, blender.means)
+        connect(m, blender.memory, flipped(self.dram_read[7]))
+        connect(m, blender.quotient, flipped(self.quotient))
+        connect(m, flipped(self.share), blender.share)
+        m.d.comb += [
+            s.outputs.mean_failed.eq(blender.failed),
+            blender.blends.eq(s.attends.outputs.payload.mean_v),
+            blender.head_slot.eq(s.attends.outputs.payload.head_slot),
+        ]
 
     def _read_entries(self, m: Module, user: Any, name: str, port: int) -> None:
         self._submodules[name] = reader = EntryReader()
@@ -344,7 +380,6 @@ class KvEngine(wiring.Component):
         s.share = share = ReadShare(config=c)
         connect(m, walker.requests, share.requests)
         connect(m, walker.row_masks, share.masks)
-        connect(m, s.builder.requests, share.keys)
         connect(m, share.shared_masks, s.dispatch.masks)
         connect(m, walker.tail_masks, tail.masks)
         connect(m, attends.outputs, outputs.outputs)
@@ -352,7 +387,6 @@ class KvEngine(wiring.Component):
         self._counted(m, share.shared, s.read_counts.senses, s.dispatch.requests[2])
         s.tail_turns = tail_turns = StreamArbiter(shape=tail_job(c), ports=2)
         connect(m, walker.tail, tail_turns.i[0])
-        connect(m, s.builder.tail, tail_turns.i[1])
         connect(m, tail_turns.o, tail_jobs.i)
         connect(m, tail_jobs.o, tail.jobs)
         self._read_entries(m, walker, "walk_map", 1)
@@ -361,20 +395,9 @@ class KvEngine(wiring.Component):
         connect(m, tail.memory, flipped(self.dram_read[0]))
         connect(m, loader.queries, flipped(self.queries))
         connect(m, outputs.merge, flipped(self.merge))
-        s.blender = blender = MeanBlender(config=c)
-        connect(m, flipped(self.results), blender.results)
-        connect(m, blender.blended, outputs.results)
-        connect(m, outputs.means, blender.means)
-        connect(m, blender.memory, flipped(self.dram_read[7]))
-        connect(m, blender.quotient, flipped(self.quotient))
-        connect(m, flipped(self.share), blender.share)
-        m.d.comb += [
-            outputs.mean_failed.eq(blender.failed), blender.blends.eq(attends.outputs.payload.mean_v),
-            blender.head_slot.eq(attends.outputs.payload.head_slot), s.io.averaging.eq(attends.averaging),
-        ]
+        m.d.comb += s.io.averaging.eq(attends.averaging)
         connect(m, flipped(self.not_finite), attends.not_finite)
         connect(m, tail.errors, attends.tail_error)
-        m.d.comb += s.builder.spoilt.eq(tail.spoilt)
         connect(m, attends.open, flipped(self.open))
         connect(m, attends.setup, flipped(self.sketch_setup))
         connect(m, attends.dim_setup, flipped(self.dim_setup))
@@ -418,7 +441,6 @@ class KvEngine(wiring.Component):
             connect(m, flipped(outside), inside)
         connect(m, s.attends.places, read_back.places)
         connect(m, read_back.memory, flipped(self.host_write[1]))
-        connect(m, read_back.keys, s.builder.slots)
         connect(m, read_back.finish, s.attends.finish[c.cores])
         connect(m, read_back.refused, s.attends.refused)
         s.peek = peek = PagePeek(config=c)

@@ -27,11 +27,11 @@ from .sketchslots import ScorerPort
 
 class Selection(wiring.Component):
     """`QuerySketchReader`, `SketchQueryLoader`, `SparfQuery`, `DimOperands`, `MaximaJoin` and `TokenChooser`
-    put together.
+    put together. What no policy of the configuration needs is left out, and its members stay idle.
 
     Parameters
     ----------
-    config : the engine's configuration
+    config : the engine's configuration; it has a policy that chooses
 
     Members
     -------
@@ -75,15 +75,12 @@ class Selection(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        m.submodules.reader = reader = QuerySketchReader(config=config)
-        m.submodules.loader = loader = SketchQueryLoader(config=config)
-        m.submodules.join = join = MaximaJoin(config=config, scorers=2 * config.cores)
+        scorers = [*(self.scorers if config.sketch_policy else []),
+                   *(self.dim_scorers if config.sparf_policy else [])]
+        m.submodules.join = join = MaximaJoin(config=config, scorers=len(scorers))
+        for scorer, maxima in zip(scorers, join.i, strict=True):
+            connect(m, flipped(scorer.maxima), maxima)
         m.submodules.tokens = tokens = TokenChooser(config=config)
-        connect(m, flipped(self.loads), reader.loads)
-        connect(m, reader.memory, flipped(self.memory))
-        connect(m, reader.queries, loader.queries)
-        for name in ("loaded", "error", "bad_exponent"):
-            connect(m, getattr(reader, name), flipped(getattr(self, name)))
         connect(m, flipped(self.choices), tokens.jobs)
         connect(m, join.o, tokens.maxima)
         connect(m, tokens.masks, flipped(self.masks))
@@ -92,20 +89,33 @@ class Selection(wiring.Component):
         connect(m, tokens.source, flipped(self.scores_read))
         connect(m, tokens.target, flipped(self.scores_written))
         connect(m, tokens.fault, flipped(self.scores_lost))
-        m.d.comb += [reader.idle.eq(~loader.busy), join.wanted.eq(tokens.wanted),
-                     self.spilled.eq(tokens.spilled)]
-        self._fold(m, join)
-        for scorer, maxima in zip(self.scorers, join.i, strict=False):
-            connect(m, flipped(scorer.maxima), maxima)
+        m.d.comb += [join.wanted.eq(tokens.wanted), self.spilled.eq(tokens.spilled)]
+        if config.sketch_policy:
+            self._load(m)
+        if config.sparf_policy:
+            self._fold(m)
+        return m
+
+    def _load(self, m: Module) -> None:
+        """Sketches of the queries out of host memory to the scorers."""
+        config = self._config
+        m.submodules.reader = reader = QuerySketchReader(config=config)
+        m.submodules.loader = loader = SketchQueryLoader(config=config)
+        connect(m, flipped(self.loads), reader.loads)
+        connect(m, reader.memory, flipped(self.memory))
+        connect(m, reader.queries, loader.queries)
+        for name in ("loaded", "error", "bad_exponent"):
+            connect(m, getattr(reader, name), flipped(getattr(self, name)))
+        m.d.comb += reader.idle.eq(~loader.busy)
+        for scorer in self.scorers:
             m.d.comb += [
                 *(getattr(scorer.write, name).eq(getattr(loader.write, name))
                   for name in operand_write(config).members),
                 *(getattr(scorer.setup, name).eq(getattr(self.setup, name))
                   for name in sketch_setup(config).members),
             ]
-        return m
 
-    def _fold(self, m: Module, join: MaximaJoin) -> None:
+    def _fold(self, m: Module) -> None:
         """Queries out of the cores' to the scorers of dims."""
         config = self._config
         m.submodules.by_dims = query = SparfQuery(config=config)
@@ -118,8 +128,7 @@ class Selection(wiring.Component):
         connect(m, query.loaded, flipped(self.folded))
         connect(m, query.opened, operands.opened)
         connect(m, query.write, operands.folded)
-        for scorer, maxima in zip(self.dim_scorers, join.i[config.cores:], strict=True):
-            connect(m, flipped(scorer.maxima), maxima)
+        for scorer in self.dim_scorers:
             m.d.comb += [
                 *(getattr(scorer.write, name).eq(getattr(operands.write, name))
                   for name in short_write(config).members),
