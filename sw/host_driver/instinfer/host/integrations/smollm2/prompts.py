@@ -50,7 +50,7 @@ def demo_prompt() -> str:
     """A passage and a question about it, to be asked with ``tokenizer.chat``.
 
     In the chat template, as the only message, it has 701 tokens: enough that the first stripe of int8 rows of
-    `product` settles in flash. Each of the first 26 tokens of the greedy answer leads its runner-up by a logit
-    difference above 0.25, so that fp16 rounding of an attention output does not change the text.
+    `product` settles in flash. Each of the first 26 tokens of the greedy answer leads its runner-up by a
+    logit difference above 0.25, so that fp16 rounding of an attention output does not change the text.
     """
     return _DEMO
