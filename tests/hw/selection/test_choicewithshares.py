@@ -3,6 +3,7 @@
 its choices, at length."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ class Job:
     end: int
     keep: int
     shares: bool = True
+    refused_from: int | None = None
+    """DRAM refuses the reads of this job from this one on."""
 
     @property
     def passes(self) -> int:
@@ -63,7 +66,7 @@ class Bench:
         self.memory = Memory(self.dut, self.random, 0.2)
         self.spilled = 0
 
-    def run(self, jobs: list[Job]) -> None:
+    def run(self, jobs: Iterable[Job]) -> None:
         async def drive(ctx: Any) -> None:
             for job in jobs:
                 await self._one(ctx, job)
@@ -78,6 +81,8 @@ class Bench:
         self.chosen: list[int] = []
         self.shares: list[tuple[int, int, int]] = []
         self.shared: list[int] = []
+        self.faults: list[int] = []
+        self.job, self.begun = job, self.memory.reads
         ctx.set(dut.jobs.payload, {
             "head_slot": job.head_slot, "passes": job.passes, "groups": groups, "first": job.first,
             "end": job.end, "keep": job.keep, "shares": job.shares,
@@ -99,10 +104,14 @@ class Bench:
             before = len(self.chosen)
             await self._cycle(ctx)
             ended = cycle if len(self.chosen) > before else ended
+        self.memory.lost = False
+        self.reads = self.memory.reads - self.begun
         assert not ctx.get(dut.busy), "it does not end"
         assert self.chosen[:groups] == job.chosen.tolist()
         count = len(job.maxima)
-        assert self.shares[:count] == job.expected
+        assert set(self.faults) == (set() if job.refused_from is None else {job.head_slot})
+        if job.refused_from is None:
+            assert self.shares[:count] == job.expected
         assert len(self.shares) == job.passes * CONFIG.queries * job.shares
         assert self.shared == [job.head_slot] * job.shares
         if job.shares:
@@ -119,7 +128,8 @@ class Bench:
         raise AssertionError("not taken")
 
     async def _cycle(self, ctx: Any) -> None:
-        dut, choice = self.dut, self.dut.choice
+        dut, choice, refused = self.dut, self.dut.choice, self.job.refused_from
+        self.memory.lost = refused is not None and self.memory.reads - self.begun >= refused
         self.memory.look(ctx)
         self.spilled += ctx.get(dut.spilled)
         ready = int(self.random.random() < 0.7)
@@ -132,7 +142,9 @@ class Bench:
                                 ctx.get(dut.share.share)))
         if ctx.get(dut.shared.valid):
             self.shared.append(ctx.get(dut.shared.head_slot))
-        assert not ctx.get(dut.fault.valid)
+        if ctx.get(dut.fault.valid):
+            assert not self.shared, "a fault comes before the end"
+            self.faults.append(ctx.get(dut.fault.head_slot))
         await ctx.tick()
         self.memory.drive(ctx)
 
@@ -155,3 +167,21 @@ def test_shares_of_a_choice() -> None:
         Job(maxima(2, 90), slots[8], 3, 85, 30), Job(maxima(4, 71), slots[9], 2, 68, 25),
         Job(maxima(3, 50), slots[10], 2, 45, 100)])
     assert bench.spilled == (90 - 64) + 2 * (71 - 32) + 2 * (50 - 32)
+
+
+def test_dram_that_refuses_words_for_shares_is_told() -> None:
+    """Reads behind those of a choice without shares are the shares' own: a fault of that head when they are
+    refused, the choice as it was; the next head is right."""
+    random, bench = rng("refused shares"), Bench()
+
+    def jobs() -> Iterator[Job]:
+        for slot, heads in ((0, 2), (1, 3)):
+            job = Job(random.integers(-900, 901, (heads, 90)), slot, 3, 85, 30)
+            yield dataclasses.replace(job, shares=False)
+            of_choice = bench.reads
+            yield job
+            assert bench.reads > of_choice > 0
+            yield from [dataclasses.replace(job, refused_from=n) for n in (of_choice, bench.reads - 1)]
+            yield job
+
+    bench.run(jobs())
