@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from amaranth.sim import Simulator
 
 from instinfer.abi import selection, sparf
@@ -169,6 +170,7 @@ def test_shares_of_a_choice() -> None:
     assert bench.spilled == (90 - 64) + 2 * (71 - 32) + 2 * (50 - 32)
 
 
+@pytest.mark.soak
 def test_dram_that_refuses_words_for_shares_is_told() -> None:
     """Reads behind those of a choice without shares are the shares' own: a fault of that head when they are
     refused, the choice as it was; the next head is right."""
