@@ -61,7 +61,8 @@ def append(tokens: Tokens = 1024, kv_heads: KvHeads = 8, queries: Queries = 4, h
 
     shape = Shape(tokens=tokens, kv_heads=kv_heads, queries=queries, head_dim=head_dim)
     engine = configuration(preset, config, settings)
-    _report(lambda: writes.append(engine, shape, commands=commands, seed=seed), json_target)
+    _report_steps(lambda step: writes.append(engine, shape, commands=commands, seed=seed, progress=step),
+                  json_target)
 
 
 @app.command()

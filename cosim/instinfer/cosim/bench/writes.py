@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``bench write`` and ``bench append``: program bandwidth, and what appends cost attentions."""
 
+from collections.abc import Callable
 from typing import Any
 
 from instinfer.abi.config import EngineConfig
@@ -40,8 +41,8 @@ def write(config: EngineConfig, shape: Shape, *, layers: int = 4, device: str = 
         }
 
 
-def append(config: EngineConfig, shape: Shape, *, commands: int = 4, device: str = "sim",
-           seed: int = 1) -> dict[str, Any]:
+def append(config: EngineConfig, shape: Shape, *, commands: int = 4, device: str = "sim", seed: int = 1,
+           progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """A stripe's worth of appends, each beside ``commands`` attentions of another layer.
 
     The attended layer has a page's worth of tokens more than ``shape`` says: all its whole stripes are read
@@ -49,7 +50,7 @@ def append(config: EngineConfig, shape: Shape, *, commands: int = 4, device: str
     layer's stripe is full half-way, so that its programs and what they delay lie within the rounds.
 
     ``slower`` is the mean of the attentions' cycles with appends over their cycles without, less one;
-    ``worst_cycles`` the longest single append.
+    ``worst_cycles`` the longest single append. ``progress`` is told how far it is.
     """
     rows = RowShape(shape.head_dim)
     period, page = rows.tokens_per_stripe(config), rows.tokens_per_page(config)
@@ -60,7 +61,8 @@ def append(config: EngineConfig, shape: Shape, *, commands: int = 4, device: str
             pair.fill(layer, tokens)
         alone = measure(pair, commands=commands).cycles
         beside, appends = [], []
-        for _ in range(period):
+        for number in range(period):
+            progress(f"append {number + 1} of {period}")
             one, other = _round(pair, commands)
             beside.append(one)
             appends.append(other)
