@@ -28,12 +28,12 @@ demo: ## SmolLM2-135M decodes text, attention computed by the RTL out of simulat
 
 test: lint ## style, types and every test but the long ones
 	@echo "test: pytest (long runs are left to make soak)"
-	@$(RUN) pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: ## the long tests
 	@scripts/setup.sh --quiet
 	@echo "soak: pytest -m soak"
-	@$(RUN) pytest -n $(WORKERS) --dist loadfile -m soak $(ARGS)
+	@$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m soak $(ARGS)
 
 formal: ## proofs of the small parts, broken controls included
 	@scripts/setup.sh --quiet

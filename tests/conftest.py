@@ -22,7 +22,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that the workers of ``--dist loadfile`` end together; time for long tests."""
+    """Long files first, so that the workers end together (xdist keeps the order with
+    ``--no-loadscope-reorder``); time for long tests."""
     folders = ("tests/system/", "tests/hw/kv/", "tests/hw/")
     items.sort(key=lambda item: next((n for n, folder in enumerate(folders)
                                       if item.nodeid.startswith(folder)), len(folders)))
