@@ -11,7 +11,7 @@ from instinfer.abi import selection
 from instinfer.abi.selection import SketchPolicy
 from instinfer.hw.selection.bins import BINS
 from instinfer.hw.selection.ports import choice_beat, choice_job, group_beat
-from support.benches import bench, cycle, start
+from support.benches import bench, cycle, parameters, start
 from support.seeds import rng
 from support.streams import StreamSink, StreamSource
 
@@ -144,7 +144,7 @@ async def random_jobs(dut, name: str, count: int, *, idle: float, back_pressure:
                       jitter: int = 0) -> None:
     chooser = Chooser(dut, name, idle=idle, back_pressure=back_pressure, jitter=jitter)
     await start(dut)
-    for _ in range(count):
+    for _ in range(count // 2 if parameters().get("quick") else count):
         chooser.send(random_job(chooser.generator, chooser.setting))
     await chooser.finished()
     assert not chooser.faults

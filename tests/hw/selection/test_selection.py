@@ -29,9 +29,10 @@ def source() -> Text:
     return Text("selection.v", to_verilog(top, name="selection"))
 
 
-def run(bench: str, only: str) -> list[str]:
+def run(bench: str, only: str, *, quick: bool = False) -> list[str]:
     return run_cocotb(None, HERE / f"bench_{bench}.py", name="selection", only=only,
-                      verilog_sources=[source()], parameters={"preset": PRESET, "overrides": OVERRIDES})
+                      verilog_sources=[source()],
+                      parameters={"preset": PRESET, "overrides": OVERRIDES, "quick": quick})
 
 
 def test_scorer():
@@ -61,12 +62,17 @@ def test_a_wrong_slot_is_seen():
         run("dimslots", "wrong_slot")
 
 
-def test_chooser():
-    assert len(run("chooser", "random_jobs_of|time_of_a_choice$")) == 4
+QUICK = pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.soak)])
 
 
-def test_chooser_with_dram():
-    assert len(run("chooser", "that_spill|ties_|heads_that|dram_")) == 6
+@QUICK
+def test_chooser(quick):
+    assert len(run("chooser", "random_jobs_of|time_of_a_choice$", quick=quick)) == 4
+
+
+@QUICK
+def test_chooser_with_dram(quick):
+    assert len(run("chooser", "that_spill|ties_|heads_that|dram_", quick=quick)) == 6
 
 
 def test_a_wrong_choice_is_seen():

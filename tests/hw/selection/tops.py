@@ -114,7 +114,8 @@ class SelectionWithScorers(wiring.Component):
 DIMS = load(preset="tiny", overrides={
     "queries": 2, "page_bytes": 8192, "spare_bytes": 512, "max_context": 4096})
 """Blocks of 1,024 fp16 or 2,048 int8 tokens, dims in two slots, two passes."""
-SELECTION = load(preset="tiny", overrides={"channels": 1, "queries": 2, "max_context": 1024})
+SELECTION = load(preset="tiny", overrides={
+    "channels": 1, "queries": 2, "max_context": 1024, "sparf_policy": False})
 JOINED = 3
 
 
