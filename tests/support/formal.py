@@ -41,6 +41,7 @@ chformal -lower
 delete t:$print
 opt
 memory -nomap
+memory_nordff
 opt_clean
 {forget}
 memory_map
@@ -210,6 +211,36 @@ def waits(m: Module, waiting: Value, event: Value, limit: int, *, name: str) -> 
     with m.Elif(event & (count != limit + 1)):
         m.d.sync += count.eq(count + 1)
     return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """A payload in a FIFO: ``active`` while it is inside, ``ahead`` of it so many others, itself ``payload``."""
+
+    active: Signal
+    ahead: Signal
+    payload: Signal
+
+
+def follow(m: Module, fifo: Any, start: Value) -> Followed:
+    """One payload that goes into a `StreamFIFO` while ``start`` is high is followed until it leaves, then
+    another one."""
+    takes, gives = transfer(fifo.i), transfer(fifo.o)
+    active, ahead = Signal(), Signal.like(fifo.level)
+    payload = Signal(len(payload_of(fifo.i)))
+    with m.If(active):
+        m.d.sync += [ahead.eq(ahead - gives), active.eq(~gives | (ahead != 0))]
+    with m.Elif(start & takes):
+        m.d.sync += [active.eq(1), payload.eq(payload_of(fifo.i)), ahead.eq(fifo.level - gives)]
+    return Followed(active, ahead, payload)
+
+
+def assume_fifo(m: Module, fifo: Any, followed: Followed | None = None) -> None:
+    """What `tests/formal/stream/test_fifo.py` proves of a FIFO whose contents are forgotten here."""
+    m.d.comb += Assume((fifo.level < 2) | fifo.o.valid)
+    if followed is not None:
+        m.d.comb += Assume(~(followed.active & fifo.o.valid & (followed.ahead == 0))
+                           | (payload_of(fifo.o) == followed.payload))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from amaranth.hdl import Assert, Cover, Module, Signal
 
 from instinfer.hw.stream.fifo import StreamFIFO
-from support.formal import Bench, assert_held, mutated, payload_of, transfer
+from support.formal import Bench, assert_held, follow, mutated, payload_of, transfer
 
 
 class FifoBench(Bench):
@@ -26,25 +26,20 @@ class FifoBench(Bench):
         m.d.comb += [
             Assert(fifo.level == inside, "level: what is inside"),
             Assert(fifo.i.ready == (inside != fifo.depth), "ready: exactly while there is room"),
-            Cover(inside == fifo.depth, "full"),
+            Cover(fifo.level == fifo.depth, "full"),
             Cover(takes & gives & (inside == fifo.depth - 1), "in and out at once, nearly full"),
         ]
         assert_held(m, fifo.o, "output")
 
-        # ``ahead``: payloads that leave before the one that is watched.
-        watched, ahead = Signal(), Signal.like(inside)
-        payload = Signal(len(payload_of(fifo.i)))
-        with m.If(watched):
-            m.d.comb += Assert(inside > ahead, "order: it is inside until its turn")
-            m.d.sync += ahead.eq(ahead - gives)
-            with m.If(gives & (ahead == 0)):
-                m.d.comb += [
-                    Assert(payload_of(fifo.o) == payload, "order: what went in comes out in its turn"),
-                    Cover(payload.all(), "a watched payload leaves"),
-                ]
-                m.d.sync += watched.eq(0)
-        with m.Elif(self.watch & takes):
-            m.d.sync += [watched.eq(1), payload.eq(payload_of(fifo.i)), ahead.eq(inside - gives)]
+        watched = follow(m, fifo, self.watch)
+        turn = watched.active & (watched.ahead == 0)
+        m.d.comb += [
+            Assert(~watched.active | (inside > watched.ahead), "order: it is inside until its turn"),
+            Assert(~(turn & fifo.o.valid) | (payload_of(fifo.o) == watched.payload),
+                   "order: what went in comes out in its turn"),
+            Assert((inside < 2) | fifo.o.valid, "output: valid while there are two"),
+            Cover(turn & gives & watched.payload.all(), "a watched payload leaves"),
+        ]
 
 
 def forgets_an_entry(m: Module, fifo: StreamFIFO) -> None:
