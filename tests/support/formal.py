@@ -3,8 +3,9 @@
 
 Amaranth writes RTLIL; Yosys makes an and-inverter graph of it; ABC decides; both come in the wheel of pyosys.
 ``proved`` means for all times: property-directed reachability (`pdr`) found an inductive invariant and
-checked it. ``bounded`` means in the first so many cycles after reset (`bmc3`), ``reached`` that a cover can
-happen, ``refuted`` that an assertion fails. A bench starts in the state after reset and is never reset again.
+checked it, or the properties hold at first, and one cycle longer if they held for k cycles (`ind`).
+``bounded`` means in the first so many cycles after reset (`bmc3`), ``reached`` that a cover can happen,
+``refuted`` that an assertion fails. A bench starts in the state after reset and is never reset again.
 """
 
 import contextlib
@@ -29,6 +30,8 @@ PROVE_SECONDS = 300
 """CPU time of the longest search for a proof; what takes longer is stated with a bound."""
 COVER_CYCLES = 200
 """A cover has to happen within so many cycles."""
+INDUCTION_CYCLES = 20
+"""Where an induction does not work, a failure is looked for within so many cycles."""
 _FLAVOUR = re.compile(r'parameter \\FLAVOR "(\w+)"')
 _FORMAT = re.compile(r'parameter \\FORMAT "(.*)"')
 _CHECK = re.compile(r"^  cell \$check (\S+)\n(?:.*\n)*?  end\n", re.MULTILINE)
@@ -215,7 +218,7 @@ def waits(m: Module, waiting: Value, event: Value, limit: int, *, name: str) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Followed:
-    """A payload in a FIFO: ``active`` while it is inside, ``ahead`` of it so many others, itself ``payload``."""
+    """A payload in a FIFO: ``active`` while it is inside; so many others ``ahead`` of it; its ``payload``."""
 
     active: Signal
     ahead: Signal
@@ -241,6 +244,21 @@ def assume_fifo(m: Module, fifo: Any, followed: Followed | None = None) -> None:
     if followed is not None:
         m.d.comb += Assume(~(followed.active & fifo.o.valid & (followed.ahead == 0))
                            | (payload_of(fifo.o) == followed.payload))
+
+
+def assume_contents(m: Module, fifo: Any) -> list[Signal]:
+    """What is inside, oldest first, of a FIFO whose contents are forgotten: its level says how many of these
+    count. It gives them in that order (`assume_fifo`, of every payload)."""
+    width, takes, gives = len(payload_of(fifo.i)), transfer(fifo.i), transfer(fifo.o)
+    entries = [Signal(width, name=f"entry_{place}") for place in range(fifo.depth)]
+    for place, entry in enumerate(entries):
+        with m.If(takes & (fifo.level - gives == place)):
+            m.d.sync += entry.eq(payload_of(fifo.i))
+        with m.Elif(gives):
+            m.d.sync += entry.eq(entries[place + 1] if place + 1 < len(entries) else 0)
+    m.d.comb += Assume(~fifo.o.valid | (payload_of(fifo.o) == entries[0]))
+    assume_fifo(m, fifo)
+    return entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,6 +345,16 @@ class Design:
             return None
         return [Verdict(item.name, "proved", 0, spent / len(items)) for item in items]
 
+    def induct(self, items: list[_Property], steps: int, seconds: int) -> list[Verdict] | None:
+        """All of them by induction: none fails at first, nor behind any ``steps`` cycles in which none fails.
+        None if that does not work. Sums are quicker so, since `pdr` knows no words."""
+        frames = steps + 1
+        text, spent = self._abc([item.output for item in items],
+                                f"orpos; scleanup; dc2; bmc3 -F {frames}; ind -F {frames}", seconds)
+        if f"No output asserted in {frames} frames" not in text or "Networks are equivalent" not in text:
+            return None
+        return [Verdict(item.name, "proved", 0, spent / len(items)) for item in items]
+
     def _proved(self, text: str) -> bool:
         """An invariant was found; or, after simplification (`scorr` is an induction over equal signals), the
         output is 0."""
@@ -377,9 +405,10 @@ def _designed(bench: Bench) -> Iterator[Design]:
         yield Design(bench, Path(folder))
 
 
-def prove(bench: Bench, *, bounds: Mapping[str, int] | None = None, traces: Path | None = None,
-          seconds: int = PROVE_SECONDS) -> list[Verdict]:
-    """All properties of a bench; those in ``bounds`` for the first so many cycles only.
+def prove(bench: Bench, *, bounds: Mapping[str, int] | None = None, steps: int = 0,
+          traces: Path | None = None, seconds: int = PROVE_SECONDS) -> list[Verdict]:
+    """All properties of a bench; those in ``bounds`` for the first so many cycles only, the others by
+    induction over ``steps`` cycles if that is not 0.
 
     Raises:
         ProofError: an assertion fails (then ``traces`` gets the waveform), is not decided, or a cover is
@@ -392,11 +421,17 @@ def prove(bench: Bench, *, bounds: Mapping[str, int] | None = None, traces: Path
             raise ProofError(f"bounds for properties that do not exist: {sorted(unknown)}")
         together = [item for item in design.properties
                     if item.flavour == "assert" and item.name not in bounds]
-        verdicts = (design.prove_together(together, seconds) if together else None) or []
+        verdicts: list[Verdict] = []
+        if together and steps:
+            verdicts = design.induct(together, steps, seconds) or []
+        elif together:
+            verdicts = design.prove_together(together, seconds) or []
+        unproved = bool(steps and together and not verdicts)
         for item in design.properties:
-            if verdicts and item in together:
+            if verdicts and item in together and not unproved:
                 continue
-            verdict = design.decide(item, bounds.get(item.name), seconds)
+            bound = INDUCTION_CYCLES if unproved and item in together else bounds.get(item.name)
+            verdict = design.decide(item, bound, seconds)
             if verdict.answer == "refuted":
                 where = ""
                 if traces is not None:
@@ -405,11 +440,14 @@ def prove(bench: Bench, *, bounds: Mapping[str, int] | None = None, traces: Path
                     where = f"; waveform: {path}"
                 raise ProofError(f"fails after {verdict.cycles} cycles: {item.name}{where}")
             verdicts.append(verdict)
+        if unproved:
+            raise ProofError(f"no induction over {steps} cycles, and nothing fails in {INDUCTION_CYCLES}: "
+                             "a property is missing that tells what states there are")
         return verdicts
 
 
-def refute(bench: Bench, name: str, *, seconds: int = PROVE_SECONDS) -> Verdict:
-    """The property of that name fails on a bench that was broken on purpose.
+def refute(bench: Bench, name: str, *, bound: int | None = None, seconds: int = PROVE_SECONDS) -> Verdict:
+    """The property of that name fails on a bench that was broken on purpose; within ``bound`` cycles.
 
     Raises:
         ProofError: it holds, or there is none.
@@ -417,7 +455,7 @@ def refute(bench: Bench, name: str, *, seconds: int = PROVE_SECONDS) -> Verdict:
     with _designed(bench) as design:
         for item in design.properties:
             if item.name == name:
-                verdict = design.decide(item, None, seconds)
+                verdict = design.decide(item, bound, seconds)
                 if verdict.answer != "refuted":
                     raise ProofError(f"holds although the part is broken: {name}")
                 return verdict
