@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import rtlil  # type: ignore[attr-defined]
-from amaranth.hdl import Assert, Assume, ClockDomain, Elaboratable, Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Assume, Cat, ClockDomain, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 PROVE_SECONDS = 300
@@ -158,6 +158,22 @@ def fsm_state(module: Any) -> Value:
     if not tests:
         raise ProofError("no state machine in this module")
     return tests[0]
+
+
+def fsm_numbers(module: Any) -> dict[str, int]:
+    """The states of a module's only state machine."""
+    state: Any = fsm_state(module)
+    numbers = {}
+    for number in range(1 << len(state)):
+        with contextlib.suppress(KeyError):  # no state has that number
+            numbers[state.decoder(number).split("/")[0]] = number
+    return numbers
+
+
+def fsm_in(module: Any, *names: str) -> Value:
+    """The module's only state machine is in one of these states."""
+    numbers, state = fsm_numbers(module), fsm_state(module)
+    return Cat(state == numbers[name] for name in names).any()
 
 
 def mutated(part: Any, change: Callable[[Module, Any], None]) -> Any:

@@ -60,7 +60,8 @@ class CompleterBench(Bench):
         create = completer.create
         m.d.comb += [
             Assume(queue < QUEUES),
-            Assume(~completer.create_enable | ((create.queue < QUEUES) & (create.last != 0) & (create.last < LONGEST)
+            Assume(~completer.create_enable | ((create.queue < QUEUES) & (create.last != 0)
+                                               & (create.last < LONGEST)
                                                & ~completer.exists.bit_select(create.queue[:1], 1))),
             Assume(~mine | room), Assume(~comes | (due != 0)),
             Assert((head <= last) & (tail <= last), INSIDE),

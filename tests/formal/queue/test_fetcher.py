@@ -54,7 +54,8 @@ class FetcherBench(Bench):
         free, keeps = inner(inside, "free"), entries.i.valid
         m.d.comb += [
             Assume(queue < QUEUES),
-            Assume(~fetcher.create_enable | ((create.queue < QUEUES) & (create.last != 0) & (create.last < LONGEST)
+            Assume(~fetcher.create_enable | ((create.queue < QUEUES) & (create.last != 0)
+                                             & (create.last < LONGEST)
                                              & ~fetcher.exists.bit_select(create.queue[:1], 1))),
             Assume(~good | (fetcher.tail.value == wrapped(tail + self.put, last))),
             Assume(~good | (announced + under_way + self.put <= last)),
