@@ -51,8 +51,8 @@ class RowsBench(Bench):
     written. Any number of sequences, requests, erases that fail. A sequence is freed at any time while no row
     of it is asked for (`FreeEngine`); its superblocks are erased and come back, or never do.
 
-    Assumed of `Tables`, not proved: a read gives what was written, the free FIFO gives each number that it was
-    given, once. Of `FreeEngine`: it gives a superblock back when all its dies have erased it."""
+    Assumed of `Tables`, not proved: a read gives what was written, the free FIFO gives each number that it
+    was given, once. Of `FreeEngine`: it gives a superblock back when all its dies have erased it."""
 
     def __init__(self, allocator: RowAllocator):
         super().__init__()
