@@ -231,10 +231,15 @@ class Scheduler(wiring.Component):
             pick(Task.COLUMN, turns.following)
         with m.If(turns.current_valid & ~current.columned):
             pick(Task.COLUMN, turns.current)
+        # A dead die comes behind the commands of the others: its reads and the ends of its writes, in turn,
+        # would leave no room for them.
         for index, die in reversed(list(enumerate(dies))):
-            blocked = ((die.work == Work.REPORT) & self.events.valid) | (
-                (die.work == Work.FORGO) & ((self.free < 2) | ~between | ~self.slots_idle))
-            with m.If((die.work != Work.NONE) & (die.work != Work.PROGRAM) & ~blocked):
+            with m.If((die.work == Work.FORGO) & (self.free >= 2) & between & self.slots_idle):
+                pick(Task.WORK, index, Work.FORGO)
+        for index, die in reversed(list(enumerate(dies))):
+            blocked = (die.work == Work.REPORT) & self.events.valid
+            other = Cat(die.work == kind for kind in (Work.NONE, Work.PROGRAM, Work.FORGO)).any()
+            with m.If(~other & ~blocked):
                 pick(Task.WORK, index, die.work)
         return picked
 
