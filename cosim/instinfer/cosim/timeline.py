@@ -55,8 +55,8 @@ def intervals(config: EngineConfig, events: NDArray[Any], *, end: int) -> list[I
             for die in range(config.dies):
                 busy = 1 - (fields["ready"] >> die & 1)
                 found += _runs(group, f"die {die}", cycles, busy, {1: "busy"}, end)
-        elif name == "event_tail":
-            found += _runs("tail", "core", cycles, fields["core"], _CORE, end)
+        elif name.startswith("event_tail"):
+            found += _runs(group, "core", cycles, fields["core"], _CORE, end)
         elif name == "event_merge":
             found += _runs("merge", "merge", cycles, fields["busy"], {1: "merge"}, end)
     found += _commands(config, events, end)

@@ -31,7 +31,7 @@ from support.streams import StreamSink, StreamSource
 
 TAIL = CONFIG.channels
 TROUBLES = {
-    "host_error": Status.TRANSFER_ERROR, "not_finite": Status.NOT_FINITE, "tail_error": Status.INTERNAL,
+    "host_error": Status.TRANSFER_ERROR, "not_finite": Status.NOT_FINITE, "tail_error__0": Status.INTERNAL,
     "sketch_error": Status.TRANSFER_ERROR, "bad_exponent": Status.SCALE, "map_error": Status.INTERNAL,
     "scores_lost": Status.INTERNAL,
 }
@@ -427,7 +427,7 @@ class Sequencer:
         self.sinks[name].hold = True
         await ClockCycles(self.dut.clk, int(self.random.integers(5, 300)))
         mine = ("sketch_error", "bad_exponent", "scores_lost") if name == "sketch_loads" else (
-            "host_error", "not_finite", "tail_error")
+            "host_error", "not_finite", "tail_error__0")
         if poison in mine:
             self._report(str(poison), head_slot)
         self._report(answer, head_slot)

@@ -60,7 +60,10 @@ from support.streams import StreamSink, StreamSource
 CONFIG = load(preset="tiny")
 SEQUENCER_CONFIG = load(preset="tiny", overrides={"queries": 2})
 """Up to four passes."""
-MEMORIES = ("host_read", "host_write", "dram_read", "dram_write")
+MEMORIES = {"host_read": ["host_read"], "host_write": ["host_write"], "dram_read": ["tail_read", "dram_read"],
+            "dram_write": ["dram_write"]}
+"""Port outside -> those that the engine has."""
+INNER = [name for names in MEMORIES.values() for name in names]
 
 
 class KvEngineOnMemories(wiring.Component):
@@ -68,7 +71,7 @@ class KvEngineOnMemories(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.kv = KvEngine(config)
-        members = {name: member for name, member in self.kv.signature.members.items() if name not in MEMORIES}
+        members = {name: member for name, member in self.kv.signature.members.items() if name not in INNER}
         super().__init__({
             **members,
             "host_read": Out(MemoryReadPort()), "dram_read": Out(MemoryReadPort()),
@@ -78,8 +81,8 @@ class KvEngineOnMemories(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.kv = self.kv
-        for name in MEMORIES:
-            ports = getattr(self.kv, name)
+        for name, inner in MEMORIES.items():
+            ports = [port for each in inner for port in getattr(self.kv, each)]
             if len(ports) == 1:
                 wiring.connect(m, ports[0], wiring.flipped(getattr(self, name)))
                 continue
@@ -89,7 +92,7 @@ class KvEngineOnMemories(wiring.Component):
                 wiring.connect(m, inside, port)
             wiring.connect(m, arbiter.memory, wiring.flipped(getattr(self, name)))
         for name, member in self.kv.signature.members.items():
-            if name in MEMORIES:
+            if name in INNER:
                 continue
             join(m, member, getattr(self, name), getattr(self.kv, name))
         return m
@@ -507,7 +510,7 @@ class Cores:
         dut.queries_idle.value = 1
         self._landing: defaultdict[int, int] = defaultdict(int)
         self.queries = Sink(dut, "queries", self._take_query, back_pressure=noise)
-        Sink(dut, "tail", self._take_slot, back_pressure=noise)
+        Sink(dut, "tail__0", self._take_slot, back_pressure=noise)
         Sink(dut, "merge", self._take_merge, back_pressure=noise)
         cocotb.start_soon(self._watch_open())
 

@@ -221,4 +221,5 @@ def timing(config: EngineConfig) -> dict[str, Any]:
     return {"preset": config.name, "clock_mhz": config.clock_mhz, "channels": config.channels,
             "dies": config.dies, "planes": config.planes, "page_bytes": config.page_bytes,
             "spare_bytes": config.spare_bytes, "mega_transfers": config.mega_transfers,
-            "score_groups": config.score_groups, "page_source": config.page_source, **source}
+            "score_groups": config.score_groups, "tail_cores": config.tail_cores,
+            "page_source": config.page_source, **source}

@@ -150,7 +150,7 @@ PAIR_BUBBLE = 24
 
 
 def _tail_cycles(config: EngineConfig, job: Job) -> float:
-    """Cycles of the one core that attends and scores what is in DRAM, for one head."""
+    """Cycles of a core that attends and scores what is in DRAM, for one head."""
     shape, tokens = job.shape, job.tokens
     stripes = flash_stripes(config, shape, tokens, tokens)
     rest = tokens - stripes * shape.tokens_per_stripe(config)
@@ -221,7 +221,7 @@ def load_of(config: EngineConfig, job: Job, line: int = 0) -> Load:
     total = job.commands * job.heads
     return Load(job.commands * float(buses.max(initial=0.0)),
                 job.commands * float(dies.max(initial=0.0)) / config.die_groups,
-                total * _tail_cycles(config, job),
+                total * _tail_cycles(config, job) / config.tail_cores,
                 total * _choice_cycles(config, job),
                 job.commands * float(waits.max(initial=0.0)), job.commands, total,
                 total * sum(count * mean.slots for _, count, mean in kinds),

@@ -24,12 +24,11 @@ class DriveStep:
 
 
 def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Constants | None = None,
-               share: float = 1.0, tail_cores: int = 1, reread: float = 0.0) -> DriveStep:
+               share: float = 1.0, reread: float = 0.0) -> DriveStep:
     """Attentions of ``job`` beside the programs of ``appended`` new tokens, spread evenly over dies.
 
     Args:
         share: of the job's heads that are really there (heads that do not divide evenly by drives).
-        tail_cores: that share what lies in DRAM; the engine has one.
         reread: share of reads that are done twice (ECC's retries; the engine has no ECC yet).
     """
     found = load_of(config, job)
@@ -37,8 +36,7 @@ def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Co
     again = 1 + reread
     programmed = appended * job.heads * stripes_per_token(config, job)
     program = config.cycles(config.timing.tPROG)
-    reading = dataclasses.replace(found, tail=found.tail / tail_cores, bus=again * found.bus,
-                                  die=again * found.die)
+    reading = dataclasses.replace(found, bus=again * found.bus, die=again * found.die)
     load = beside(config, job, reading, appended)
     cycles = cycles_of_load(config, job, load, constants or fitted())
     senses = job.commands * job.heads * sum(

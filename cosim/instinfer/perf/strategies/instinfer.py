@@ -33,8 +33,8 @@ class Options:
     """What may be asked of a system beyond its policy.
 
     ``layer_seconds``: the host's cost of a layer; ``way``: head, token or best, how drives share;
-    ``tail_cores`` above 1: more cores for what lies in DRAM (not built); ``reread``: share of reads that
-    ECC sends a second time; ``keep``: one token in so many is chosen by the sketch.
+    ``tail_cores``: of the engines (`EngineConfig`); ``reread``: share of reads that ECC sends a second time;
+    ``keep``: one token in so many is chosen by the sketch.
     """
 
     layer_seconds: float = LAYER_SECONDS
@@ -230,5 +230,5 @@ class InstInfer(Strategy):
 @functools.lru_cache(maxsize=4096)
 def _layer_step(engine: EngineConfig, job: Job, appended: float, share: float,
                 options: Options = DEFAULT) -> DriveStep:
-    return layer_step(engine, job, appended=appended, share=share, tail_cores=options.tail_cores,
-                      reread=options.reread)
+    engine = dataclasses.replace(engine, tail_cores=options.tail_cores)
+    return layer_step(engine, job, appended=appended, share=share, reread=options.reread)

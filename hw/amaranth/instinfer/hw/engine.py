@@ -17,7 +17,14 @@ from .attention.hub import AttentionHub
 from .attention.ports import CorePort
 from .axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
 from .ddr.channel import DdrChannel
-from .events import COMMAND_EVENT, COMPLETION_EVENT, CoreActivity, channel_event, event_layouts
+from .events import (
+    COMMAND_EVENT,
+    COMPLETION_EVENT,
+    CoreActivity,
+    channel_event,
+    event_layouts,
+    tail_name,
+)
 from .flash.channel import FlashChannel
 from .kv.dimslots import DimScorerPort, DimSlotScorer
 from .kv.engine import DRAM_READS, DRAM_WRITES, HOST_READS, HOST_WRITES, KvEngine
@@ -235,7 +242,9 @@ class Engine(wiring.Component):
         m.submodules.queues = queues = in_core(QueueEngine(self.config))
         m.submodules.kv = kv = in_core(KvEngine(self.config))
         m.submodules.hub = hub = in_core(AttentionHub(config=self.config, cores=self.config.cores))
-        m.submodules.tail_core = tail_core = in_core(self._core.instance())
+        tail_cores = [in_core(self._core.instance()) for _ in range(self.config.tail_cores)]
+        for number, tail_core in enumerate(tail_cores):
+            m.submodules[tail_name("tail_core", number)] = tail_core
         channels = []
         for index in range(self.config.channels):
             m.submodules[f"channel_{index}"] = channel = in_core(self._channel.instance())
@@ -246,18 +255,16 @@ class Engine(wiring.Component):
         bridges = self._memories(m, registers, queues, kv, selection, channels)
         self._pages(m, registers, bridges, kv, channels)
         self._commands(m, registers, queues, kv)
-        self._attention(m, kv, hub, channels, tail_core)
+        self._attention(m, kv, hub, channels, tail_cores)
         if selection is not None:
             self._selection(m, kv, selection)
             m.d.comb += registers.counters.scores_spilled.eq(selection.spilled)
-        if self._scorer is not None:
-            m.submodules.tail_scorer = tail_scorer = in_core(self._scorer.instance())
-            self._sketches(m, kv, selection, channels, tail_scorer)
+        if self.config.sketch_policy:
+            self._sketches(m, kv, selection, channels)
         if self.config.sparf_policy:
-            m.submodules.tail_dims = tail_dims = in_core(DimSlotScorer(config=self.config, blocks=False))
-            self._dims(m, kv, selection, hub, channels, tail_dims)
-        self._count(m, registers, queues, kv, hub, channels, tail_core, bridges)
-        self._show(m, queues, hub, channels, tail_core)
+            self._dims(m, kv, selection, hub, channels)
+        self._count(m, registers, queues, kv, hub, channels, tail_cores, bridges)
+        self._show(m, queues, hub, channels, tail_cores)
         return m
 
     def _memories(
@@ -275,7 +282,8 @@ class Engine(wiring.Component):
                 [queues.write, *(kv.host_write[n] for n in range(HOST_WRITES))],
             ),
             "dram": (
-                [*(kv.dram_read[n] for n in range(DRAM_READS)), *scores_read,
+                [*(kv.tail_read[n] for n in range(self.config.tail_cores)),
+                 *(kv.dram_read[n] for n in range(DRAM_READS)), *scores_read,
                  *(each.program_data for each in channels)],
                 [*(kv.dram_write[n] for n in range(DRAM_WRITES)), *scores_written],
             ),
@@ -336,7 +344,7 @@ class Engine(wiring.Component):
             self.irq.eq(registers.interrupt),
         ]
 
-    def _attention(self, m: Module, kv: Any, hub: Any, channels: list[Any], tail_core: Any) -> None:
+    def _attention(self, m: Module, kv: Any, hub: Any, channels: list[Any], tail_cores: list[Any]) -> None:
         """Stripes to the channels, slots to the cores, partials to the hub, results back."""
         for index, channel in enumerate(channels):
             wiring.connect(m, kv.channels[index], channel.requests)
@@ -348,8 +356,9 @@ class Engine(wiring.Component):
                 channel.loaded.eq(kv.queries_loaded),
                 channel.sketches_loaded.eq(kv.sketches_loaded),
             ]
-        wiring.connect(m, kv.tail, tail_core.slots)
-        for index, core in enumerate((*channels, tail_core)):
+        for number, tail_core in enumerate(tail_cores):
+            wiring.connect(m, kv.tail[number], tail_core.slots)
+        for index, core in enumerate((*channels, *tail_cores)):
             wiring.connect(m, core.finish, kv.finish[index])
             wiring.connect(m, hub.cores[index], core.port)
         wiring.connect(m, kv.queries, hub.queries)
@@ -371,23 +380,25 @@ class Engine(wiring.Component):
         wiring.connect(m, selection.masks, kv.masks)
         wiring.connect(m, selection.scores_lost, kv.scores_lost)
 
-    def _sketches(self, m: Module, kv: Any, selection: Any, channels: list[Any], tail_scorer: Any) -> None:
+    def _sketches(self, m: Module, kv: Any, selection: Any, channels: list[Any]) -> None:
         """Query sketches to the scorers, maxima to the chooser."""
         wiring.connect(m, kv.sketch_loads, selection.loads)
         wiring.connect(m, kv.sketch_setup, selection.setup)
         wiring.connect(m, selection.loaded, kv.sketch_loaded)
         wiring.connect(m, selection.error, kv.sketch_error)
         wiring.connect(m, selection.bad_exponent, kv.bad_exponent)
-        wiring.connect(m, kv.tail_sketches, tail_scorer.slots)
-        ends = [*((channel.scorer, channel.sketch_finish) for channel in channels),
-                (tail_scorer.port, tail_scorer.finish)]
+        assert self._scorer is not None
+        ends = [(channel.scorer, channel.sketch_finish) for channel in channels]
+        for number in range(self.config.tail_cores):
+            scorer = DomainRenamer("core")(self._scorer.instance())
+            m.submodules[tail_name("tail_scorer", number)] = scorer
+            wiring.connect(m, kv.tail_sketches[number], scorer.slots)
+            ends.append((scorer.port, scorer.finish))
         for index, (port, finish) in enumerate(ends):
             wiring.connect(m, selection.scorers[index], port)
             wiring.connect(m, finish, kv.sketch_finish[index])
 
-    def _dims(
-        self, m: Module, kv: Any, selection: Any, hub: Any, channels: list[Any], tail_dims: Any
-    ) -> None:
+    def _dims(self, m: Module, kv: Any, selection: Any, hub: Any, channels: list[Any]) -> None:
         """Queries to the scorers of dims."""
         wiring.connect(m, hub.tap, selection.tap)
         wiring.connect(m, kv.folds, selection.folds)
@@ -396,9 +407,12 @@ class Engine(wiring.Component):
         wiring.connect(m, selection.share, kv.share)
         wiring.connect(m, selection.shared, kv.shared)
         wiring.connect(m, kv.dim_setup, selection.dim_setup)
-        wiring.connect(m, kv.tail_keys, tail_dims.slots)
-        ends = [*((channel.dim_scorer, channel.dim_finish) for channel in channels),
-                (tail_dims.port, tail_dims.finish)]
+        ends = [(channel.dim_scorer, channel.dim_finish) for channel in channels]
+        for number in range(self.config.tail_cores):
+            scorer = DomainRenamer("core")(DimSlotScorer(config=self.config, blocks=False))
+            m.submodules[tail_name("tail_dims", number)] = scorer
+            wiring.connect(m, kv.tail_keys[number], scorer.slots)
+            ends.append((scorer.port, scorer.finish))
         for index, (port, finish) in enumerate(ends):
             wiring.connect(m, selection.dim_scorers[index], port)
             wiring.connect(m, finish, kv.dim_finish[index])
@@ -411,7 +425,7 @@ class Engine(wiring.Component):
         kv: Any,
         hub: Any,
         channels: list[Any],
-        tail_core: Any,
+        tail_cores: list[Any],
         bridges: dict[str, Any],
     ) -> None:
         counters = registers.counters
@@ -420,10 +434,11 @@ class Engine(wiring.Component):
             m.d.comb += counters[name].eq(_ones(each[name] for each in pulses))
         m.d.comb += [
             counters.core_busy_cycles.eq(
-                _ones([*(each.core_busy_cycles for each in pulses), tail_core.busy])
+                _ones([*(each.core_busy_cycles for each in pulses), *(each.busy for each in tail_cores)])
             ),
             counters.core_stall_cycles.eq(
-                _ones([*(each.core_stall_cycles for each in pulses), tail_core.stalled])
+                _ones([*(each.core_stall_cycles for each in pulses),
+                       *(each.stalled for each in tail_cores)])
             ),
             counters.merge_cycles.eq(hub.merge_active),
             counters.host_read_bytes.eq(bridges["host"].read_bytes),
@@ -436,12 +451,13 @@ class Engine(wiring.Component):
             counters.errors.eq(queues.failed),
         ]
 
-    def _show(self, m: Module, queues: Any, hub: Any, channels: list[Any], tail_core: Any) -> None:
+    def _show(self, m: Module, queues: Any, hub: Any, channels: list[Any], tail_cores: list[Any]) -> None:
         """Event words, one register behind what they show."""
         for index, channel in enumerate(channels):
             m.d.comb += getattr(self, f"event_channel_{index}").eq(channel.event)
         m.d.sync += [
-            self.event_tail.core.eq(core_activity(tail_core)),
+            *(getattr(self, tail_name("event_tail", number)).core.eq(core_activity(tail_core))
+              for number, tail_core in enumerate(tail_cores)),
             self.event_merge.busy.eq(hub.merge_active),
         ]
         for event, layout, each in (

@@ -42,12 +42,18 @@ def channel_event(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout({"bus": BusActivity, "core": CoreActivity, "ready": config.dies})
 
 
+def tail_name(kind: str, number: int) -> str:
+    """Of what belongs to a tail core; those behind the first are numbered."""
+    return f"{kind}_{number}" if number else kind
+
+
 def event_layouts(config: EngineConfig) -> Mapping[str, data.StructLayout]:
     """The engine's event ports in order: name -> layout."""
     channels = {f"event_channel_{index}": channel_event(config) for index in range(config.channels)}
     return {
         **channels,
-        "event_tail": data.StructLayout({"core": CoreActivity}),
+        **{tail_name("event_tail", number): data.StructLayout({"core": CoreActivity})
+           for number in range(config.tail_cores)},
         "event_merge": MERGE_EVENT,
         "event_command": COMMAND_EVENT,
         "event_completion": COMPLETION_EVENT,

@@ -105,6 +105,9 @@ class EngineConfig:
     queries: int = 4
     head_dim_max: int = 128
     head_slots: int = 4
+    tail_cores: int = 1
+    """Attention cores for what lies in device DRAM; heads take turns among them. Each takes a quarter of what
+    the DRAM port moves. More than one pays where most of a context lies in DRAM: short ones."""
     slot_buffers: int = 8
     max_context: int = 131_072
     score_groups: int = 16_384
@@ -178,6 +181,7 @@ class EngineConfig:
         require(self.head_dim_max in (64, 128), "head_dim_max", self.head_dim_max, "64 or 128",
                 "Rows of 80 and 96 dims pad to 128.")
         power_of_two("head_slots", 2, 8)
+        power_of_two("tail_cores", 1, 4)
         power_of_two("slot_buffers", 4, 64)
         within("max_context", 1, 131_072, "The accumulators are sized for 131,072 tokens.")
         power_of_two("score_groups", 64, 262_144)
@@ -344,8 +348,8 @@ class EngineConfig:
     # -- derived: cores ----------------------------------------------------------------------
     @property
     def cores(self) -> int:
-        """Attention cores: one per flash channel and one for the tails in DRAM (the last)."""
-        return self.channels + 1
+        """Attention cores: one per flash channel and those for the tails in DRAM (the last)."""
+        return self.channels + self.tail_cores
 
     @property
     def contexts(self) -> int:

@@ -175,7 +175,7 @@ IDENTITY_WORDS = (
     "head_slots", "max_context", "max_caches", "max_sequences", "max_layers", "max_kv_heads", "max_policies",
     "max_windows", "max_superblocks_per_sequence", "stripe_buffers", "dram_bytes_mib", "io_queues",
     "queue_entries_max", "clock_mhz", "mega_transfers", "timeout_us", "group_dies", "score_groups",
-    "sketch_policy", "sparf_policy",
+    "sketch_policy", "sparf_policy", "tail_cores",
 )
 
 

@@ -46,7 +46,7 @@ class AttendSequencer(wiring.Component):
     folds, folded : a `SparfQuery`; a job comes when the queries of its head are in the cores
     dim_setup : to the scorers of dims
     walks, chosen, keys, issued, sensed, map_error : a `HeadWalker`
-    tail_error : a `TailReader`
+    tail_error : of each `TailPath`
     shared : see `Selection`
     averaging : commands with mean-V have been taken and are not completed: they read sums of V
     places, refused : a `ReadBack`
@@ -66,6 +66,7 @@ class AttendSequencer(wiring.Component):
             "open": Out(pulse), "queries_loaded": Out(config.head_slots),
             "sketches_loaded": Out(config.head_slots), "setup": Out(sketch_setup(config)),
             **{name: In(pulse) for name in REPORTS if name != "asked"},
+            "tail_error": In(pulse).array(config.tail_cores),
             "places": Out(read_place(config)),
             "finish": In(stripe_finish(config)).array(finish_reports(config)),
             "faults": In(read_fault(config)).array(config.channels),
@@ -109,7 +110,7 @@ class AttendSequencer(wiring.Component):
         for name in REPORTS:
             connect(m, order.asked if name == "asked" else flipped(getattr(self, name)),
                     getattr(ledger, name))
-        for name in ("finish", "faults"):
+        for name in ("finish", "faults", "tail_error"):
             for outside, inside in zip(getattr(self, name), getattr(ledger, name), strict=True):
                 connect(m, flipped(outside), inside)
         folds, waiting_fold = self.folds, s.folds.o

@@ -31,7 +31,6 @@ from ..signatures import (
     stripe_finish,
 )
 from ..stream.arbiter import StreamArbiter
-from ..stream.fifo import StreamFIFO
 from .admin import AdminCommands
 from .attend import AttendSequencer
 from .blender import MeanBlender
@@ -45,16 +44,15 @@ from .headports import SKETCH_LOAD, sketch_setup
 from .headwalker import HeadWalker
 from .outputs import OutputWriter
 from .peek import PagePeek
-from .ports import REPLACEMENT, tail_job
+from .ports import REPLACEMENT
 from .queries import QueryLoader
 from .readback import ReadBack
 from .readcounts import ReadCounts
 from .rowcopier import RowCopier
 from .rows import ERASE_RESULT, RowAllocator, SuperblockEraser
 from .sequences import FreeEngine, SyncWaiter
-from .slots import SlotGate
 from .tables import Tables
-from .tail import TailReader
+from .tailpath import TailPath, TailTurns
 from .valuesums import ValueSums
 from .writes import WriteEngine
 
@@ -62,8 +60,8 @@ HOST_READS = 2
 """Rows of writes; query rows."""
 HOST_WRITES = 2
 """Attention output; rows that are read back."""
-DRAM_READS = 8
-"""Tail rows; map of attentions; of writes; of flushes; of frees; of the building of dims; sums of V and rows
+DRAM_READS = 7
+"""Map of attentions; of writes; of flushes; of frees; of the building of dims; sums of V and rows
 for them; sums for means."""
 DRAM_WRITES = 5
 """Rows of writes; map of writes; of flushes; blocks of dims; sums of V."""
@@ -83,15 +81,16 @@ class KvEngine(wiring.Component):
     host_read, host_write, dram_read, dram_write : arrays of memory ports, one per inner user (their numbers
         are ``HOST_READS`` and so on); the engine's top arbitrates them. The users do not wait for each other,
         so any fair order does.
+    tail_read : likewise, stripe buffers of each tail core
     channels : stripe operations per flash channel (READ, PROGRAM, ERASE)
     replace : per flash channel, see `instinfer.hw.flash.blockmap.BlockMap`
     events : ends of PROGRAM and ERASE per channel, always taken within a few cycles
     row_masks : per channel, rows wanted of the next masked READ of their die
     faults : withheld slots per channel
-    finish : finished stripes of rows, channels 0 to C - 1, then the tail core
+    finish : finished stripes of rows, channels 0 to C - 1, then the tail cores
     sketch_finish : finished stripes of sketches, of the scorers in the same order
     dim_finish : finished stripes of dims and of keys alone, of the scorers of dims in the same order
-    tail, tail_sketches, tail_keys : slots for the tail core and for its scorers, read from stripe buffers
+    tail, tail_sketches, tail_keys : slots for each tail core and for its scorers, read from stripe buffers
         (die 0)
     read_backs : slots of the channels that go to host memory, in front of each channel's core taken aside
     open : one pulse per head slot before its query rows come: its partials start anew
@@ -141,9 +140,9 @@ class KvEngine(wiring.Component):
             "finish": In(stripe_finish(config)).array(config.cores),
             "sketch_finish": In(stripe_finish(config)).array(config.cores),
             "dim_finish": In(stripe_finish(config)).array(config.cores),
-            "tail": Out(stream.Signature(slot_beat(config))),
-            "tail_sketches": Out(stream.Signature(slot_beat(config))),
-            "tail_keys": Out(stream.Signature(slot_beat(config))),
+            **{name: Out(stream.Signature(slot_beat(config))).array(config.tail_cores)
+               for name in ("tail", "tail_sketches", "tail_keys")},
+            "tail_read": Out(MemoryReadPort()).array(config.tail_cores),
             "read_backs": In(stream.Signature(slot_beat(config))).array(config.channels),
             "open": Out(pulse),
             "queries": Out(stream.Signature(query_beat(config))),
@@ -163,7 +162,7 @@ class KvEngine(wiring.Component):
             "share": In(share_report(config)), "shared": In(pulse), "quotient": Out(QuotientPort()),
             "count_commands": Out(1),
             "count_errors": Out(1),
-            "count_tail_beats": Out(1),
+            "count_tail_beats": Out(range(config.tail_cores + 1)),
             "rows_wanted": Out(19),
             "ready": Out(1),
         })
@@ -301,8 +300,8 @@ class KvEngine(wiring.Component):
                 user.entries_written.eq(writer.idle), user.entry_error.eq(writer.error),
                 writer.clear.eq(user.entry_clear),
             ]
-        for user, name, port in ((s.writes, "write_map", 2), (s.flushes, "flush_map", 3),
-                                 (s.frees, "free_map", 4)):
+        for user, name, port in ((s.writes, "write_map", 1), (s.flushes, "flush_map", 2),
+                                 (s.frees, "free_map", 3)):
             self._read_entries(m, user, name, port)
         for part in (s.flushes, s.frees):
             m.d.comb += [part.started.eq(s.attends.started), part.finished.eq(s.attends.finished)]
@@ -323,11 +322,11 @@ class KvEngine(wiring.Component):
         connect(m, s.writes.builds, builder.builds)
         connect(m, s.flushes.dims_ended, builder.ended)
         connect(m, builder.memory, flipped(self.dram_write[3]))
-        self._read_entries(m, builder, "dim_map", 5)
+        self._read_entries(m, builder, "dim_map", 4)
         connect(m, builder.requests, s.share.keys)
-        connect(m, builder.tail, s.tail_turns.i[1])
+        connect(m, builder.tail, s.tail_0.keys)
         connect(m, s.read_back.keys, builder.slots)
-        m.d.comb += builder.spoilt.eq(s.tail.spoilt)
+        m.d.comb += builder.spoilt.eq(s.tail_0.spoilt)
 
     def _means(self, m: Module) -> None:
         """Sums of V as rows are written, and their mean into results."""
@@ -336,7 +335,7 @@ class KvEngine(wiring.Component):
         s.value_sums = sums = ValueSums(config=self.config)
         connect(m, s.writes.sums, sums.jobs)
         connect(m, sums.results, s.writes.summed)
-        connect(m, sums.read, flipped(self.dram_read[6]))
+        connect(m, sums.read, flipped(self.dram_read[5]))
         connect(m, sums.write, flipped(self.dram_write[4]))
         m.d.comb += [s.writes.sum_head.eq(sums.lookup_head),
                      sums.lookup_buffer.eq(s.copier.lookup_buffer)]
@@ -344,7 +343,7 @@ class KvEngine(wiring.Component):
         connect(m, flipped(self.results), blender.results)
         connect(m, blender.blended, s.outputs.results)
         connect(m, s.outputs.means, blender.means)
-        connect(m, blender.memory, flipped(self.dram_read[7]))
+        connect(m, blender.memory, flipped(self.dram_read[6]))
         connect(m, blender.quotient, flipped(self.quotient))
         connect(m, flipped(self.share), blender.share)
         m.d.comb += [
@@ -368,8 +367,8 @@ class KvEngine(wiring.Component):
         s.loader = loader = QueryLoader(config=c)
         s.walker = walker = HeadWalker(config=c)
         s.outputs = outputs = OutputWriter(config=c)
-        s.tail_jobs = tail_jobs = StreamFIFO(shape=tail_job(c), depth=4)
-        s.tail = tail = TailReader(config=c)
+        s.tail_turns = tail_turns = TailTurns(config=c)
+        tails = [TailPath(config=c) for _ in range(c.tail_cores)]
         connect(m, s.io.attentions, attends.jobs)
         connect(m, attends.loads, loader.loads)
         connect(m, loader.loaded, attends.loaded)
@@ -381,23 +380,29 @@ class KvEngine(wiring.Component):
         connect(m, walker.requests, share.requests)
         connect(m, walker.row_masks, share.masks)
         connect(m, share.shared_masks, s.dispatch.masks)
-        connect(m, walker.tail_masks, tail.masks)
+        connect(m, walker.tail_masks, tail_turns.masks)
         connect(m, attends.outputs, outputs.outputs)
         connect(m, outputs.ends, attends.ends)
         self._counted(m, share.shared, s.read_counts.senses, s.dispatch.requests[2])
-        s.tail_turns = tail_turns = StreamArbiter(shape=tail_job(c), ports=2)
-        connect(m, walker.tail, tail_turns.i[0])
-        connect(m, tail_turns.o, tail_jobs.i)
-        connect(m, tail_jobs.o, tail.jobs)
-        self._read_entries(m, walker, "walk_map", 1)
+        connect(m, walker.tail, tail_turns.jobs)
+        for number, tail in enumerate(tails):
+            s[f"tail_{number}"] = tail
+            connect(m, tail_turns.core_jobs[number], tail.jobs)
+            connect(m, tail_turns.core_masks[number], tail.masks)
+            connect(m, tail.memory, flipped(self.tail_read[number]))
+            connect(m, tail.errors, attends.tail_error[number])
+            connect(m, tail.core, flipped(self.tail[number]))
+            connect(m, tail.scorer, flipped(self.tail_sketches[number]))
+            connect(m, tail.dims, flipped(self.tail_keys[number]))
+            m.d.comb += [tail.loaded.eq(attends.queries_loaded),
+                         tail.sketches_loaded.eq(attends.sketches_loaded)]
+        self._read_entries(m, walker, "walk_map", 0)
         connect(m, loader.memory, flipped(self.host_read[1]))
         connect(m, outputs.memory, flipped(self.host_write[0]))
-        connect(m, tail.memory, flipped(self.dram_read[0]))
         connect(m, loader.queries, flipped(self.queries))
         connect(m, outputs.merge, flipped(self.merge))
         m.d.comb += s.io.averaging.eq(attends.averaging)
         connect(m, flipped(self.not_finite), attends.not_finite)
-        connect(m, tail.errors, attends.tail_error)
         connect(m, attends.open, flipped(self.open))
         connect(m, attends.setup, flipped(self.sketch_setup))
         connect(m, attends.dim_setup, flipped(self.dim_setup))
@@ -419,8 +424,7 @@ class KvEngine(wiring.Component):
               for line in (ours.valid.eq(theirs.valid), ours.base_slot.eq(theirs.base_slot))),
             attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(tail.slots.valid & tail.slots.ready & ~tail.slots.payload.sketch
-                                     & ~(tail.slots.payload.keys & tail.slots.payload.read_back)),
+            self.count_tail_beats.eq(sum((tail.beat for tail in tails), start=Value.cast(0))),
         ]
 
     def _read_back(self, m: Module) -> None:
@@ -428,15 +432,9 @@ class KvEngine(wiring.Component):
         c = self.config
         s = self._submodules
         connect, flipped = wiring.connect, wiring.flipped
-        s.tail_gate = gate = SlotGate(config=c)
         s.read_back = read_back = ReadBack(config=c)
-        m.d.comb += [gate.loaded.eq(s.attends.queries_loaded),
-                     gate.sketches_loaded.eq(s.attends.sketches_loaded)]
-        connect(m, s.tail.slots, gate.slots)
-        connect(m, gate.core, flipped(self.tail))
-        connect(m, gate.scorer, flipped(self.tail_sketches))
-        connect(m, gate.dims, flipped(self.tail_keys))
-        connect(m, gate.read_back, read_back.slots[c.channels])
+        for number in range(c.tail_cores):
+            connect(m, s[f"tail_{number}"].read_back, read_back.slots[c.channels + number])
         for outside, inside in zip(self.read_backs, read_back.slots, strict=False):
             connect(m, flipped(outside), inside)
         connect(m, s.attends.places, read_back.places)

@@ -22,10 +22,10 @@ FAULTS = (
 """What can go wrong with a head, and the command's status; the first in this order wins."""
 FAULT = data.StructLayout({name: 1 for name, _ in FAULTS})
 REPORTS = (
-    "loaded", "sketch_loaded", "asked", "not_finite", "tail_error", "refused", "host_error", "sketch_error",
-    "bad_exponent", "scores_lost", "shared",
+    "loaded", "sketch_loaded", "asked", "not_finite", "refused", "host_error", "sketch_error", "bad_exponent",
+    "scores_lost", "shared",
 )
-"""Pulses with the head slot that they are about."""
+"""Pulses with the head slot that they are about; ``tail_error`` is one for each tail core."""
 
 
 class HeadLedger(wiring.Component):
@@ -62,7 +62,7 @@ class HeadLedger(wiring.Component):
         pulse = wiring.Signature({"valid": Out(1), "head_slot": Out(slot)})
         super().__init__({
             "open": In(pulse), "open_loaded": In(1), "open_sketches": In(1), "open_shares": In(1),
-            **{name: In(pulse) for name in REPORTS},
+            **{name: In(pulse) for name in REPORTS}, "tail_error": In(pulse).array(config.tail_cores),
             "queries_loaded": Out(config.head_slots), "sketches_loaded": Out(config.head_slots),
             "issued": In(1), "sensed": In(1), "map_error": In(1), "at_slot": In(slot),
             "finish": In(stripe_finish(config)).array(finish_reports(config)),
@@ -98,7 +98,8 @@ class HeadLedger(wiring.Component):
             found = {
                 "host": pulsed("host_error") | pulsed("refused"), "not_finite": pulsed("not_finite"),
                 "sketch_host": pulsed("sketch_error"), "scale": pulsed("bad_exponent"),
-                "internal": (self.map_error & here) | pulsed("tail_error") | pulsed("scores_lost"),
+                "internal": ((self.map_error & here) | pulsed("scores_lost")
+                             | Cat(tail.valid & (tail.head_slot == slot) for tail in self.tail_error).any()),
                 "timeout": withheld(ReadError.TIMEOUT), "guard": withheld(ReadError.GUARD),
                 "reference_tag": withheld(ReadError.REFERENCE_TAG),
             }
