@@ -51,7 +51,8 @@ PULSES = (*(f"{kind}{name}" for kind in ("", "sketch_", "dim_") for name in READ
 class Scheduler(wiring.Component):
     """Decides at every slot boundary of the bus, in this order:
 
-    1. commands that dies wait for: reset, sense, end of a cache read, erase, status;
+    1. commands that dies wait for: reset, sense, end of a cache read, erase, status; behind these the end of
+       a dead die's read;
     2. the column change of the current run, then of the next run, on another die, so that tCCS hides;
     3. a page of a program that has let PROGRAM_PATIENCE pages pass;
     4. the next slot of the current run, when the slot ring has room;
