@@ -129,7 +129,7 @@ def test_bits_of_the_device_model_with_dims(dtype: Dtype, mean_v: bool,
     masks = policy.choose(layer, q)
     assert masks is not None
     assert (masks.sum(axis=-1) == 60).all()
-    found = policy.finish(layer, q, masks, attend(PRODUCT, rows, q, SCALE2, first, masks))
+    found = policy.attend(PRODUCT, layer, q, masks)
     assert_device_agrees(found, q, k, v, first, {"dtype": policy.dtype, "dims": True, "mean_v": mean_v},
                          SparF(dims=8, tokens=40, window=16, sinks=4, mean_v=mean_v))
 

@@ -8,7 +8,7 @@ import pytest
 
 from instinfer.cosim.accuracy.bars import BARS, COMMAND, Bar, filled, main, results, verdicts
 from instinfer.cosim.accuracy.policies import parse, spec
-from instinfer.cosim.accuracy.table import TABLE
+from instinfer.cosim.accuracy.table import CONTROLS, TABLE
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 KEYS = {"policy", "context", "text", "positions", "ppl", "ppl_dense", "delta_percent", "ci95",
@@ -24,7 +24,7 @@ def rows():
 
 def test_rows_are_complete(rows) -> None:
     """Every policy on both kinds, all rows of a kind on the same passages."""
-    names = {spec(parse(policy)) for policy in TABLE}
+    names = {spec(parse(policy)) for policy in (*TABLE, *CONTROLS)}
     for text in {row["text"] for row in rows}:
         members = [row for row in rows if row["text"] == text]
         assert len({row["policy"] for row in members}) == len(members)

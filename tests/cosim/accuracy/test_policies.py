@@ -11,8 +11,8 @@ from instinfer.abi.errors import ConfigError
 from instinfer.abi.layout import RowShape, SketchShape
 from instinfer.cosim.accuracy import cost
 from instinfer.cosim.accuracy.attention import Rows
-from instinfer.cosim.accuracy.policies import Layer, Sketch, SparF, parse, spec
-from instinfer.cosim.accuracy.table import TABLE
+from instinfer.cosim.accuracy.policies import Layer, Sketch, SparF, SparFFloat, parse, spec
+from instinfer.cosim.accuracy.table import CONTROLS, TABLE
 from support import rng
 from support.kv import random_half
 
@@ -29,7 +29,11 @@ def test_names_are_complete_and_read_back() -> None:
     assert spec(parse("sparf")) == text
     assert parse(text) == SparF()
     assert parse("sparf:mean_v=true,keep=256").label == "SparF r=16, 256 tokens, fp16, mean-V"
-    assert len({spec(parse(each)) for each in TABLE}) == len(TABLE)
+    text = "sparf-float:dims=16,dims_by=sum,dtype=fp16,keep=1/8,sinks=4,tokens_by=sum,window=64"
+    assert spec(parse("sparf-float")) == text
+    assert parse(text) == SparFFloat()
+    assert parse("sparf-float:dims_by=each,keep=1/16").label == "float64 SparF r=16, T/16, fp16, dims by each"
+    assert len({spec(parse(each)) for each in (*TABLE, *CONTROLS)}) == len(TABLE) + len(CONTROLS)
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -50,6 +54,10 @@ def test_names_are_complete_and_read_back() -> None:
     ("sparf:keep=3/2", "keep = '3/2'"), ("sparf:mean_v=maybe", "sparf's mean_v = 'maybe'"),
     ("sparf:group=8", "sparf's option = 'group'"), ("sparf:dtype=int4", "dtype = 'int4'"),
     ("sparf:sinks=1024", "sinks = 1024"),
+    ("sparf-float:dims_by=mean", "dims_by = 'mean' is not possible: one of sum, max, share, each"),
+    ("sparf-float:tokens_by=rank", "tokens_by = 'rank' is not possible: one of sum, max, logits, exp, each"),
+    ("sparf-float:mean_v=true", "sparf-float's option = 'mean_v'"),
+    ("sparf-float:dtype=int4", "dtype = 'int4'"), ("sparf-float:dims=0", "dims = 0"),
 ])
 def test_a_bad_name_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as fault:
@@ -80,8 +88,9 @@ def test_what_is_kept() -> None:
 def test_more_dims_than_the_model_has() -> None:
     layer = Layer(rows=Rows.store(Dtype.FP16, *2 * [np.ones((1, 9, 64), np.float16)]),
                   queries=np.ones((8, 1, 64), np.float16), context=8)
-    with pytest.raises(ConfigError, match="dims = 65 is not possible: at most 64, the dims of a head"):
-        parse("sparf:dims=65").choose(layer, np.ones((1, 1, 1, 64), np.float16))
+    for policy in ("sparf:dims=65", "sparf-float:dims=65"):
+        with pytest.raises(ConfigError, match="dims = 65 is not possible: at most 64, the dims of a head"):
+            parse(policy).choose(layer, np.ones((1, 1, 1, 64), np.float16))
 
 
 def test_what_is_read() -> None:

@@ -48,6 +48,11 @@ class Rows:
         wide = self.k.astype(np.float32)
         return wide if self.k_scale is None else wide * self.k_scale.astype(np.float32)[..., None]
 
+    def values(self) -> NDArray[np.float32]:
+        """The numbers that are stored as V, exactly."""
+        wide = self.v.astype(np.float32)
+        return wide if self.v_scale is None else wide * self.v_scale.astype(np.float32)[..., None]
+
     @property
     def shape(self) -> RowShape:
         return RowShape(self.k.shape[-1], self.dtype)

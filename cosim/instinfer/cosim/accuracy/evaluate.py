@@ -10,15 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from instinfer.abi import arith
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape
 from instinfer.host.integrations.smollm2 import SmolLM2
 
-from . import cost
-from .attention import Rows, attend
+from . import cost, exact
+from .attention import Rows
 from .cost import Cost
 from .policies import DTYPES, Layer, Policy
 from .texts import Passage
@@ -87,22 +86,7 @@ class Prefilled:
 def reference(first: int) -> Attention:
     """Dense attention in float64, rounded once to fp16: the baseline."""
 
-    def attention(layer: int, q: F16, k: F16, v: F16) -> F16:
-        out = np.empty(q.shape, np.float16)
-        scale = q.shape[-1] ** -0.5
-        for head, (keys, values) in enumerate(zip(k.astype(np.float64), v.astype(np.float64), strict=True)):
-            for start in range(0, len(q), _BLOCK):
-                wide = q[start:start + _BLOCK, head].astype(np.float64) * scale
-                seen = first + start + len(wide)
-                scores = wide @ keys[:seen].T
-                later = np.arange(seen) > first + start + np.arange(len(wide))[:, None]
-                scores[np.broadcast_to(later[:, None], scores.shape)] = -np.inf
-                weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-                weights /= weights.sum(axis=-1, keepdims=True)
-                out[start:start + _BLOCK, head] = weights @ values[:seen]
-        return out
-
-    return attention
+    return lambda layer, q, k, v: exact.attend(q, k, v, first)
 
 
 class PolicyAttention:
@@ -125,7 +109,7 @@ class PolicyAttention:
     def __call__(self, layer: int, q: F16, k: F16, v: F16) -> F16:
         dtype = DTYPES[self._policy.dtype]
         rows = Rows.store(dtype, k, v)
-        stored = Layer(rows=rows, queries=self._queries[layer], context=self._context)
+        stored = Layer(rows=rows, queries=self._queries[layer], context=self._context, index=layer)
         masks = self._policy.choose(stored, q)
         contexts = self._first + 1 + np.arange(len(q))
         dims = q.shape[-1]
@@ -135,5 +119,4 @@ class PolicyAttention:
             read = (cost.dense_rows(self._config, rows.shape, contexts) if masks is None
                     else cost.chosen_rows(self._config, rows.shape, masks[:, head]))
             self.cost = self.cost.plus(read).plus(self._policy.index_cost(self._config, stored, q, head))
-        out = attend(self._config, rows, q, arith.scale2_of(dims ** -0.5), self._first, masks, layer=layer)
-        return self._policy.finish(stored, q, masks, out)
+        return self._policy.attend(self._config, stored, q, masks)

@@ -32,7 +32,9 @@ REFERENCE = "float64 dense"
 _PREFILL_SOURCES = (
     "instinfer.host.integrations.smollm2.model", "instinfer.host.integrations.smollm2.weights",
 )
-_REFERENCE_SOURCES = (*_PREFILL_SOURCES, "instinfer.cosim.accuracy.evaluate")
+_REFERENCE_SOURCES = (
+    *_PREFILL_SOURCES, "instinfer.cosim.accuracy.evaluate", "instinfer.cosim.accuracy.exact",
+)
 _SOURCES = (
     *_REFERENCE_SOURCES,
     "instinfer.abi.arith", "instinfer.abi.dims", "instinfer.abi.layout", "instinfer.abi.selection",
@@ -40,6 +42,7 @@ _SOURCES = (
     "instinfer.cosim.accuracy.attention", "instinfer.cosim.accuracy.choice", "instinfer.cosim.accuracy.cost",
     "instinfer.cosim.accuracy.kernels", "instinfer.cosim.accuracy.policies",
     "instinfer.cosim.accuracy.sketch", "instinfer.cosim.accuracy.sparf",
+    "instinfer.cosim.accuracy.sparf_float",
 )
 _PREFILLS_KEPT = 8
 """A table's passages; one of 4,096 tokens takes 236 MB."""

@@ -22,7 +22,7 @@ from instinfer.abi.layout import SketchShape
 from instinfer.abi.selection import SketchPolicy
 from instinfer.abi.sparf import SparfPolicy
 
-from . import cost
+from . import attention, cost, exact, sparf_float
 from .attention import Mask, Rows
 from .choice import choose
 from .cost import Cost
@@ -37,12 +37,13 @@ class Layer:
     """What a choice may depend on: all rows of a layer, and of the prefill which they are and its queries.
 
     ``queries``: the prefill's, (tokens, query_heads, head_dim); as many tokens of ``rows`` are the prefill's.
-    ``context``: the nominal one, of which fractions are taken.
+    ``context``: the nominal one, of which fractions are taken. ``index``: of the layer in its sequence.
     """
 
     rows: Rows
     queries: F16
     context: int
+    index: int = 0
 
     @property
     def first(self) -> int:
@@ -70,18 +71,19 @@ class Policy(Protocol):
             q: (positions, kv_heads, queries, head_dim); position i sees the tokens [0, layer.first + i].
         """
 
-    def finish(self, layer: Layer, q: F16, masks: Mask | None, out: F16) -> F16:
-        """What becomes of the attention's output, shaped like q."""
+    def attend(self, config: EngineConfig, layer: Layer, q: F16, masks: Mask | None) -> F16:
+        """The attention's output over the chosen tokens, shaped like q."""
 
     def index_cost(self, config: EngineConfig, layer: Layer, q: F16, head: int) -> Cost:
         """What one KV head reads beside rows."""
 
 
-class _Plain:
-    """Policies that leave the output as it is."""
+class _Device:
+    """Policies that attend as a device does."""
 
-    def finish(self, layer: Layer, q: F16, masks: Mask | None, out: F16) -> F16:
-        return out
+    def attend(self, config: EngineConfig, layer: Layer, q: F16, masks: Mask | None) -> F16:
+        scale2 = arith.scale2_of(q.shape[-1] ** -0.5)
+        return attention.attend(config, layer.rows, q, scale2, layer.first, masks, layer=layer.index)
 
 
 def _check_dtype(dtype: str) -> None:
@@ -91,6 +93,11 @@ def _check_dtype(dtype: str) -> None:
 def _check_keep(keep: Fraction) -> None:
     require(keep >= 0 and (keep.denominator == 1 or keep < 1), "keep", str(keep),
             "a number of tokens, or a fraction of the context below 1", "1/8 is a good start.")
+
+
+def _check_dims(dims: int, q: F16) -> None:
+    require(dims <= q.shape[-1], "dims", dims, f"at most {q.shape[-1]}, the dims of a head of this model",
+            "Choose fewer.")
 
 
 def _kept(keep: Fraction, context: int) -> int:
@@ -109,7 +116,7 @@ def _boolean(text: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense(_Plain):
+class Dense(_Device):
     """All tokens."""
 
     name: ClassVar[str] = "dense"
@@ -130,7 +137,7 @@ class Dense(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sketch(_Plain):
+class Sketch(_Device):
     """Groups of tokens chosen by sketches, beside window and sinks.
 
     ``keep``: tokens, or a fraction of the context; 0 leaves window and sinks alone. ``sketcher``: one of
@@ -186,7 +193,7 @@ class Sketch(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparF:
+class SparF(_Device):
     """Tokens chosen one by one by their scores over a few dims, beside window and sinks, as published.
 
     ``keep``: tokens, or a fraction of the context. ``mean_v``: the mean of V stands for what is left out.
@@ -216,15 +223,14 @@ class SparF:
                 + (", mean-V" if self.mean_v else ""))
 
     def _head(self, layer: Layer, q: F16, head: int) -> HeadScores:
-        dims = q.shape[-1]
-        require(self.dims <= dims, "dims", self.dims, f"at most {dims}, the dims of a head of this model",
-                "Choose fewer.")
+        _check_dims(self.dims, q)
         return HeadScores(layer.rows, head, q[:, head], layer.first, self.descriptor(layer.context))
 
     def choose(self, layer: Layer, q: F16) -> Mask | None:
         return np.stack([self._head(layer, q, head).choose() for head in range(q.shape[1])], axis=1)
 
-    def finish(self, layer: Layer, q: F16, masks: Mask | None, out: F16) -> F16:
+    def attend(self, config: EngineConfig, layer: Layer, q: F16, masks: Mask | None) -> F16:
+        out = super().attend(config, layer, q, masks)
         if not self.mean_v or masks is None:
             return out
         return np.stack([self._head(layer, q, head).blend(masks[:, head], out[:, head])
@@ -235,7 +241,59 @@ class SparF:
         return cost.dims(config, DimShape(layer.rows.shape), kept, layer.contexts(q))
 
 
-REGISTRY: dict[str, type[Any]] = {"dense": Dense, "sketch": Sketch, "sparf": SparF}
+@dataclass(frozen=True, kw_only=True)
+class SparFFloat:
+    """A control, no device policy: SparF chosen and attended in float64 (`sparf_float`), without mean-V.
+
+    ``dims_by``, ``tokens_by``: how the query heads of a KV head share; the defaults are what is published.
+    Costs are what a device would read that chose like this; tokens by ``each`` are read for every query anew.
+    """
+
+    name: ClassVar[str] = "sparf-float"
+    dims: int = 16
+    keep: Fraction = Fraction(1, 8)
+    dtype: str = "fp16"
+    window: int = 64
+    sinks: int = 4
+    dims_by: str = "sum"
+    tokens_by: str = "sum"
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+        _check_keep(self.keep)
+        for name, value, known in (("dims_by", self.dims_by, sparf_float.DIMS_BY),
+                                   ("tokens_by", self.tokens_by, sparf_float.TOKENS_BY)):
+            require(value in known, name, value, f"one of {', '.join(known)}", "Choose one of them.")
+        self.descriptor(1 << 13)
+
+    def descriptor(self, context: int) -> SparfPolicy:
+        """The numbers of `SparF`'s for this nominal context."""
+        return SparfPolicy(dims=self.dims, tokens=_kept(self.keep, context), window=self.window,
+                           sinks=self.sinks)
+
+    @property
+    def label(self) -> str:
+        variant = [f"{what} by {how}" for what, how in (("dims", self.dims_by), ("tokens", self.tokens_by))
+                   if how != "sum"]
+        return ", ".join((f"float64 SparF r={self.dims}", _share(self.keep), self.dtype, *variant))
+
+    def choose(self, layer: Layer, q: F16) -> Mask | None:
+        _check_dims(self.dims, q)
+        policy = self.descriptor(layer.context)
+        return np.stack([sparf_float.choose(q[:, head].astype(np.float64), keys, layer.first, policy,
+                                            dims_by=self.dims_by, tokens_by=self.tokens_by)
+                         for head, keys in enumerate(layer.rows.keys().astype(np.float64))], axis=1)
+
+    def attend(self, config: EngineConfig, layer: Layer, q: F16, masks: Mask | None) -> F16:
+        return exact.attend(q, layer.rows.keys(), layer.rows.values(), layer.first, masks)
+
+    def index_cost(self, config: EngineConfig, layer: Layer, q: F16, head: int) -> Cost:
+        kept = sparf_float.keep_dims(q[:, head].astype(np.float64), self.dims, self.dims_by)
+        read = np.logical_or.reduce(kept, axis=1)
+        return cost.dims(config, DimShape(layer.rows.shape), read, layer.contexts(q))
+
+
+REGISTRY: dict[str, type[Any]] = {"dense": Dense, "sketch": Sketch, "sparf": SparF, "sparf-float": SparFFloat}
 """Policies by name: frozen dataclasses with defaults, that keep to `Policy`."""
 _READERS: dict[Any, tuple[Any, str]] = {
     int: (int, "a whole number"), str: (str, "a word"), bool: (_boolean, "true or false"),

@@ -10,3 +10,9 @@ TABLE = (
     "sparf:dims=8", "sparf:dims=32", "sparf:dims=32,keep=1/16", "sparf:dtype=int8", "sparf:mean_v=true",
 )
 """``sketch:keep=0,sinks=0`` is the control that must fail."""
+CONTROLS = (
+    "sparf-float", "sparf-float:keep=1/16", "sparf-float:dims_by=max", "sparf-float:dims_by=share",
+    "sparf-float:dims_by=each", "sparf-float:tokens_by=max", "sparf-float:tokens_by=exp",
+    "sparf-float:tokens_by=logits", "sparf-float:dims_by=each,tokens_by=each",
+)
+"""No device policies, measured on demand: SparF in float64, and ways in which query heads could share."""
