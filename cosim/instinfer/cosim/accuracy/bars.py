@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bars that measured policies are held to, and the tables of docs/accuracy.md, written from its rows.
 
-``python -m instinfer.cosim.accuracy.bars`` writes the tables anew out of docs/accuracy.json. With files of
-rows as arguments it first makes accuracy.json and its picture of them.
+``python -m instinfer.cosim.accuracy.bars`` writes the tables anew out of docs/accuracy.json and
+docs/accuracy-control.json. With files of rows as arguments it first makes accuracy.json and its picture of
+them.
 """
 
 import json
@@ -19,6 +20,7 @@ from .report import draw
 
 Row = Mapping[str, Any]
 COMMAND = "python -m instinfer.cosim.accuracy.bars"
+CONTROL_FILE = "accuracy-control.json"
 TEXT = "topics"
 CONTEXT = 4096
 
@@ -115,9 +117,31 @@ def verdicts(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def filled(page: str, rows: Sequence[Row]) -> str:
+def by_passage(rows: Sequence[Row]) -> str:
+    """Markdown: each policy's perplexity on each passage of one text, and its difference in percent.
+
+    Rows of one policy may come from several commands, on different passages.
+    """
+    passages: dict[int, float] = {}
+    found: dict[str, dict[int, str]] = {}
+    for row in rows:
+        for each in row["passages"]:
+            number = each["number"]
+            passages[number] = each["ppl_dense"]
+            found.setdefault(row["label"], {})[number] = f"{each['ppl']:.4f} ({each['delta_percent']:+.2f})"
+    numbers = sorted(passages)
+    lines = ["| perplexity (difference, %) | " + " | ".join(f"passage {number}" for number in numbers) + " |",
+             "|---|" + "---|" * len(numbers),
+             "| float64 dense | " + " | ".join(f"{passages[number]:.4f}" for number in numbers) + " |"]
+    lines += [f"| {label} | " + " | ".join(mine.get(number, "") for number in numbers) + " |"
+              for label, mine in found.items()]
+    return "\n".join(lines)
+
+
+def filled(page: str, rows: Sequence[Row], controls: Sequence[Row]) -> str:
     """A page with the text between its marks ``<!-- NAME -->`` and ``<!-- end of NAME -->`` written anew."""
-    for name, content in (("bars", verdicts(rows)), ("results", results(rows))):
+    for name, content in (("bars", verdicts(rows)), ("controls", by_passage(controls)),
+                          ("results", results(rows))):
         pattern = re.compile(rf"(<!-- {name}[^>]*-->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
         page, count = pattern.subn(lambda found, text=content: found[1] + text + found[2], page)  # type: ignore[misc]
         if count != 1:
@@ -134,7 +158,8 @@ def main(folder: Path, files: Sequence[Path] = ()) -> None:
         kept.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
         draw(folder / "accuracy.png", merged)
     rows = json.loads(kept.read_text(encoding="utf-8"))
-    page.write_text(filled(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    controls = json.loads((folder / CONTROL_FILE).read_text(encoding="utf-8"))
+    page.write_text(filled(page.read_text(encoding="utf-8"), rows, controls), encoding="utf-8")
 
 
 if __name__ == "__main__":
