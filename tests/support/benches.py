@@ -9,11 +9,13 @@ from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge, Timer
 from cocotb.utils import get_sim_time
 
 PERIOD_NS = 10
 """Clock period of every bench; nothing depends on it but the waveforms' time axis."""
+TICKS, TICK_OFFSET_PS = 8, 300
+"""Edges of ``tick`` in a cycle, where a component has such a clock, and the distance of the first one."""
 
 
 class Part:
@@ -62,11 +64,15 @@ def cycle() -> int:
 
 
 async def start(dut: Any, *, reset_cycles: int = 2) -> None:
-    """Start the clock, apply reset, and return just after an edge, with reset released.
+    """Start the clock (and ``tick``, if there is one), apply reset, and return just after an edge, with reset
+    released.
 
     Make the `StreamSource` and `StreamSink` objects first: they put their signals into the idle state.
     """
     Clock(dut.clk, PERIOD_NS, "ns", impl="gpi").start()
+    if hasattr(dut, "tick"):
+        await Timer(TICK_OFFSET_PS, "ps")
+        Clock(dut.tick, 1000 * PERIOD_NS // TICKS, "ps", impl="gpi").start()
     dut.rst.value = 1
     await ClockCycles(dut.clk, reset_cycles)
     dut.rst.value = 0

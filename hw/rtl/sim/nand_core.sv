@@ -209,12 +209,12 @@ module nand_core #(
 
   task automatic take_command(input int d, input logic [7:0] code);
     longint from;
-    if (!known[d] && code != 8'hFF) broken(d, code, "the first command after power-on must be FFh");
-    if (now < busy_until[d] && !(code inside {8'hFF, 8'h70, 8'h78})) broken(d, code, "command while busy");
+    if (!known[d] && !(code inside {8'hFF, 8'hFC})) broken(d, code, "the first command after power-on must be FFh");
+    if (now < busy_until[d] && !(code inside {8'hFF, 8'hFC, 8'h70, 8'h78})) broken(d, code, "command while busy");
     if (now < array_until[d] && now >= busy_until[d]) begin
       if (array_job[d] == ARRAY_READ && code inside {8'h30, 8'h60, 8'h80, 8'h90, 8'hEC, 8'hEE, 8'hEF})
         broken(d, code, "the array still senses for a cache read");
-      if (array_job[d] == ARRAY_PROGRAM && !(code inside {8'h80, 8'h10, 8'h11, 8'h15, 8'h70, 8'h78, 8'hFF}))
+      if (array_job[d] == ARRAY_PROGRAM && !(code inside {8'h80, 8'h10, 8'h11, 8'h15, 8'h70, 8'h78, 8'hFC, 8'hFF}))
         broken(d, code, "the array still programs for a cache program");
     end
     if (queued_by[d] == 8'h32 && code inside {8'h80, 8'h60, 8'h3F} ||
@@ -261,9 +261,13 @@ module nand_core #(
         status_plane[d] = '1;
         status_ok[d] = now + T_WHR;
       end
-      8'hFF: begin
+      8'hFF, 8'hFC: begin
         known[d] = 1;
-        if (feature[d][TIMING_MODE][5:4] != 0) feature[d][TIMING_MODE] = 0;  // back to SDR; within SDR the mode stays
+        if (timing_mode[d][5:4] == 0) begin
+          if (code == 8'hFC) broken(d, code, "FCh in SDR");
+        end else if (code == 8'hFF) begin
+          feature[d][TIMING_MODE] = 0;  // back to SDR; within SDR, and with FCh, the mode stays
+        end
         interrupt(d);
         quiet(d);
         occupy(d, now + T_WB + T_RST, now, ARRAY_NONE);
@@ -576,7 +580,7 @@ module nand_core #(
         array_until[d] = now;
       end
       ready[d] <= now < low_from[d] || now >= busy_until[d];
-      timing_mode[d] <= feature[d][TIMING_MODE][7:0];
+      if (now >= busy_until[d]) timing_mode[d] <= feature[d][TIMING_MODE][7:0];
       shows_status[d] <= out[d] == OUT_STATUS;
     end
   end

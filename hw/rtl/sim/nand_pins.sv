@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One channel's NAND package behind ONFI's SDR pins: `nand_core` with a front end that follows CE_n, CLE, ALE, WE_n,
-// RE_n and DQ, and asserts the table of the timing mode that each die is in.
+// One channel's NAND package behind ONFI's pins: `nand_core` with a front end that follows CE_n, CLE, ALE, WE_n,
+// RE_n and DQ, and asserts the table of the timing mode that each die is in. That is SDR; dies that were brought into
+// NV-DDR2 are left to `nand_nvddr2`. NVDDR2_MODES: those that the parameter page lists (bit 0: mode 0), PS: its times.
 //
 // `dq_o`, `dq_oe` are what the controller drives, `dq_i` what it sees. Pins are looked at in the middle of each cycle
 // of `clk`, from whose rising edges they are driven; a time is the number of cycles between two edges, times the
@@ -29,6 +30,8 @@ module nand_pins #(
     parameter logic [95:0] NS_ALS = 0, NS_ALH = 0, NS_DS = 0, NS_DH = 0, NS_WW = 0, NS_ADL = 0,
     parameter logic [95:0] NS_RP = 0, NS_REH = 0, NS_RC = 0, NS_REA = 0, NS_RHOH = 0, NS_RLOH = 0, NS_RHZ = 0,
     parameter logic [95:0] NS_CEA = 0, NS_CHZ = 0, NS_CR = 0, NS_CLR = 0, NS_AR = 0, NS_RR = 0, NS_WHR = 0, NS_RHW = 0,
+    parameter logic [7:0] NVDDR2_MODES = 0,
+    parameter logic [6559:0] PS = 0,
     parameter bit STOP_ON_ERROR = 0
 ) (
     input  logic            clk,
@@ -42,14 +45,20 @@ module nand_pins #(
     input  logic            wp_n,
     input  logic [7:0]      dq_o,
     input  logic            dq_oe,
+    input  logic            dqs_o,
+    input  logic            dqs_oe,
+    input  logic [17:0]     dqsre_ps,
+    output logic            dqs_i,
     output logic [7:0]      dq_i,
     output logic [DIES-1:0] ready,
     output logic [31:0]     errors
 );
   import "DPI-C" function void nand_report(int channel, int die, longint cycle, string text);
+  import "DPI-C" function void nand_offer(int channel, int die, int at, int value);
 
   localparam longint LONG_AGO = -64'd1_000_000_000;
   localparam logic [7:0] SET_FEATURES = 8'hEF;
+  localparam int MODES_AT = 142;  // of NV-DDR2, in the parameter page
 
   wire middle = ~clk;  // of a cycle
   longint now = 0;
@@ -65,6 +74,24 @@ module nand_pins #(
   longint ready_rise[DIES] = '{default: LONG_AGO}, address_rise[DIES] = '{default: LONG_AGO};
   longint last_write[DIES] = '{default: LONG_AGO}, last_read[DIES] = '{default: LONG_AGO};
 
+  // -- dies in NV-DDR2 ------------------------------------------------------------------------
+  logic [DIES-1:0] shows_status, nvddr2, own_ce_n;
+  logic [DIES-1:0][7:0] timing_mode;
+  logic nv_step, nv_drives;
+  logic [1:0] nv_op;
+  logic [2:0] nv_at;
+  logic [7:0] nv_value, nv_dq;
+  logic [63:0] nv_write;
+  logic [31:0] nv_errors;
+  always_comb for (int d = 0; d < DIES; d++) nvddr2[d] = timing_mode[d][5:4] == 2;
+  assign own_ce_n = ce_n | nvddr2;
+  nand_nvddr2 #(.DIES(DIES), .CLOCK_MHZ(CLOCK_MHZ), .PS(PS), .STOP_ON_ERROR(STOP_ON_ERROR)) fast (
+      .clk(middle), .rst, .channel, .ce_n(ce_n | ~nvddr2), .cle, .ale, .we_n, .re_n, .wp_n, .dq_o, .dq_oe, .dqs_o,
+      .dqs_oe, .dqsre_ps, .dq_i(nv_dq), .dqs_i, .drives(nv_drives), .step(nv_step), .op(nv_op), .at(nv_at),
+      .value(nv_value), .write_payload(nv_write), .read_valid, .read_payload, .ready, .shows_status, .timing_mode,
+      .errors(nv_errors)
+  );
+
   // -- what the bus does to the core in this cycle --------------------------------------------
   // The first die whose CE_n is low: now, and before, when what WE_n and RE_n end in this cycle was begun.
   logic any, had;
@@ -72,15 +99,13 @@ module nand_pins #(
   always_comb begin
     {any, selected, had, former} = 0;
     for (int d = DIES - 1; d >= 0; d--) begin
-      if (!ce_n[d]) {any, selected} = {1'b1, 3'(d)};
+      if (!own_ce_n[d]) {any, selected} = {1'b1, 3'(d)};
       if (!ce_n_was[d]) {had, former} = {1'b1, 3'(d)};
     end
   end
   logic [7:0] last_command[DIES];
   logic [2:0] in_at[DIES], out_at[DIES];   // bytes of the beat under way
   logic [63:0] in_bytes[DIES], out_bytes[DIES];
-  logic [DIES-1:0] shows_status;
-  logic [DIES-1:0][7:0] timing_mode;
 
   wire latches = had && we_n && !we_n_was;
   wire [2:0] at = latches ? former : selected;
@@ -103,10 +128,11 @@ module nand_pins #(
       .T_BERS(T_BERS), .T_RCBSY(T_RCBSY), .T_PCBSY(T_PCBSY), .T_DBSY(T_DBSY), .T_CCS(T_CCS), .T_WB(T_WB),
       .T_RST(T_RST), .T_FEAT(T_FEAT), .STOP_ON_ERROR(STOP_ON_ERROR), .T_ADL(0), .T_WHR(0)
   ) core (
-      .clk(middle), .rst, .channel, .step, .op, .die(at), .value(dq_was), .write_payload, .read_valid, .read_payload,
+      .clk(middle), .rst, .channel, .step(step || nv_step), .op(nv_step ? nv_op : op), .die(nv_step ? nv_at : at),
+      .value(nv_step ? nv_value : dq_was), .write_payload(nv_step ? nv_write : write_payload), .read_valid, .read_payload,
       .ready, .errors(core_errors), .timing_mode, .shows_status
   );
-  assign errors = core_errors + 32'(own_errors);
+  assign errors = core_errors + 32'(own_errors) + nv_errors;
 
   // -- data out -------------------------------------------------------------------------------
   logic [2:0] shown_at = 0;
@@ -121,7 +147,7 @@ module nand_pins #(
     right = !early(now + 1, re_fall, NS_REA, shown_die) && !early(now + 1, ce_fall[shown_die], NS_CEA, shown_die) &&
             (!re_n || !late(now + 1, re_rise, NS_RHOH, shown_die));
     old_right = !re_n && !late(now + 1, re_fall, NS_RLOH, shown_die) && !late(now + 1, re_rise, NS_RHOH, shown_die);
-    dq_i = dq_oe ? dq_o : right ? byte_out : old_right ? old_byte : ~byte_out ^ 8'(now);
+    dq_i = dq_oe ? dq_o : nv_drives ? nv_dq : right ? byte_out : old_right ? old_byte : ~byte_out ^ 8'(now);
   end
 
   function automatic longint ns(input logic [95:0] table_, input logic [2:0] d);
@@ -158,6 +184,7 @@ module nand_pins #(
       last_write[d] = LONG_AGO;
       last_read[d] = LONG_AGO;
       last_command[d] <= 0;
+      if (NVDDR2_MODES != 0) nand_offer(int'(channel), d, MODES_AT, int'(NVDDR2_MODES));
       in_at[d] <= 0;
       out_at[d] <= 0;
     end
@@ -166,11 +193,11 @@ module nand_pins #(
   // -- edges ----------------------------------------------------------------------------------
   task automatic chips_fall();
     for (int d = 0; d < DIES; d++) begin
-      if (!ce_n[d] && ce_n_was[d]) begin
+      if (!own_ce_n[d] && ce_n_was[d]) begin
         if (!we_n && !we_n_was || !re_n && !re_n_was) broken(d, "CE_n moves while WE_n or RE_n is low");
         check(d, ce_rise[d], NS_CEH, "tCEH");
         ce_fall[d] = now;
-        if ($countones(~ce_n) > 1) broken(d, "two dies are selected");
+        if ($countones(~own_ce_n) > 1) broken(d, "two dies are selected");
       end
       if (ready[d] && !ready_was[d]) ready_rise[d] = now;
     end
@@ -179,7 +206,7 @@ module nand_pins #(
 
   task automatic chips_rise();
     for (int d = 0; d < DIES; d++)
-      if (ce_n[d] && !ce_n_was[d]) begin
+      if (own_ce_n[d] && !ce_n_was[d]) begin
         if (!we_n || !re_n) broken(d, "CE_n moves while WE_n or RE_n is low");
         check(d, last_write[d], NS_CH, "tCH");
         ce_rise[d] = now;
@@ -286,7 +313,7 @@ module nand_pins #(
     // What was read last time, before another die's beat replaces it.
     if (read_valid && fresh && !shows_status[shown_die]) out_bytes[shown_die] = read_payload;
     if (drives && re_n && re_n_was && (!early(now, re_rise, NS_RHZ, shown_die) ||
-                           ce_n[shown_die] && ce_n_was[shown_die] && !early(now, ce_rise[shown_die], NS_CHZ, shown_die))) drives = 0;
+                           own_ce_n[shown_die] && ce_n_was[shown_die] && !early(now, ce_rise[shown_die], NS_CHZ, shown_die))) drives = 0;
     if (rst) begin
       power_on();
     end else begin
@@ -303,7 +330,7 @@ module nand_pins #(
       chips_rise();
       levels(int'(had ? former : selected));
     end
-    ce_n_was <= ce_n;
+    ce_n_was <= own_ce_n;
     ready_was <= ready;
     cle_was <= cle;
     ale_was <= ale;

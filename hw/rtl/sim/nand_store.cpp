@@ -514,6 +514,12 @@ long long nand_parameter_beat(int channel, int die, int offset, int t_prog, int 
     return static_cast<long long>(beat);
 }
 
+// A byte of a die's parameter page, unless it was changed already.
+void nand_offer(int channel, int die, int at, int value) {
+    const Key key = Place{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), 0, 0, 0}.die_key();
+    active()->parameters[key].try_emplace(static_cast<uint32_t>(at), static_cast<uint8_t>(value));
+}
+
 // Does the parameter page list this timing mode (P1 of feature 01h: mode 3:0, data interface 5:4)?
 int nand_timing_mode_known(int channel, int die, int mode) {
     const Key key = Place{static_cast<uint32_t>(channel), static_cast<uint32_t>(die), 0, 0, 0}.die_key();

@@ -75,18 +75,20 @@ class SdrNand(wiring.Component):
 
 class ChannelWithNand(wiring.Component):
     """The channel's own ports, a count of each of its pulses, and what the bus itself did: ``beats`` that
-    were moved, ``last_beat`` and ``first_beat`` in cycles since reset. ``nand``: the package, a wide
-    one unless given."""
+    were moved, ``last_beat`` and ``first_beat`` in cycles since reset. ``nand``: the package, with the ports
+    of `NandPackage` and perhaps a clock ``tick``; a wide one unless given."""
 
-    def __init__(self, config: EngineConfig, nand: NandPackage | SdrNand | None = None):
+    def __init__(self, config: EngineConfig, nand: Any = None):
         self._channel = FlashChannel(config=config)
         self._nand = nand or NandPackage(config)
+        self._has_tick = "tick" in self._nand.signature.members
         kept = ("enable", "requests", "masks", "slots", "fault", "events", "program_data")
         members = self._channel.signature.members
         super().__init__({
             **{name: members[name] for name in kept}, **{f"count_{name}": Out(32) for name in COUNTS},
             "bus_trace": members["trace"], "nand_errors": Out(32), "channel": In(8),
             "bus_ready": Out(config.dies), "first_beat": Out(32), "last_beat": Out(32),
+            **({"tick": In(1)} if self._has_tick else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -96,6 +98,8 @@ class ChannelWithNand(wiring.Component):
         wiring.connect(m, channel.phy, nand.phy)
         for name in ("requests", "masks", "slots", "fault", "events", "program_data"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(channel, name))
+        if self._has_tick:
+            m.d.comb += nand.tick.eq(self.tick)
         read, write = nand.phy.read.valid, nand.phy.write.valid & nand.phy.write.ready
         pulses = {name: getattr(channel, name) for name in (*ACTIVITY, *PULSES, "tuple_errors")}
         pulses |= {"beats": read | write, "cycles": Const(1)}

@@ -5,7 +5,7 @@ import pytest
 
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.onfi import NVDDR2_MODES, NVDDR2_TIMING, TimeSource, nvddr2_mega_transfers
-from instinfer.hw.flash.phy.nvcycles import NvDdr2Cycles, fastest_within, nvddr2_modes
+from instinfer.hw.flash.phy.nvcycles import NvDdr2Cycles, fastest_within, nvddr2_modes, strobe_window
 
 CLOCKS = range(25, 251, 3)
 COLUMN_NS = 500
@@ -26,6 +26,7 @@ def test_table() -> None:
         t = {name: time.picoseconds[mode] for name, time in NVDDR2_TIMING.items()}
         assert t["tDQSQ"] < t["tQH"] < t["tDSC"] // 2
         assert t["tDS"] + t["tDH"] < t["tDSC"] // 2
+    assert strobe_window(4) == (2_500, 3_700)
 
 
 @pytest.mark.parametrize("pad_delay_ns", [0, 10])

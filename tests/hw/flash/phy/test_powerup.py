@@ -76,13 +76,17 @@ class PowerOn:
         self.dut.restart.value = 0
         await with_timeout(RisingEdge(self.dut.done), LIMIT * PERIOD_NS, "ns")
 
+    def feature(self) -> int:
+        """What feature 01h must say."""
+        return int(self.dut.mode.value)
+
     async def works(self, die: int) -> None:
         """Feature 01h says the mode; a page can be written and read."""
         bus, block = self.bus, 5
         await bus.reset(die)
         await bus.commands(die, "EE a01")
         await bus.until_ready(die)
-        assert int.from_bytes(await bus.read(die, 1), "little") == int(self.dut.mode.value)
+        assert int.from_bytes(await bus.read(die, 1), "little") == self.feature()
         page = bytes(rng("works").integers(0, 256, 64, np.uint8))
         await bus.commands(die, f"60 {test_nand.row(0, block, 0)} D0")
         await bus.until_ready(die)

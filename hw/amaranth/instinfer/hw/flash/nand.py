@@ -17,29 +17,35 @@ from .phy.pins import SdrPins
 def nand_sources(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """(SystemVerilog, C++, headers) of the model below the repository's root."""
     folder = root / "hw" / "rtl" / "sim"
-    verilog = [folder / f"nand_{name}.sv" for name in ("core", "package", "pins")]
+    verilog = [folder / f"nand_{name}.sv" for name in ("core", "package", "pins", "nvddr2")]
     return verilog, [folder / "nand_store.cpp"], [folder / "nand_store.h"]
 
 
 def nand_parameters(config: EngineConfig) -> dict[str, int]:
     """Parameters of the SystemVerilog module ``nand_package``."""
-    times = {f"T_{name.removeprefix('t')}": config.cycles(getattr(config.timing, name)) for name in (
-        "tR", "tPROG", "tBERS", "tRCBSY", "tPCBSY", "tDBSY", "tCCS", "tWB", "tRST", "tFEAT")}
     return {
-        "DIES": config.dies, "PLANES": config.planes, "BLOCKS": config.physical_blocks, "PAGES": config.pages,
-        "PAGE_BYTES": config.page_bytes, "SPARE_BYTES": config.spare_bytes, "CLOCK_MHZ": config.clock_mhz,
-        "COMMAND_CYCLES": config.command_cycles, "BEAT_CYCLES_X1000": config.beat_cycles_x1000, **times,
+        **_shared_parameters(config), "COMMAND_CYCLES": config.command_cycles,
+        "BEAT_CYCLES_X1000": config.beat_cycles_x1000,
     }
 
 
-def nand_pin_parameters(config: EngineConfig) -> dict[str, int | Const]:
-    """Parameters of the SystemVerilog module ``nand_pins``: of ``nand_package`` those that it has, and ONFI's
-    table."""
-    unused = ("COMMAND_CYCLES", "BEAT_CYCLES_X1000")
-    shared = {name: value for name, value in nand_parameters(config).items() if name not in unused}
+def _shared_parameters(config: EngineConfig, ticks: int = 1) -> dict[str, int]:
+    """Geometry, and times in parts of a cycle."""
+    clock_mhz = ticks * config.clock_mhz
+    times = {f"T_{name.removeprefix('t')}": -(-getattr(config.timing, name) * clock_mhz // 1000) for name in (
+        "tR", "tPROG", "tBERS", "tRCBSY", "tPCBSY", "tDBSY", "tCCS", "tWB", "tRST", "tFEAT")}
+    return {
+        "DIES": config.dies, "PLANES": config.planes, "BLOCKS": config.physical_blocks, "PAGES": config.pages,
+        "PAGE_BYTES": config.page_bytes, "SPARE_BYTES": config.spare_bytes, "CLOCK_MHZ": clock_mhz, **times,
+    }
+
+
+def nand_pin_parameters(config: EngineConfig, ticks: int = 1) -> dict[str, int | Const]:
+    """Parameters of the SystemVerilog module ``nand_pins`` but for NV-DDR2: of ``nand_package`` those that it
+    has, and ONFI's table."""
     table = {f"NS_{name.removeprefix('t')}": Const(sum(ns << 16 * mode for mode, ns in enumerate(values)), 96)
              for name, values in SDR_TIMING.items() if name != "tWB"}
-    return shared | table
+    return _shared_parameters(config, ticks) | table
 
 
 class NandPackage(wiring.Component):
@@ -99,5 +105,5 @@ class NandPins(wiring.Component):
             i_clk=ClockSignal(), i_rst=ResetSignal(), i_channel=self.channel,
             **{f"i_{name}": getattr(pins, name) for name in ("ce_n", "cle", "ale", "we_n", "re_n", "wp_n")},
             i_dq_o=pins.dq.o, i_dq_oe=pins.dq.oe, o_dq_i=pins.dq.i, o_ready=pins.ready_busy_n,
-            o_errors=self.errors)
+            i_dqs_o=Const(1), i_dqs_oe=Const(1), i_dqsre_ps=Const(0, 18), o_errors=self.errors)
         return m

@@ -28,6 +28,8 @@ class Command(enum.IntEnum):
     ERASE_PLANE = 0xD1
     STATUS = 0x70
     RESET = 0xFF
+    SYNCHRONOUS_RESET = 0xFC
+    READ_ID = 0x90
     PARAMETER_PAGE = 0xEC
     GET_FEATURES = 0xEE
     SET_FEATURES = 0xEF

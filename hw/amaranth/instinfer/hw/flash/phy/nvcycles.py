@@ -141,3 +141,9 @@ def fastest_within(mega_transfers: int, *, clock_mhz: int) -> int:
     require(bool(possible), "mega_transfers", mega_transfers,
             f"at least {rates[0]:.0f} with NV-DDR2 at {clock_mhz} MHz", "Use SDR.")
     return rates.index(max(possible))
+
+
+def strobe_window(fastest: int) -> tuple[int, int]:
+    """Shortest and longest delay of DQS against DQ, in picoseconds, with which its edges lie inside the data
+    of every timing mode up to ``fastest``."""
+    return NVDDR2_TIMING["tDQSQ"].picoseconds[0], NVDDR2_TIMING["tQH"].picoseconds[fastest]

@@ -4,6 +4,8 @@
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .nvcycles import QUARTERS
+
 
 def _high(width: int) -> wiring.Member:
     """An output that is 1 at rest."""
@@ -23,5 +25,28 @@ class SdrPins(wiring.Signature):
             "ce_n": _high(dies), "cle": Out(1), "ale": Out(1), "we_n": _high(1), "re_n": _high(1),
             "wp_n": Out(1),
             "dq": Out(wiring.Signature({"o": Out(8), "oe": Out(1), "i": In(8)})),
+            "ready_busy_n": In(dies),
+        })
+
+
+class NvDdr2Pins(wiring.Signature):
+    """ONFI's pins in NV-DDR2, and in SDR too, in front of the pad layer that gives them their fine time.
+
+    As `SdrPins`, with each cycle of ``re_n`` and ``dqs.o`` in quarters and of ``dq.o`` in halves (a byte
+    each), lowest bits first; all others hold for the cycle, the two ``oe`` too. The pad layer delays all
+    outputs alike.
+
+    ``strobe`` is DQS as it comes back, later by about a quarter of its period so that its edges lie inside
+    the data: a clock. ``dq.rise`` and ``dq.fall`` are DQ as taken by its last rising and falling edge (they
+    change at these edges); ``dq.i`` is DQ itself.
+    """
+
+    def __init__(self, dies: int) -> None:
+        super().__init__({
+            "ce_n": _high(dies), "cle": Out(1), "ale": Out(1), "we_n": _high(1), "re_n": _high(QUARTERS),
+            "wp_n": Out(1),
+            "dq": Out(wiring.Signature({"o": Out(16), "oe": Out(1), "i": In(8), "rise": In(8),
+                                        "fall": In(8)})),
+            "dqs": Out(wiring.Signature({"o": _high(QUARTERS), "oe": _high(1)})), "strobe": In(1),
             "ready_busy_n": In(dies),
         })

@@ -4,8 +4,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal
-from amaranth.lib import cdc, wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import BEAT_BYTES, EngineConfig
@@ -13,10 +13,13 @@ from instinfer.abi.onfi import SDR_MODES
 
 from ...signatures import BusOp, PhyPort
 from ..onfi import Command
-from .cycles import SYNCHRONISER_CYCLES, SdrCycles, sdr_modes
+from .cycles import sdr_modes
+from .guard import BusGuard, in_mode
 from .pins import SdrPins
 
 FEATURE_BYTES = 4
+SHORT = (Command.SET_FEATURES, Command.GET_FEATURES)
+"""Behind these a beat has that many."""
 
 
 class SdrPhy(wiring.Component):
@@ -65,7 +68,8 @@ class SdrPhy(wiring.Component):
         m = Module()
         phy, pins = self.phy, self.pins
         request = phy.request.payload
-        cycles = self._cycles(m)
+        m.submodules.guard = guard = BusGuard(dies=self._config.dies, modes=self.modes, short=SHORT)
+        cycles = in_mode(m, self.modes, self.mode)
         op, die = Signal(BusOp), Signal(3)
         chosen = Signal()  # a die is selected
         left, index, last = (Signal(width, name=name) for width, name in (
@@ -73,11 +77,9 @@ class SdrPhy(wiring.Component):
         shift = Signal(8 * BEAT_BYTES)
         timer = Signal(range(max(max(c.write_low, c.write_high, c.read_low, c.read_high, c.select_write,
                                      c.select_read) for c in self.modes)))
-        features = Signal(self._config.dies)
-        idle, permitted, falls, rises = (
-            Signal(name=name) for name in ("idle", "permitted", "falls", "rises"))
+        idle, falls, rises = (Signal(name=name) for name in ("idle", "falls", "rises"))
         taken = phy.request.valid & phy.request.ready
-        m.d.comb += last.eq(Mux(features.bit_select(die, 1), FEATURE_BYTES - 1, BEAT_BYTES - 1))
+        m.d.comb += last.eq(Mux(guard.is_short.bit_select(die, 1), FEATURE_BYTES - 1, BEAT_BYTES - 1))
         m.d.sync += pins.wp_n.eq(1)
 
         def begin(op: Any) -> None:
@@ -92,7 +94,7 @@ class SdrPhy(wiring.Component):
                 m.next = "LOW"
 
         def accept() -> None:
-            m.d.comb += phy.request.ready.eq(permitted)
+            m.d.comb += phy.request.ready.eq(guard.permitted)
             with m.If(taken):
                 m.d.sync += [
                     op.eq(request.op), die.eq(request.die), left.eq(request.count), index.eq(0), chosen.eq(1),
@@ -151,73 +153,15 @@ class SdrPhy(wiring.Component):
                     m.d.sync += [pins.cle.eq(0), pins.ale.eq(0), pins.dq.oe.eq(0)]
                     m.next = "IDLE"
                     accept()
-        self._guard(m, cycles, op, die, chosen, rises, idle, features, permitted)
+        m.d.comb += [
+            guard.cycles_mode.eq(self.mode), guard.op.eq(op), guard.die.eq(die), guard.byte.eq(pins.dq.o),
+            guard.chosen.eq(chosen), guard.ends.eq(rises), guard.idle.eq(idle),
+            guard.request_op.eq(request.op), guard.request_die.eq(request.die),
+            guard.ready_busy_n.eq(pins.ready_busy_n), phy.ready.eq(guard.ready),
+        ]
         pending = self._capture(m, cycles, falls, last)
         m.d.comb += phy.busy.eq(~idle | pending)
         return m
-
-    def _cycles(self, m: Module) -> Mapping[str, Any]:
-        """The fields of `SdrCycles` in the mode at hand."""
-        result: dict[str, Any] = {}
-        for name in SdrCycles.__dataclass_fields__:
-            values = [getattr(each, name) for each in self.modes]
-            if len(set(values)) == 1:
-                result[name] = Const(values[0])
-            else:
-                result[name] = Signal(range(max(values) + 1), name=name)
-                m.d.comb += result[name].eq(Array(values)[self.mode])
-        return result
-
-    def _guard(self, m: Module, cycles: Mapping[str, Any], op: Any, die: Any, chosen: Any, rises: Any,
-               idle: Any, features: Any, permitted: Any) -> None:
-        """What must wait: data of a die, the other direction, the look at R/B_n."""
-        dies, request = self._config.dies, self.phy.request.payload
-        longest = {name: max(getattr(each, name) for each in self.modes)
-                   for name in SdrCycles.__dataclass_fields__}
-        synchronised = Signal(dies, init=(1 << dies) - 1)
-        m.submodules.synchroniser = cdc.FFSynchronizer(self.pins.ready_busy_n, synchronised,
-                                                       init=(1 << dies) - 1, stages=SYNCHRONISER_CYCLES)
-        turn = Signal(range(max(longest["turn"], longest["protect"] + 2)), init=longest["protect"] + 1)
-        writes = (op == BusOp.COMMAND) | (op == BusOp.ADDRESS)
-        with m.If(rises & (op == BusOp.DATA_OUT)):
-            m.d.sync += turn.eq(cycles["turn"] - 1)
-        with m.Elif(turn != 0):
-            m.d.sync += turn.eq(turn - 1)
-        to_data = Signal(range(max(longest[name] for name in (
-            "address_to_data", "command_to_data", "column_to_data"))))
-        byte = self.pins.dq.o
-        with m.If(op == BusOp.ADDRESS):
-            m.d.comb += to_data.eq(cycles["address_to_data"] - 1)
-        with m.Elif(byte == Command.COLUMN_CONFIRM):
-            m.d.comb += to_data.eq(cycles["column_to_data"] - 1)
-        with m.Else():
-            m.d.comb += to_data.eq(cycles["command_to_data"] - 1)
-        waits = [Signal.like(to_data, name=f"wait_{each}") for each in range(dies)]
-        for each, wait in enumerate(waits):
-            mine = die == each
-            hide = Signal(range(max(longest["hidden"], longest["ready"]) + 1), name=f"hide_{each}")
-            with m.If(rises & mine & writes):
-                m.d.sync += wait.eq(to_data)
-                with m.If(op == BusOp.COMMAND):
-                    m.d.sync += features[each].eq(
-                        (byte == Command.SET_FEATURES) | (byte == Command.GET_FEATURES))
-            with m.Elif(wait != 0):
-                m.d.sync += wait.eq(wait - 1)
-            signals = writes | (op == BusOp.DATA_IN) & features[each]
-            with m.If(rises & mine & signals):
-                m.d.sync += hide.eq(cycles["hidden"])
-            with m.Elif(~synchronised[each] & (hide < cycles["ready"])):
-                m.d.sync += hide.eq(cycles["ready"])
-            with m.Elif(hide != 0):
-                m.d.sync += hide.eq(hide - 1)
-            m.d.comb += self.phy.ready[each].eq(
-                synchronised[each] & (hide == 0) & ~(~idle & mine & signals))
-        may_turn, may_move = Signal(), Signal()
-        m.d.comb += [
-            may_turn.eq((turn == 0) | (request.op == BusOp.DATA_OUT) & chosen & (die == request.die)),
-            may_move.eq((Array(waits)[request.die] == 0) | ~request.op.as_value()[1]),
-            permitted.eq(may_turn & may_move),
-        ]
 
     def _capture(self, m: Module, cycles: Mapping[str, Any], falls: Any, last: Any) -> Any:
         """Takes DQ ``sample`` cycles behind each falling edge of RE_n; 1 while one is on its way."""
