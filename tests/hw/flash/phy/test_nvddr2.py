@@ -35,21 +35,23 @@ TOTAL = CONFIG.page_bytes + CONFIG.spare_bytes
 
 def test_nvddr2() -> None:
     run_cocotb(nvddr2_bench.pins(), __file__, name="flash_nvddr2", parameters=SHAPE,
-               only="at_full_rate|strobes|chosen_mode|faults", **SOURCES)
+               only="at_full_rate|strobes|faults", **SOURCES)
 
 
 def test_sequences() -> None:
-    """Reset, status, multi-plane and cache reads and programs, erase, identification, features."""
+    """Reset, status, multi-plane and cache reads, programs, erase, identification, features."""
     run_cocotb(nvddr2_bench.pins(), test_nand.__file__, name="flash_nvddr2", parameters=SHAPE,
-               only="program_read_erase|multi_plane_cache_read|cache_program$|identification", **SOURCES)
-    run_cocotb(nvddr2_bench.pins(), test_sdr.__file__, name="flash_nvddr2", parameters=SHAPE,
-               only="stalled_data", **SOURCES)
+               only="program_read_erase|multi_plane_cache_read|identification", **SOURCES)
 
 
 @pytest.mark.soak
-def test_restarts() -> None:
-    run_cocotb(nvddr2_bench.pins(), __file__, name="flash_nvddr2", parameters=SHAPE, only="restarted",
-               **SOURCES)
+def test_more_of_it() -> None:
+    run_cocotb(nvddr2_bench.pins(), __file__, name="flash_nvddr2", parameters=SHAPE,
+               only="chosen_mode|restarted", **SOURCES)
+    run_cocotb(nvddr2_bench.pins(), test_nand.__file__, name="flash_nvddr2", parameters=SHAPE,
+               only="cache_program$", **SOURCES)
+    run_cocotb(nvddr2_bench.pins(), test_sdr.__file__, name="flash_nvddr2", parameters=SHAPE,
+               only="stalled_data", **SOURCES)
 
 
 def slower() -> wiring.Component:

@@ -31,6 +31,7 @@ VERSION = "0.1"
 WRAPPER_WAIVERS: Mapping[str, str] = {
     **LINT_WAIVERS,
     "UNDRIVEN": "the stub primitives drive nothing",
+    "UNUSEDPARAM": "the stub primitives have no use for their parameters",
     "UNSIGNED": "a comparison that holds for every value at this clock, in the table of a PHY's times",
     "SYMRSVDWORD": "`interrupt`, which the vendor's tools expect, is a word to other tools",
 }

@@ -9,7 +9,7 @@ from instinfer.abi.errors import require
 
 from ..shared import PORT_SEPARATOR
 from .interfaces import Port
-from .target import BoardError, Target
+from .target import Family, Target
 
 PHY_SIGNALS = {
     "request__valid": ("output", 1), "request__payload": ("output", 25), "request__ready": ("input", 1),
@@ -27,8 +27,8 @@ class FlashSide(abc.ABC):
     summary: str
     """For the engineer."""
 
-    def __init__(self, config: EngineConfig):
-        self.config = config
+    def __init__(self, config: EngineConfig, family: Family | None = None):
+        self.config, self.family = config, family
 
     @abc.abstractmethod
     def ports(self) -> list[Port]:
@@ -99,15 +99,12 @@ class PhyPorts(FlashSide):
         }
 
 
-PIN_LEVEL = ("nvddr2", "sdr")
-"""Those that end at pins, the faster one first."""
-
-
 def sides() -> dict[str, type[FlashSide]]:
     """Ways for boards with NAND that this version has, those that end at pins first."""
+    from .nvddr2 import NvDdr2Pads
     from .sdr import SdrPads
 
-    return {each.name: each for each in (SdrPads, PhyPorts)}
+    return {each.name: each for each in (NvDdr2Pads, SdrPads, PhyPorts)}
 
 
 def flash_side(target: Target, config: EngineConfig, name: str | None) -> FlashSide:
@@ -115,22 +112,17 @@ def flash_side(target: Target, config: EngineConfig, name: str | None) -> FlashS
 
     Raises
     ------
-    ConfigError : there is no such way
-    BoardError : this version lacks it
+    ConfigError : there is no such way, or it does not have the configuration's rate
     """
     if target.nand is None:
         require(name is None, "--phy", name, f"absent for {target.name}: its pages lie in DDR",
                 "Leave --phy out.")
         return NoFlash(config)
-    wanted = name or PIN_LEVEL[0]
-    require(wanted in (*PIN_LEVEL, PhyPorts.name), "--phy", wanted,
-            f"one of {', '.join((*PIN_LEVEL, PhyPorts.name))}", "`instinfer boards list` shows them.")
     found = sides()
-    if wanted not in found:
-        raise BoardError(
-            f"{target.name} cannot be emitted with --phy {wanted}: this version lacks that PHY. "
-            f"--phy {' or --phy '.join(found)} leads the flash buses out another way")
-    return found[wanted](config)
+    wanted = name or next(iter(found))
+    require(wanted in found, "--phy", wanted, f"one of {', '.join(found)}",
+            "`instinfer boards list` shows them.")
+    return found[wanted](config, target.family)
 
 
 def ways(target: Target) -> list[str]:

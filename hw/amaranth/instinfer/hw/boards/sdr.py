@@ -20,7 +20,7 @@ from ..shared import PORT_SEPARATOR, flat_ports
 from ..signatures import PhyPort
 from .flash import FlashSide
 from .interfaces import Port
-from .target import Target
+from .target import Family, Target
 
 MODULE = "instinfer_sdr_channel"
 FASTEST = 5
@@ -70,8 +70,8 @@ class SdrPads(FlashSide):
 
     name = "sdr"
 
-    def __init__(self, config: EngineConfig):
-        super().__init__(config)
+    def __init__(self, config: EngineConfig, family: Family | None = None):
+        super().__init__(config, family)
         self._channel = SdrChannel(config=config)
         self.limit = self.rate_limit(config)
         require(config.mega_transfers <= self.limit, "mega_transfers", config.mega_transfers,
@@ -100,14 +100,7 @@ class SdrPads(FlashSide):
         return ("IOBUF", "OBUFDS", "IOBUFDS")
 
     def ports(self) -> list[Port]:
-        dies = self.config.dies
-        widths = {
-            "ce_n": ("output", dies), "cle": ("output", 1), "ale": ("output", 1), "we_n": ("output", 1),
-            "re_t": ("output", 1), "re_c": ("output", 1), "wp_n": ("output", 1), "rb_n": ("input", dies),
-            "dq": ("inout", 8), "dqs_t": ("inout", 1), "dqs_c": ("inout", 1),
-        }
-        return [Port(f"nand{channel}_{name}", direction, width) for channel in range(self.config.channels)
-                for name, (direction, width) in widths.items()]
+        return nand_ports(self.config)
 
     def connect(self) -> tuple[list[str], Mapping[str, str]]:
         lines: list[str] = []
@@ -167,6 +160,17 @@ class SdrPads(FlashSide):
                 if port.direction == "inout":
                     lines.append(f"set_max_delay -datapath_only -from {pads} -to {clock} {IN_NS}.0")
         return lines
+
+
+def nand_ports(config: EngineConfig) -> list[Port]:
+    """The wrapper's ports of all NAND channels."""
+    widths = {
+        "ce_n": ("output", config.dies), "cle": ("output", 1), "ale": ("output", 1), "we_n": ("output", 1),
+        "re_t": ("output", 1), "re_c": ("output", 1), "wp_n": ("output", 1), "rb_n": ("input", config.dies),
+        "dq": ("inout", 8), "dqs_t": ("inout", 1), "dqs_c": ("inout", 1),
+    }
+    return [Port(f"nand{channel}_{name}", direction, width) for channel in range(config.channels)
+            for name, (direction, width) in widths.items()]
 
 
 def nand_pins(target: Target, ports: list[Port]) -> list[dict[str, str]]:

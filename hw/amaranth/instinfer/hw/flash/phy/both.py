@@ -64,10 +64,9 @@ class SwitchedPhy(wiring.Component):
             phy.read.valid.eq(Mux(chosen, fast.phy.read.valid, slow.phy.read.valid)),
             phy.read.payload.eq(Mux(chosen, fast.phy.read.payload, slow.phy.read.payload)),
         ]
-        for each, on in ((slow, ~chosen), (fast, chosen)):
+        for port, on in ((slow.phy, ~chosen), (fast.phy, chosen)):
             m.d.comb += [
-                each.phy.request.payload.eq(phy.request.payload),
-                each.phy.request.valid.eq(phy.request.valid & on),
-                each.phy.write.payload.eq(phy.write.payload), each.phy.write.valid.eq(phy.write.valid & on),
+                port.request.payload.eq(phy.request.payload), port.request.valid.eq(phy.request.valid & on),
+                port.write.payload.eq(phy.write.payload), port.write.valid.eq(phy.write.valid & on),
             ]
         return m

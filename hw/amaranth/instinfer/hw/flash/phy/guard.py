@@ -59,7 +59,7 @@ class BusGuard(wiring.Component):
     def __init__(self, *, dies: int, modes: Modes, short: Iterable[Command]):
         self._dies, self._modes, self._short = dies, modes, tuple(short)
         super().__init__({
-            "cycles_mode": In(range(len(modes))), "op": In(BusOp), "die": In(3), "byte": In(8),
+            "cycles_mode": In(range(max(2, len(modes)))), "op": In(BusOp), "die": In(3), "byte": In(8),
             "chosen": In(1), "ends": In(1), "idle": In(1), "request_op": In(BusOp), "request_die": In(3),
             "ready_busy_n": In(dies), "permitted": Out(1), "ready": Out(dies), "is_short": Out(dies),
         })

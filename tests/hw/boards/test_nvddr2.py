@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NAND boards at NV-DDR2 pins: each family's cells, limits of the pins, clocks of the strobes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hw.boards.test_emit import faults, replace
+from instinfer.abi.errors import ConfigError
+from instinfer.cosim.boards.check import read, thorough
+from instinfer.hw.boards import TARGETS, Target
+from instinfer.hw.boards.emit import configuration, render, slowed, write
+from instinfer.hw.boards.nvddr2 import CLOCK, MODULE, PADS, NvDdr2Pads, PadClock
+from instinfer.hw.boards.target import Family
+from support.boards import hollow_engine
+
+SMALL = {"channels": 2, "dies": 4}
+CELLS = {"cosmosplus": ("ODDR", "IDDR", "IDELAYE2"), "daisyplus": ("ODDRE1", "IDDRE1", "IDELAYE3")}
+
+
+def emitted(target: Target, folder: Path) -> Path:
+    config = configuration(target, overrides=SMALL)
+    write(render(target, config, engine_files=hollow_engine), folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "period", "fastest"), [
+    ("cosmosplus", "10.000", 4), pytest.param("daisyplus", "15.038", 2, marks=pytest.mark.soak)])
+def test_pins_pads_and_clocks(name: str, period: str, fastest: int, tmp_path: Path) -> None:
+    """The default way of a board with NAND, at its preset's rate."""
+    folder = emitted(TARGETS[name], tmp_path)
+    assert faults(folder, thorough) == {}
+    manifest = read(folder)
+    assert manifest["flash"] == "nvddr2"
+    names = {port["name"]: (port["direction"], port["width"]) for port in manifest["ports"]}
+    assert names["nand1_dqs_t"] == ("inout", 1)
+    assert "nand2_dq" not in names
+    top = (folder / "rtl" / f"{manifest['top']}.v").read_text()
+    assert len(re.findall(r"^  IOBUF ", top, re.M)) == 2 * 8
+    assert len(re.findall(r"^  IOBUFDS ", top, re.M)) == 2
+    pads = (folder / "rtl" / f"{PADS}.v").read_text()
+    out, into, delay = CELLS[name]
+    for cell, count in ((out, 10), (into, 8), (delay, 1)):
+        assert len(re.findall(rf"^  {cell} ", pads, re.M)) == count
+    for other in set(CELLS) - {name}:
+        assert not any(re.search(rf"\b{cell}\b", pads) for cell in CELLS[other])
+    timing = (folder / "constraints" / "timing.xdc").read_text()
+    for channel in range(2):
+        strobe = f"[get_clocks nand{channel}_dqs]"
+        made = f"create_clock -name nand{channel}_dqs -period {period} [get_ports nand{channel}_dqs_t]"
+        assert made in timing
+        assert f"-from {strobe} -to [get_clocks -of_objects" in timing
+        assert f"-clock {strobe} -max" in timing
+    assert f"timing modes 0 to {fastest}:" in (folder / "README.md").read_text()
+
+
+def test_pad_clock() -> None:
+    """Twice the clock, and a reference in the band of each family's delay lines."""
+    for clock_mhz, family, expected in ((100, Family.SERIES_7, (8, 4, 200.0)),
+                                        (133, Family.ULTRASCALE_PLUS, (8, 2, 532.0))):
+        clock = PadClock.of(clock_mhz, family)
+        assert (clock.multiply, clock.divide, clock.reference_mhz) == expected
+        assert 800 <= clock_mhz * clock.multiply <= 1200
+    with pytest.raises(ConfigError, match="clock_mhz = 90 is not possible: one from which 7 series's"):
+        PadClock.of(90, Family.SERIES_7)
+
+
+def test_rates() -> None:
+    """What the clock makes of the board's rate; a configuration must say what it gets."""
+    board = TARGETS["cosmosplus"]
+    config = configuration(board)
+    assert slowed(config, "nvddr2") == config
+    between = configuration(board, overrides={"mega_transfers": 150})
+    assert slowed(between, "nvddr2").mega_transfers == 100
+    with pytest.raises(ConfigError, match="mega_transfers = 150 is not possible: 100 with --phy nvddr2"):
+        NvDdr2Pads(between, board.family)
+    with pytest.raises(ConfigError, match="at least 50 with NV-DDR2"):
+        NvDdr2Pads(configuration(board, overrides={"mega_transfers": 33}), board.family)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("file", "old", "new", "check"), [
+    (f"rtl/{PADS}.v", r"\.D1\(", ".D3(", "Yosys hierarchy"),
+    (f"rtl/{MODULE}.v", r"endmodule", "inout pad;\nendmodule", "Verilator lint"),
+    (f"rtl/{CLOCK}.v", r"\bBUFG\b", "BUFX", "Yosys hierarchy"),
+])
+def test_broken_verilog_is_found(file: str, old: str, new: str, check: str, tmp_path: Path) -> None:
+    folder = emitted(TARGETS["cosmosplus"], tmp_path)
+    replace(file, old, new)(folder)
+    assert check in faults(folder, thorough)
+
+
+def test_a_broken_constraint_is_found(tmp_path: Path) -> None:
+    folder = emitted(TARGETS["daisyplus"], tmp_path)
+    replace("constraints/timing.xdc", r"get_ports nand0_dqs_t", "get_ports nand0_dqs")(folder)
+    assert "no port nand0_dqs" in faults(folder)["constraints/timing.xdc"]
