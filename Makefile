@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every target does its own set-up (scripts/setup.sh, skipped in a fraction of a second when nothing changed).
 # PRESET=tiny, OUT=folder and ARGS='...' reach the instinfer command of `demo`, `rtl` and `bench`; ARGS also reaches
-# pytest, which runs WORKERS test files at once. BENCHES='latency sparf' chooses what `bench` runs.
+# pytest, which runs WORKERS test files at once. BENCHES='latency sparf' chooses what `bench` runs, SUITES='tests/hw/axi'
+# what `coverage` runs, and BLOCKS='axi stream' the blocks that it judges (all).
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -10,10 +11,13 @@ OUT ?= hw/rtl/generated/$(PRESET)
 ARGS ?=
 WORKERS ?= 2
 BENCHES ?= dense sketch
+SUITES ?= tests/hw $(addprefix tests/system/test_,$(addsuffix .py,\
+	engine_under_cocotb driver_over_rtl int8_over_rtl sketch_over_rtl sparf_over_rtl protection))
+BLOCKS ?=
 # One BLAS thread: the products here are small, and the simulator wants the other core.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup demo test soak formal lint rtl bench report cost boards clean
+.PHONY: help setup demo test soak formal coverage lint rtl bench report cost boards clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +43,13 @@ formal: ## proofs of the small parts, broken controls included
 	@scripts/setup.sh --quiet
 	@echo "formal: pytest -m 'formal or not formal' tests/formal"
 	@$(RUN) pytest -n $(WORKERS) -m "formal or not formal" tests/formal $(ARGS)
+
+coverage: ## lines, toggles, commands and faults that the suites reach, into build/coverage; fails below 95 % of a block's lines
+	@scripts/setup.sh --quiet
+	@rm -rf build/coverage
+	@echo "coverage: pytest $(SUITES)"
+	@$(RUN) INSTINFER_COVERAGE="$(CURDIR)/build/coverage" pytest -n $(WORKERS) --dist loadfile -o timeout=3600 $(SUITES) $(ARGS)
+	@$(RUN) python -m instinfer.cosim.coverage build/coverage --exceptions tests/coverage.toml $(if $(BLOCKS),--blocks $(BLOCKS))
 
 lint: ## ruff and mypy
 	@scripts/setup.sh --quiet

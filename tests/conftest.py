@@ -6,6 +6,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from instinfer.cosim.coverage import collect
+from support import recorder
 from support.seeds import seed
 
 # A busy machine is no failure; another INSTINFER_SEED looks at other examples.
@@ -17,13 +19,25 @@ SOAK_SECONDS = 1800
 """A build of `product`, on a machine that does other things too, takes more than the usual ten minutes."""
 
 
+def pytest_configure() -> None:
+    recorder.install()
+
+
 def pytest_report_header() -> str:
     return f"INSTINFER_SEED={seed()}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files first, so that the workers end together (xdist keeps the order with
-    ``--no-loadscope-reorder``); time for long tests."""
+    ``--no-loadscope-reorder``); time for long tests.
+
+    Under coverage tests that run no RTL where it is counted are left out.
+    """
+    if collect.folder() is not None:
+        idle = [item for item in items if not item.nodeid.startswith("tests/system/")
+                and not hasattr(getattr(item, "module", None), "run_cocotb")]
+        config.hook.pytest_deselected(items=idle)
+        items[:] = [item for item in items if item not in idle]
     folders = ("tests/system/", "tests/hw/kv/", "tests/hw/")
     items.sort(key=lambda item: next((n for n, folder in enumerate(folders)
                                       if item.nodeid.startswith(folder)), len(folders)))

@@ -17,6 +17,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
 from instinfer.cosim.build import Source, Text, build_cocotb
+from instinfer.cosim.coverage import collect
 from instinfer.cosim.toolchain import environment
 from instinfer.hw.generate import to_verilog
 from support.seeds import seed
@@ -25,6 +26,9 @@ TESTS = Path(__file__).resolve().parents[1]
 RUNS = TESTS.parent / ".cache" / "runs"
 """In the checkout, wherever the cache is: cocotb takes pytest's settings, the path to the tests among them,
 from the project that the folder of a run belongs to."""
+
+COVERAGE_PATIENCE = 6
+"""How much more wall time a run gets that counts lines and toggles: counting costs speed."""
 
 
 class BenchFailure(AssertionError):
@@ -87,22 +91,41 @@ def run_cocotb(
     `only` is a regular expression on the names of the cocotb tests to run. `flags` go to Verilator. `public`
     is "ports" or "all": the signals that the bench can reach. `trace`, or INSTINFER_TRACE=1, leaves
     ``dump.fst`` in the run's folder. `timeout` is in seconds of wall time; cycles are limited by the benches.
+    Under ``make coverage`` a run that passed adds to what was reached; one that must fail does not.
 
     Returns the names of the tests that passed; raises `BenchFailure` when one failed or none ran.
     """
     trace = trace or os.environ.get("INSTINFER_TRACE") == "1"
     sources: list[Source] = [*verilog_sources]
     if component is not None:
-        sources.append(Text(f"{name}.v", to_verilog(component, name=name)))
+        sources.append(verilog(component, name=name))
+    coverage = collect.folder()
+    if coverage is not None:
+        timeout *= COVERAGE_PATIENCE
     executable = build_cocotb(
-        top=name, verilog=sources, cxx=cxx_sources, headers=headers, flags=flags, public=public, trace=trace
+        top=name,
+        verilog=sources,
+        cxx=cxx_sources,
+        headers=headers,
+        flags=flags,
+        public=public,
+        trace=trace,
+        coverage=coverage is not None,
     )
     folder = _run_folder(name)
     results = folder / "results.xml"
     log = folder / "sim.log"
     with _environment(SIM_CMD_PREFIX=f"timeout -k 5 {timeout}", PATH=environment()["PATH"]):
         _simulate(executable, bench, folder, results, log, parameters or {}, only, trace)
-    return _outcome(results, log, timeout)
+    passed = _outcome(results, log, timeout)
+    if coverage is not None:
+        collect.keep_run(coverage, folder, sources)
+    return passed
+
+
+def verilog(component: wiring.Component, *, name: str) -> Text:
+    """The component's Verilog, for `run_cocotb`; under ``make coverage`` it names its places."""
+    return Text(f"{name}.v", to_verilog(component, name=name, places=collect.folder() is not None))
 
 
 def _run_folder(name: str) -> Path:

@@ -24,7 +24,7 @@ from instinfer.cosim.cocotb_bus import CocotbTransport, cocotb_sources
 from instinfer.cosim.cocotb_bus.sources import TOP
 from instinfer.host import Csd, DeviceFault, DeviceReset, TransportError, open_csd
 from instinfer.host.queue_pair import QueuePair
-from support import rng, run_cocotb
+from support import recorder, rng, run_cocotb
 from support.benches import bench, parameters
 from support.kv import assert_same_bits, exact_attention, random_half
 
@@ -39,6 +39,7 @@ EDGES = (64, 256, 512, 960, 1024)
 
 async def driven(dut: Any, program: Callable[[Csd, CocotbTransport], None], *, pauses: float = 0.0) -> None:
     """Run `program` on a new drive whose DRAM holds noise; what nobody was given stays as it was."""
+    recorder.install()
     device = CocotbTransport(dut, WHOLE if parameters()["policies"] else CONFIG)
     noise = rng("device DRAM").integers(0, 256, CONFIG.dram_bytes, np.uint8)
     device.dram_data[:] = noise

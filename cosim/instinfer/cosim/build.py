@@ -29,6 +29,8 @@ PREFIX = "Vtop"
 COMMON_FLAGS = ("--cc", "--exe", "--no-timing", "--assert", "-Wno-lint", "-Wno-style", "-Wno-PROCASSINIT")
 """Lint is a step of its own (`lint`). What breaks a build is what makes simulation and hardware differ."""
 
+COVERAGE_FLAGS = ("--coverage-line", "--coverage-toggle")
+
 KEEP_SECONDS = 3600
 """A build used within this time is never removed, so that a running simulation keeps its files."""
 
@@ -82,12 +84,14 @@ def build_cocotb(
     flags: Sequence[str] = (),
     public: str = "ports",
     trace: bool = False,
+    coverage: bool = False,
     optimise: str = "-O1",
 ) -> Path:
-    """Build an executable that runs cocotb; returns the folder that holds it, under the name of `top`.
+    """Build an executable that runs cocotb; returns its path, whose name is `top`.
 
     `public` says what Python can reach: the signals of the top module ("ports"), or all signals ("all",
-    much slower). `trace` builds FST tracing in; it is switched on per run. `optimise` is g++'s level.
+    much slower). `trace` builds FST tracing in; it is switched on per run. With `coverage` every run leaves
+    ``coverage.dat`` in its folder (`instinfer.cosim.coverage`). `optimise` is g++'s level.
     """
     import cocotb_tools.config
 
@@ -105,7 +109,10 @@ def build_cocotb(
         verilog=(*control, *_read(verilog)),
         cxx=(*_read(cxx), *_read([main])),
         headers=_read(headers),
-        verilator_flags=("--vpi", *reach, *_trace_flags(trace), *flags, "-LDFLAGS", link),
+        verilator_flags=(
+            *("--vpi", *reach, *_trace_flags(trace), *(COVERAGE_FLAGS if coverage else ())),
+            *(*flags, "-LDFLAGS", link),
+        ),
         make_flags=(f"OPT_FAST={optimise}", "OPT_SLOW=-O0", "OPT_GLOBAL=-Os"),
     )
     return _cached(request, top) / top

@@ -9,12 +9,13 @@ import pytest
 from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
 from instinfer.cosim.build import Text, lint
-from instinfer.hw.generate import LINT_WAIVERS, render_component, to_verilog
+from instinfer.hw.generate import LINT_WAIVERS, render_component
 from instinfer.hw.selection.bins import BinCounter
 from instinfer.hw.selection.chooser import GroupChooser
 from instinfer.hw.selection.linegather import LineGather
 from instinfer.hw.selection.masks import MaskBuilder
 from support import BenchFailure, run_cocotb
+from support.harness import verilog
 
 from .tops import selection_top
 
@@ -26,7 +27,7 @@ PRESET, OVERRIDES = "tiny", {"queries": 4}
 def source() -> Text:
     """Converted once for all tests: that takes longer than most of them."""
     top = selection_top(load(preset=PRESET, overrides=OVERRIDES))
-    return Text("selection.v", to_verilog(top, name="selection"))
+    return verilog(top, name="selection")
 
 
 def run(bench: str, only: str, *, quick: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from amaranth.lib import wiring
 from instinfer.abi import layout, registers
 from instinfer.abi.config import EngineConfig
 
+from .places import name_places, statements_marked
 from .shared import SharedModule, flat_ports
 from .verilog import condense
 
@@ -43,15 +44,21 @@ def top_name(config: EngineConfig) -> str:
     return "instinfer_" + re.sub(r"[^a-z0-9_]", "_", config.name.lower())
 
 
-def to_verilog(component: wiring.Component, *, name: str) -> str:
-    """One component as one Verilog module and its submodules, free of source locations."""
+def to_verilog(component: wiring.Component, *, name: str, places: bool = False) -> str:
+    """One component as one Verilog module and its submodules, free of source locations.
+
+    With `places`, for coverage, comments say where statements and signals come from (`instinfer.hw.places`).
+    """
     ports = {
         port: (value, PortDirection.Input if into else PortDirection.Output)
         for port, into, value in flat_ports(component)
     }
-    with _collector_paused():
-        text = verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
-    return condense(str(text))
+    with _collector_paused(), statements_marked() if places else nullcontext():
+        text = verilog.convert(
+            component, name=name, ports=ports, emit_src=places, strip_internal_attrs=not places
+        )
+    condensed = condense(str(text))
+    return name_places(condensed) if places else condensed
 
 
 @contextmanager
