@@ -25,7 +25,6 @@ class Recorder:
     """Writes points into `folder`; `watch` makes it follow a command."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{os.getpid()}.jsonl"
         self._seen: set[tuple[str, Point]] = set()
         self._observers: WeakKeyDictionary[Any, Observer] = WeakKeyDictionary()
@@ -57,6 +56,7 @@ class Recorder:
     def _record(self, each: tuple[str, Point]) -> None:
         if each not in self._seen:
             self._seen.add(each)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
                 print(json.dumps(each), file=file)
 

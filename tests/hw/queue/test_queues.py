@@ -2,12 +2,13 @@
 """RegisterFile, QueueEngine and the AXI bridge together, against a model host."""
 
 from cocotb.triggers import ClockCycles
+from cocotbext.axi import AxiResp
 
 from hw.axi.agents import AxiMemory
 from hw.host_bench import CONFIG, blocks
 from hw.queue.host import Executor, Host
 from instinfer.abi.commands import ADMIN_SQE, CQE_BYTES, SQE_BYTES, AdminOpcode, Status, pack
-from instinfer.abi.registers import Counter, Fault, Register
+from instinfer.abi.registers import BAR_BYTES, Counter, Fault, Register
 from instinfer.hw.queue.fetcher import ENTRIES_AHEAD
 from support import rng, run_cocotb
 from support.benches import bench, start
@@ -400,6 +401,16 @@ async def queues_are_served_in_turn(dut):
         assert len(await host.complete(host.pairs[number])) == 6
 
 
+@bench(cycles=5_000, part="host_side")
+async def accesses_behind_the_registers_are_refused(dut):
+    host, _executor, _memory = await bring_up(dut, queues=())
+    for address in (BAR_BYTES, 2 * BAR_BYTES + Register.CSTS):
+        refused = await host.bar.read(address, 4)
+        assert (refused.resp, refused.data) == (AxiResp.SLVERR, bytes(4)), hex(address)
+        assert (await host.bar.write(address, b"\1\0\0\0")).resp == AxiResp.SLVERR, hex(address)
+    assert await host.read(Register.CSTS) == 1
+
+
 def test_queues():
     """All benches in one simulation."""
-    assert len(run_cocotb(blocks(), __file__, name="host_blocks", timeout=500)) == 10
+    assert len(run_cocotb(blocks(), __file__, name="host_blocks", timeout=500)) == 11

@@ -100,7 +100,7 @@ class Observer:
         self._config = config
         self._policies: dict[int, PolicyKind] = {}
         self._caches: dict[int, RowShape] = {}
-        self._sequences: dict[int, RowShape] = {}
+        self._sequences: dict[int, RowShape | None] = {}
         self._resident: dict[tuple[int, int], int] = {}
         self.armed: set[str] = set()
         """Kinds of faults that are in the device now."""
@@ -121,7 +121,7 @@ class Observer:
             self._configured(opcode, fields)
             return
         shape = self._sequences.get(got["sequence"])
-        if shape is None:  # from a saved drive
+        if shape is None:  # of a saved drive, whose cache nobody configured before our eyes
             return
         place = got["sequence"], got["layer"]
         if opcode in (Opcode.KV_WRITE, Opcode.KV_APPEND, Opcode.APPEND_ATTEND):
@@ -150,7 +150,7 @@ class Observer:
             )
             self._caches[index] = word.shape
         elif opcode == AdminOpcode.SEQ_CREATE:
-            self._sequences[index] = self._caches[fields.get("cdw10", 0)]
+            self._sequences[index] = self._caches.get(fields.get("cdw10", 0))
 
 
 def read(folder: Path) -> dict[str, set[Point]]:
