@@ -22,6 +22,7 @@ from instinfer.abi.config import presets
 from instinfer.abi.registers import Fault, Register
 from instinfer.cosim.cocotb_bus import CocotbTransport, cocotb_sources
 from instinfer.cosim.cocotb_bus.sources import TOP
+from instinfer.cosim.coverage import collect
 from instinfer.host import Csd, DeviceFault, DeviceReset, TransportError, open_csd
 from instinfer.host.queue_pair import QueuePair
 from support import recorder, rng, run_cocotb
@@ -263,7 +264,7 @@ BENCHES = (attends, attends_under_back_pressure, crosses_edges_between_guard_byt
 @pytest.mark.parametrize("name", [each.name for each in BENCHES])
 def test_the_engine(name: str, policies: bool) -> None:
     """Without the logic of policies a build takes half the time; with it in `make soak`."""
-    sources = cocotb_sources(WHOLE if policies else CONFIG)
+    sources = cocotb_sources(WHOLE if policies else CONFIG, places=collect.folder() is not None)
     run_cocotb(None, __file__, name=TOP, only=f"{name}$", verilog_sources=sources["verilog"],
                parameters={"policies": policies},
                cxx_sources=sources["cxx"], headers=sources["headers"], flags=sources["flags"])

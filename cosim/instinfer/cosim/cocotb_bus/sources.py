@@ -23,18 +23,20 @@ class CocotbSources(TypedDict):
     flags: Sequence[str]
 
 
-def cocotb_sources(config: EngineConfig) -> CocotbSources:
+def cocotb_sources(config: EngineConfig, *, places: bool = False) -> CocotbSources:
     """The engine of this configuration with a NAND package on each flash bus.
 
     Ports of module ``top``: ``clk``, ``rst``, ``irq``, ``bar_*`` (AXI4-Lite), ``host_*`` and ``dram_*``
     (AXI4), ``event_*`` (`instinfer.hw.events`).
+
+    `places`: comments for coverage, see `instinfer.hw.generate.to_verilog`.
 
     Raises:
         ConfigError: pages lie in DDR.
     """
     require(not config.in_ddr, "page_source", config.page_source, "nand under cocotb",
             "The native harness simulates pages in DDR: open sim:.")
-    engine = engine_sources(config)
+    engine = engine_sources(config, places=places)
     top = simulation_top(engine.design, parts=engine.parts, events=engine.events, registered=False)
     return {
         "verilog": [sharing_control(engine.shared), Text(f"{TOP}.sv", top), *engine.verilog],

@@ -20,14 +20,14 @@ from .nand import geometry
 from .top import Part
 
 
-def rtl(config: EngineConfig) -> dict[str, str]:
+def rtl(config: EngineConfig, *, places: bool = False) -> dict[str, str]:
     """The engine's generated files (`instinfer.hw.generate.render`), kept in the cache by their sources."""
-    folder = cache_root() / "rtl" / _rtl_key(config)
+    folder = cache_root() / "rtl" / (_rtl_key(config) + ("-places" if places else ""))
     listing = folder / "files.json"
     if not listing.is_file():
         from instinfer.hw.generate import render, write
 
-        files = render(config)
+        files = render(config, places=places)
         staging = folder.with_name(f"{folder.name}.{os.getpid()}")
         write(files, staging)
         (staging / "files.json").write_text(json.dumps(list(files)), encoding="utf-8")
@@ -105,13 +105,16 @@ class EngineSources:
     shared: Mapping[str, Sequence[str]]
 
 
-def engine_sources(config: EngineConfig) -> EngineSources:
-    """The generated engine and the NAND model of this configuration; none where its pages lie in DDR."""
+def engine_sources(config: EngineConfig, *, places: bool = False) -> EngineSources:
+    """The generated engine and the NAND model of this configuration; none where its pages lie in DDR.
+
+    `places`: comments for coverage, see `instinfer.hw.generate.to_verilog`.
+    """
     from instinfer.hw.events import event_layouts
     from instinfer.hw.flash.nand import nand_sources
     from instinfer.hw.generate import MANIFEST, top_name
 
-    files = rtl(config)
+    files = rtl(config, places=places)
     verilog = [Text(name, text) for name, text in files.items() if name.endswith(".v")]
     parts = [] if config.in_ddr else nand_parts(config)
     shared: dict[str, list[str]] = {

@@ -75,12 +75,12 @@ def _collector_paused() -> Iterator[None]:
 
 
 def render_component(
-    component: wiring.Component, *, name: str, shared: Iterable[SharedModule] = ()
+    component: wiring.Component, *, name: str, shared: Iterable[SharedModule] = (), places: bool = False
 ) -> dict[str, str]:
-    """Verilog of a component and of the modules it shares: file name -> text."""
+    """Verilog of a component and of the modules it shares: file name -> text. `places`: see `to_verilog`."""
     files = {}
     for module in (*shared, SharedModule(component, name=name)):
-        text = to_verilog(module.component, name=module.name)
+        text = to_verilog(module.component, name=module.name, places=places)
         file_name = f"{module.name}.v"
         if file_name in files:
             raise ValueError(f"two modules are called {module.name!r}: give each shared module its own name")
@@ -135,12 +135,15 @@ def manifest(
     }
 
 
-def render(config: EngineConfig) -> dict[str, str]:
-    """All files of an engine: file name -> text. The last Verilog file holds the top module."""
+def render(config: EngineConfig, *, places: bool = False) -> dict[str, str]:
+    """All files of an engine: file name -> text. The last Verilog file holds the top module.
+
+    `places`: see `to_verilog`.
+    """
     from .engine import Engine
 
     engine = Engine(config)
-    files = render_component(engine, name=top_name(config), shared=engine.shared)
+    files = render_component(engine, name=top_name(config), shared=engine.shared, places=places)
     document = json.dumps(manifest(config, engine, files, engine.shared), indent=2, sort_keys=True)
     return {**files, MANIFEST: document + "\n"}
 
