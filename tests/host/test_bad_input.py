@@ -132,6 +132,42 @@ def test_append_gap_and_duplicate(stored: Stored) -> None:
             stored.refused(Status.POSITION, opcode, token=token, tokens=1)
 
 
+LAYER_COMMANDS: dict[Opcode, dict[str, int]] = {
+    Opcode.KV_WRITE: {"token": TOKENS, "tokens": 1}, Opcode.KV_APPEND: {"token": TOKENS, "tokens": 1},
+    Opcode.ATTEND: {}, Opcode.APPEND_ATTEND: {"token": TOKENS, "tokens": 1}, Opcode.KV_READ: {"tokens": 1},
+}
+"""What makes each of them good beside `Stored.fields`."""
+
+
+@pytest.mark.parametrize("opcode", LAYER_COMMANDS, ids=lambda opcode: opcode.name)
+def test_each_command_checks_for_itself(stored: Stored, opcode: Opcode) -> None:
+    good, address = LAYER_COMMANDS[opcode], stored.buffer.address
+    for status, changes in (
+            (Status.BAD_FIELD, {"flags": 1}), (Status.DTYPE, {"dtype": 1}), (Status.RANGE, {"layer": 3}),
+            (Status.RANGE, {"heads": HEADS + 1}), (Status.PRP_OFFSET, {"prp1": address + 8}),
+            (Status.WINDOW, {"prp1": 1 << 50})):
+        stored.refused(status, opcode, **{**good, **changes})
+    faults = stored.csd.transport.faults  # type: ignore[attr-defined]
+    faults.fail_host_memory(address=address, size=len(stored.buffer.data))
+    stored.refused(Status.TRANSFER_ERROR, opcode, **good)
+    faults.fail_host_memory(address=address, size=0)
+
+
+def test_fields_that_all_commands_have(stored: Stored) -> None:
+    for opcode in (Opcode.KV_FREE, Opcode.KV_SYNC):
+        stored.refused(Status.BAD_FIELD, opcode, flags=1)
+
+
+def test_appending_beyond_the_capacity(stored: Stored) -> None:
+    """By one token, with and without an attention; what is stored stays."""
+    more = random_half(rng("full"), (100, HEADS, DIMS))
+    stored.sequence.write(1, more, more)
+    for opcode in (Opcode.KV_APPEND, Opcode.APPEND_ATTEND):
+        stored.refused(Status.CAPACITY, opcode, layer=1, token=100, tokens=1)
+    expected = exact_attention(stored.csd.config, stored.q, more, more, layer=1)
+    assert_same_bits(stored.sequence.attend(1, stored.q), expected)
+
+
 def test_capacity_of_the_cache(stored: Stored) -> None:
     room = 100 - TOKENS
     more = random_half(rng("more"), (room + 1, HEADS, DIMS))
@@ -322,6 +358,11 @@ def test_admin_commands(csd: Csd) -> None:
     refused(Status.QUEUE_SIZE, AdminOpcode.CREATE_CQ, cdw10=csd.config.queue_entries_max << 16 | 2,
             prp1=address)
     refused(Status.PRP_OFFSET, AdminOpcode.CREATE_CQ, cdw10=3 << 16 | 2, prp1=address + 64)
+    csd.admin_command(AdminOpcode.CREATE_CQ, cdw10=3 << 16 | 2, prp1=address)
+    refused(Status.QUEUE_SIZE, AdminOpcode.CREATE_SQ, cdw10=2, cdw11=2 << 16, prp1=address)
+    refused(Status.PRP_OFFSET, AdminOpcode.CREATE_SQ, cdw10=3 << 16 | 2, cdw11=2 << 16, prp1=address + 64)
+    refused(Status.BAD_FIELD, AdminOpcode.FORMAT, cdw10=2)
+    refused(Status.BAD_FIELD, AdminOpcode.PAGE_PEEK, index=csd.config.physical_blocks)
     refused(Status.BAD_FIELD, AdminOpcode.CREATE_CQ, cdw10=3 << 16 | 2, cdw11=4, prp1=address)
     refused(Status.BAD_FIELD, AdminOpcode.CREATE_SQ, cdw10=3 << 16 | 1, cdw11=1 << 16 | 2, prp1=address)
     shape = {"cdw10": 2 << 16 | 2, "cdw11": 64 << 16 | 2, "cdw12": 100}
