@@ -14,6 +14,7 @@ from host.test_bad_input import (
     test_addresses,
     test_admin_commands,
     test_append_gap_and_duplicate,
+    test_appending_beyond_the_capacity,
     test_buffers_exhausted_loses_nothing,
     test_capacity_of_the_cache,
     test_damage_beside_the_slots_is_not_seen,
@@ -21,7 +22,9 @@ from host.test_bad_input import (
     test_die_that_never_becomes_ready,
     test_doorbell_beyond_the_queue,
     test_doorbell_of_no_queue_halts_none,
+    test_each_command_checks_for_itself,
     test_erase_failure_drops_the_superblock,
+    test_fields_that_all_commands_have,
     test_flash_exhausted_stays_in_dram,
     test_flipped_bit_shows_when_nobody_checks,
     test_full_completion_queue_holds_commands_back,
@@ -39,6 +42,7 @@ from host.test_bad_input import (
     test_rings_that_cannot_be_reached,
     test_sequence_unknown_freed_or_stale,
 )
+from host.test_borders import rows, test_appended_and_attended, test_attended, test_written_and_read_back
 from host.test_device import (
     test_a_saved_drive_goes_on,
     test_arrays_and_arguments,
@@ -83,6 +87,7 @@ from host.test_sequence import (
 )
 
 __all__ = [
+    "rows",
     "stored",
     "test_a_die_that_does_not_answer_has_no_marks",
     "test_a_drive_without_marks_stays_as_it_is",
@@ -95,7 +100,10 @@ __all__ = [
     "test_admin_commands",
     "test_an_erase_starts_the_count_anew",
     "test_append_gap_and_duplicate",
+    "test_appended_and_attended",
+    "test_appending_beyond_the_capacity",
     "test_arrays_and_arguments",
+    "test_attended",
     "test_bad_blocks_by_seed",
     "test_buffers_exhausted_loses_nothing",
     "test_capacity_of_the_cache",
@@ -110,9 +118,11 @@ __all__ = [
     "test_die_that_never_becomes_ready",
     "test_doorbell_beyond_the_queue",
     "test_doorbell_of_no_queue_halts_none",
+    "test_each_command_checks_for_itself",
     "test_equal_histories_leave_equal_drives",
     "test_erase_failure_drops_the_superblock",
     "test_every_sense_of_a_stripe_is_counted_where_it_lies",
+    "test_fields_that_all_commands_have",
     "test_flash_exhausted_stays_in_dram",
     "test_flipped_bit_shows_when_nobody_checks",
     "test_full_completion_queue_holds_commands_back",
@@ -149,6 +159,7 @@ __all__ = [
     "test_without_a_spare_three_programs_fail_and_nothing_is_lost",
     "test_words_outside_the_geometry_are_refused",
     "test_writes_longer_than_a_command",
+    "test_written_and_read_back",
 ]
 
 
