@@ -256,10 +256,10 @@ def follow(m: Module, fifo: Any, start: Value) -> Followed:
 
 def assume_fifo(m: Module, fifo: Any, followed: Followed | None = None) -> None:
     """What `tests/formal/stream/test_fifo.py` proves of a FIFO whose contents are forgotten here."""
-    m.d.comb += Assume((fifo.level < 2) | fifo.o.valid)
+    m.d.comb += Assume((fifo.level < 2) | fifo.o.valid, None)
     if followed is not None:
         m.d.comb += Assume(~(followed.active & fifo.o.valid & (followed.ahead == 0))
-                           | (payload_of(fifo.o) == followed.payload))
+                           | (payload_of(fifo.o) == followed.payload), None)
 
 
 def assume_contents(m: Module, fifo: Any) -> list[Signal]:
@@ -272,7 +272,7 @@ def assume_contents(m: Module, fifo: Any) -> list[Signal]:
             m.d.sync += entry.eq(payload_of(fifo.i))
         with m.Elif(gives):
             m.d.sync += entry.eq(entries[place + 1] if place + 1 < len(entries) else 0)
-    m.d.comb += Assume(~fifo.o.valid | (payload_of(fifo.o) == entries[0]))
+    m.d.comb += Assume(~fifo.o.valid | (payload_of(fifo.o) == entries[0]), None)
     assume_fifo(m, fifo)
     return entries
 
