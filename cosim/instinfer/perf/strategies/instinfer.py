@@ -33,8 +33,8 @@ class Options:
     """What may be asked of a system beyond its policy.
 
     ``layer_seconds``: the host's cost of a layer; ``way``: head, token or best, how drives share;
-    ``tail_cores``: of the engines (`EngineConfig`); ``reread``: share of reads that ECC sends a second time;
-    ``keep``: one token in so many is chosen by the sketch.
+    ``tail_cores``: of the engines (`EngineConfig`), that divide the tail's time: a bound; ``reread``: share
+    of reads that ECC sends a second time; ``keep``: one token in so many is chosen by the sketch.
     """
 
     layer_seconds: float = LAYER_SECONDS

@@ -385,6 +385,8 @@ class KvEngine(wiring.Component):
         connect(m, outputs.ends, attends.ends)
         self._counted(m, share.shared, s.read_counts.senses, s.dispatch.requests[2])
         connect(m, walker.tail, tail_turns.jobs)
+        m.d.comb += [tail_turns.open.valid.eq(attends.open.valid),
+                     tail_turns.open.head_slot.eq(attends.open.head_slot)]
         for number, tail in enumerate(tails):
             s[f"tail_{number}"] = tail
             connect(m, tail_turns.core_jobs[number], tail.jobs)

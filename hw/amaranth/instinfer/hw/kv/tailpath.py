@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ways of stripe buffers to the tail cores: which core a head's go to, and one core's own."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -21,6 +21,7 @@ class TailTurns(wiring.Component):
     """Leads the stripe buffers of a head to one tail core, those of the next head to the next one.
 
     A head's rows must all go to one core: its softmax over them is one partial, whatever the number of cores.
+    Its sketches go there too: while one head's are scored another one's rows are attended.
 
     Parameters
     ----------
@@ -28,6 +29,7 @@ class TailTurns(wiring.Component):
 
     Members
     -------
+    open : pulse per head slot, those of the passes of one head in one piece, before its first walk
     jobs, masks : of a `HeadWalker`, head after head; ``jobs.payload.head_slot`` is that of the walk under
         way, also while masks come
     core_jobs, core_masks : to each `TailPath`
@@ -39,6 +41,7 @@ class TailTurns(wiring.Component):
         self.config = config
         jobs, masks = stream.Signature(tail_job(config)), stream.Signature(row_mask(config))
         super().__init__({
+            "open": In(wiring.Signature({"valid": Out(1), "head_slot": Out(range(config.head_slots))})),
             "jobs": In(jobs), "masks": In(masks),
             "core_jobs": Out(jobs).array(config.tail_cores),
             "core_masks": Out(masks).array(config.tail_cores),
@@ -46,12 +49,15 @@ class TailTurns(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        cores = self.config.tail_cores
-        head_slot = self.jobs.payload.head_slot
-        last, turn, now = Signal.like(head_slot), Signal(range(cores)), Signal(range(cores))
-        m.d.comb += now.eq(turn + (head_slot != last))
-        with m.If((self.jobs.valid & self.jobs.ready) | (self.masks.valid & self.masks.ready)):
-            m.d.sync += [last.eq(head_slot), turn.eq(now)]
+        core = range(self.config.tail_cores)
+        turn, opening = Signal(core), Signal()
+        table = Array(Signal(core, name=f"core_{slot}") for slot in range(self.config.head_slots))
+        now = table[self.jobs.payload.head_slot]
+        m.d.sync += opening.eq(self.open.valid)
+        with m.If(self.open.valid):
+            m.d.sync += table[self.open.head_slot].eq(turn)
+        with m.Elif(opening):
+            m.d.sync += turn.eq(turn + 1)
         for source, targets in ((self.jobs, self.core_jobs), (self.masks, self.core_masks)):
             for number, target in enumerate(targets):
                 mine = now == number
