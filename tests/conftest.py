@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Common to all tests: the run's seed in the header, Hypothesis's examples the same on every run."""
 
+import inspect
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,6 +26,14 @@ def pytest_configure() -> None:
     recorder.install()
 
 
+def runs_cocotb(function: Callable[..., Any], depth: int = 2) -> bool:
+    """Whether it calls `run_cocotb`, itself or through functions of its own module."""
+    names = function.__code__.co_names
+    called = (function.__globals__.get(name) for name in names)
+    return "run_cocotb" in names or depth > 0 and any(
+        runs_cocotb(each, depth - 1) for each in called if inspect.isfunction(each))
+
+
 def pytest_report_header() -> str:
     return f"INSTINFER_SEED={seed()}"
 
@@ -35,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if collect.folder() is not None:
         idle = [item for item in items if not item.nodeid.startswith("tests/system/")
-                and not hasattr(getattr(item, "module", None), "run_cocotb")]
+                and not (isinstance(item, pytest.Function) and runs_cocotb(item.function))]
         config.hook.pytest_deselected(items=idle)
         items[:] = [item for item in items if item not in idle]
     folders = ("tests/system/", "tests/hw/kv/", "tests/hw/")
