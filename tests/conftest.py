@@ -30,8 +30,8 @@ def runs_cocotb(function: Callable[..., Any], depth: int = 2) -> bool:
     """Whether it calls `run_cocotb`, itself or through functions of its own module."""
     names = function.__code__.co_names
     called = (function.__globals__.get(name) for name in names)
-    return "run_cocotb" in names or depth > 0 and any(
-        runs_cocotb(each, depth - 1) for each in called if inspect.isfunction(each))
+    return "run_cocotb" in names or (depth > 0 and any(
+        runs_cocotb(each, depth - 1) for each in called if inspect.isfunction(each)))
 
 
 def pytest_report_header() -> str:
