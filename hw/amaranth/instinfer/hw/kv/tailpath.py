@@ -49,6 +49,10 @@ class TailTurns(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        if self.config.tail_cores == 1:
+            connect(m, flipped(self.jobs), flipped(self.core_jobs[0]))
+            connect(m, flipped(self.masks), flipped(self.core_masks[0]))
+            return m
         core = range(self.config.tail_cores)
         turn, opening = Signal(core), Signal()
         table = Array(Signal(core, name=f"core_{slot}") for slot in range(self.config.head_slots))
