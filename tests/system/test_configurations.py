@@ -128,7 +128,7 @@ def test_a_waveform_of_the_preset(tmp_path: Path) -> None:
     attend_with_waves(tmp_path / "dump.fst", tokens=100)
 
 
-@pytest.mark.parametrize("number", range(SMALL))
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.soak), *range(1, SMALL)])
 def test_attends_exactly(number: int) -> None:
     with open_csd("sim:tiny", config=SAMPLE[number], erased=True) as csd:
         attend(csd, flash_tokens(SAMPLE[number]))

@@ -31,6 +31,8 @@ QUICK = {**IN_DDR, **DENSE_ALONE}
 """With policies in test_long_ddr.py."""
 CONFIG = load(preset="tiny", overrides=QUICK)
 HEADS, DIMS, TOKENS = 2, 64, 150
+pytestmark = pytest.mark.soak
+"""One more build of an engine; `make test` has the channel on DDR (hw/ddr)."""
 
 
 def opened(kind: str = "sim", *, overrides: dict[str, Any] = QUICK, **options: Any) -> Csd:

@@ -17,7 +17,10 @@ HEADS, QUERIES, DIMS, TOKENS = 3, 7, 64, 200
 """Seven queries are two passes, and six head slots for a command: more than there are."""
 
 
-@pytest.mark.parametrize("slowness", range(3))
+SLOWNESS = [0, *(pytest.param(each, marks=pytest.mark.soak) for each in (1, 2))]
+
+
+@pytest.mark.parametrize("slowness", SLOWNESS)
 def test_slots_wait_for_their_queries(slowness: int) -> None:
     """Commands in flight together, good and bad ones, and a read-back whose slots lie behind theirs: every
     bit and status is right, and the device goes on."""

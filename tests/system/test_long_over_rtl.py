@@ -3,6 +3,7 @@
 
 import pytest
 
+from host.test_bad_input import test_flash_exhausted_stays_in_dram
 from host.test_int8 import (
     test_int8_context_lengths_grown_by_appends,
     test_int8_hostile_values,
@@ -58,6 +59,7 @@ __all__ = [
     "test_descriptors_that_no_policy_has",
     "test_equal_sketches_leave_equal_drives",
     "test_every_row_chosen_gives_the_dense_bits",
+    "test_flash_exhausted_stays_in_dram",
     "test_good_sketch_command_as_a_control",
     "test_group_sizes",
     "test_int8_context_lengths_grown_by_appends",

@@ -131,7 +131,7 @@ def test_a_damaged_dim_slot_ends_the_attention(csd: Csd, faults: Any, tmp_path: 
     assert_same_bits(sequence.attend(0, q, policy=POLICIES[0]), good)
 
 
-@pytest.mark.parametrize("slowness", [0, 3])
+@pytest.mark.parametrize("slowness", [0, pytest.param(3, marks=pytest.mark.soak)])
 def test_heads_wait_for_their_queries(slowness: int) -> None:
     """Host memory that answers late; commands of both kinds in flight together, of two passes, good and bad:
     every bit and status is right, and the device goes on."""

@@ -29,6 +29,7 @@ IN_SDR = {"tCLS": "tCALS", "tALS": "tCALS", "tCLH": "tCALH", "tALH": "tCALH", "t
 """Times of a command in SDR, and what they are called here."""
 
 
+@pytest.mark.soak
 def test_pins() -> None:
     run_cocotb(blocks(), __file__, name="flash_nvddr2", **SOURCES)
 

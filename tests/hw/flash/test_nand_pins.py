@@ -26,6 +26,7 @@ ROOM = {"tWH": "tWP", "tREH": "tRP", "tCLR": "tCLH", "tAR": "tALH"}
 """What must be longer for a time to be the one that counts."""
 
 
+@pytest.mark.soak
 def test_pins() -> None:
     run_cocotb(blocks(), __file__, name="flash_pins", **BUILD)
 

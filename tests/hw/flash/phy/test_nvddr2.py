@@ -38,6 +38,7 @@ def test_nvddr2() -> None:
                only="at_full_rate|strobes|faults", **SOURCES)
 
 
+@pytest.mark.soak
 def test_sequences() -> None:
     """Reset, status, multi-plane and cache reads, programs, erase, identification, features."""
     run_cocotb(nvddr2_bench.pins(), test_nand.__file__, name="flash_nvddr2", parameters=SHAPE,

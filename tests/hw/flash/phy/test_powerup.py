@@ -19,6 +19,7 @@ from support import rng, run_cocotb
 from support.benches import PERIOD_NS, bench, cycle, start
 
 
+@pytest.mark.soak
 def test_power_up() -> None:
     run_cocotb(pins(), __file__, name="flash_pins", parameters=SHAPE, **BUILD)
 
