@@ -40,7 +40,8 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files first, so that the workers end together (xdist keeps the order with
-    ``--no-loadscope-reorder``); time for long tests.
+    ``--no-loadscope-reorder``), and of those first the ones that build engines of their own: no worker then
+    waits for another's build; time for long tests.
 
     Under coverage tests that run no RTL where it is counted are left out.
     """
@@ -49,7 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 and not (isinstance(item, pytest.Function) and runs_cocotb(item.function))]
         config.hook.pytest_deselected(items=idle)
         items[:] = [item for item in items if item not in idle]
-    folders = ("tests/system/", "tests/hw/kv/", "tests/hw/")
+    folders = (*(f"tests/system/test_{name}.py" for name in ("agreement", "decode", "engine_under_cocotb")),
+               "tests/hw/kv/test_engine.py", "tests/system/", "tests/hw/kv/", "tests/hw/")
     items.sort(key=lambda item: next((n for n, folder in enumerate(folders)
                                       if item.nodeid.startswith(folder)), len(folders)))
     for item in items:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import CQE_BYTES, SQE, AdminOpcode, Completion, Opcode, Status, Table, pack
-from instinfer.abi.layout import RowShape
+from instinfer.abi.layout import RowShape, superblock_place
 from instinfer.abi.registers import Fault, Register
 from instinfer.host import (
     CapacityError,
@@ -472,8 +472,9 @@ def test_reset_with_commands_under_way(stored: Stored) -> None:
 def first_stripe(stored: Stored) -> dict[str, int]:
     """Flash place of stripe 0 of head 0 of layer 0: the first row of its die."""
     index = stored.sequence.number * stored.csd.config.max_superblocks_per_sequence
-    block = stored.csd.read_table(Table.SUPERBLOCK_LIST, [index])[0]
-    return {"channel": 0, "die": 0, "block": block, "page": 0}
+    (superblock,) = stored.csd.read_table(Table.SUPERBLOCK_LIST, [index])
+    die, block = superblock_place(stored.csd.config, superblock, 0)
+    return {"channel": 0, "die": die, "block": block, "page": 0}
 
 
 @pytest.mark.parametrize("byte", [0, 1023, 1056, 1058, 1064, 1067])

@@ -100,7 +100,8 @@ def test_what_is_absent_is_not_exported() -> None:
 
 def test_device_dram_runs_out(csd_kind: str) -> None:
     with open_csd(csd_kind, overrides=UNCHECKED) as csd:
-        cache = csd.kv_cache(layers=32, kv_heads=16, query_heads=16, head_dim=128, max_tokens=2048)
+        cache = csd.kv_cache(layers=32, kv_heads=16, query_heads=16, head_dim=csd.config.head_dim_max,
+                             max_tokens=2048)
         cache.new_sequence()
         with pytest.raises(ResourceError, match="make the cache with fewer max_tokens"):
             [cache.new_sequence() for _ in range(csd.config.max_sequences)]

@@ -14,7 +14,6 @@ from instinfer.cosim.state import DriveState
 from instinfer.host import Csd, DeviceError, MediaError, Sequence, open_csd
 from support import rng
 from support.kv import (
-    UNCHECKED,
     Quantised,
     assert_same_bits,
     exact_attention,
@@ -298,7 +297,7 @@ def test_damaged_scales_are_noticed(csd: Csd) -> None:
 
 def test_damaged_scales_that_nobody_checks() -> None:
     """The model refuses what is no scale."""
-    with open_csd("model:tiny", erased=True, overrides=UNCHECKED) as csd:
+    with open_csd("model:tiny", erased=True, overrides={"check_tuples": False}) as csd:
         damaged_scale(csd, Status.SCALE)
 
 

@@ -28,7 +28,7 @@ from instinfer.host import (
     open_csd,
 )
 from support import rng
-from support.kv import UNCHECKED, assert_same_bits, exact_attention, random_half
+from support.kv import assert_same_bits, exact_attention, random_half
 from support.sketches import sketch_attention
 
 TOKENS = 150
@@ -256,7 +256,7 @@ def test_damaged_sketches(csd_kind: str, byte: int) -> None:
 
 
 def test_damaged_scale_of_a_sketch_that_nobody_checks(csd_kind: str) -> None:
-    with open_csd(csd_kind, erased=True, overrides=UNCHECKED) as csd:
+    with open_csd(csd_kind, erased=True, overrides={"check_tuples": False}) as csd:
         sequence = csd.kv_cache(**{**SHAPE, "kv_heads": 1}, sketch=SKETCHER).new_sequence()
         k = random_half(rng("damaged"), (130, 1, 64))
         sequence.write(0, k, k)

@@ -24,11 +24,11 @@ from instinfer.host import (
     open_csd,
 )
 from support import rng
-from support.kv import UNCHECKED, assert_same_bits, exact_attention, random_half
+from support.kv import assert_same_bits, exact_attention, random_half
 from support.sparf import choice, sparf_attention
 
 TOKENS = 150
-SCORES_UNCHECKED = {**UNCHECKED, "dram_bytes": 64 << 20, "sparf_policy": True}
+UNCHECKED = {"check_tuples": False, "dram_bytes": 64 << 20, "blocks": 64}
 POLICY = SparF(dims=8, tokens=20, window=6, sinks=2)
 MEAN = SparF(dims=8, tokens=20, window=6, sinks=2, mean_v=True)
 SHAPE: dict[str, Any] = {"layers": 2, "kv_heads": 2, "query_heads": 4, "head_dim": 64, "max_tokens": 200}
@@ -211,7 +211,7 @@ def test_dims_that_are_not_kept_do_not_matter(csd: Csd, faults: Any) -> None:
 
 def test_scores_come_out_of_dim_pages() -> None:
     """Unchecked damage of a kept dim changes what is chosen, exactly so."""
-    with open_csd("model:tiny", erased=True, overrides=SCORES_UNCHECKED) as csd:
+    with open_csd("model:tiny", erased=True, overrides=UNCHECKED) as csd:
         sequence, k, q = one_head(csd)
         place = dim_stripe(csd, sequence)
         csd.transport.faults.flip_bit(**place, byte=2 * 100 + 1, bit=6)  # type: ignore[attr-defined]
@@ -224,7 +224,7 @@ def test_scores_come_out_of_dim_pages() -> None:
 
 
 def test_damaged_scales_of_int8_dims_that_nobody_checks() -> None:
-    with open_csd("model:tiny", erased=True, overrides=SCORES_UNCHECKED) as csd:
+    with open_csd("model:tiny", erased=True, overrides=UNCHECKED) as csd:
         sequence, _, q = one_head(csd, 2 * BLOCK + 80, "int8")
         sequence.attend(0, q, policy=POLICY)
         place = dim_stripe(csd, sequence, 8)  # the scales are the first places behind the 64 dims

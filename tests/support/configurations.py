@@ -11,11 +11,12 @@ from support.seeds import rng
 CHANNELS = (1, 3, 16, 5, 1, 3, 16, 2)
 SMALL = 2
 """The first so many have few channels and queries: they build fast."""
-POLICIES = ((False, False), (False, False), (False, False), (False, True), (True, False), (True, True),
+POLICIES = ((False, False), (True, False), (False, False), (False, True), (True, False), (True, True),
             (True, True), (True, True))
-"""With sketches, with SparF: those that `make test` builds have neither, which halves a build."""
+"""With sketches, with SparF: the fewer, the shorter a build."""
 NARROW = 1
-"""The one whose superblocks are sure to be narrower than a channel, and small: several to a sequence."""
+"""The one whose superblocks are sure to be narrower than a channel, and small: several to a sequence. `make
+test` builds no other, see `narrow_overrides`."""
 SLOT_NEED = 1072
 """Bytes of the smallest slot: data, scales, tuple, in whole beats."""
 
@@ -58,12 +59,24 @@ def odd_configurations() -> list[EngineConfig]:
 
 
 def narrowed(config: EngineConfig, *, wide: bool) -> EngineConfig:
-    """With superblocks of some width; unless ``wide``, of half of six dies of a channel at most."""
+    """With superblocks of some width; unless ``wide``, of half of six dies of a channel at most, and with
+    what makes one build serve many tests: no slot is checked, damaged ones reach the softmax; stripe buffers
+    for each of the 90 heads of SmolLM2's layers, and flash for a hundred of their tokens; little DRAM."""
     random = rng(f"superblocks {config.name}")
     if not wide:
-        config = dataclasses.replace(config, dies=6, pages=int(random.integers(3, 6)), max_context=32768)
+        planes = int(random.choice((1, 2)))
+        config = dataclasses.replace(
+            config, dies=6, planes=planes, pages=int(random.integers(3, 6)), page_bytes=4096,
+            spare_bytes=4 * (SLOT_NEED - 1024) + int(random.integers(200)), check_tuples=False,
+            stripe_buffers=256, dram_bytes=4 << 20, max_superblocks_per_sequence=64, max_context=32768)
     widths = [width for width in range(1, config.dies + wide) if config.dies % width == 0]
     return dataclasses.replace(config, superblock_dies=int(random.choice(widths)))
+
+
+def narrow_overrides() -> dict[str, Any]:
+    """What makes `tiny` the narrow one of the sample."""
+    tiny, narrow = (vars(config) for config in (presets()["tiny"], odd_configurations()[NARROW]))
+    return {name: value for name, value in narrow.items() if value != tiny[name]}
 
 
 def summary(config: EngineConfig) -> str:

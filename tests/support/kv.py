@@ -13,15 +13,12 @@ from instinfer.abi.arith import F16, I8, Partial
 from instinfer.abi.commands import Dtype
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape, flash_stripes, map_line, placement, superblock_place
+from support.configurations import narrow_overrides
 
 Quantised = tuple[I8, F16]
 
-UNCHECKED: dict[str, Any] = {
-    "check_tuples": False, "stripe_buffers": 256, "dram_bytes": 4 << 20, "blocks": 64,
-    "max_superblocks_per_sequence": 64, "sparf_policy": False,
-}
-"""Overrides of `tiny`, one build for several tests: damaged slots reach the softmax; stripe buffers for each
-of the 90 heads of SmolLM2's layers, and flash for a few hundred of their tokens; little DRAM; no SparF."""
+UNCHECKED = narrow_overrides()
+"""Overrides of `tiny`: damaged slots reach the softmax, and a whole SmolLM2 fits."""
 
 
 def random_half(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0) -> F16:

@@ -24,15 +24,14 @@ from host.test_superblocks import (
 )
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape
-from instinfer.cosim.build import Text, lint
 from instinfer.cosim.native.engine import rtl
 from instinfer.host import PCA, Csd, Dense, Sketch, SparF, open_csd
 from instinfer.host.policy import Policy
 from instinfer.hw.events import BusActivity
-from instinfer.hw.generate import LINT_WAIVERS, MANIFEST, top_name
 from support import rng
 from support.configurations import POLICIES, SMALL, odd_configurations
 from support.kv import assert_same_bits, exact_attention, random_half, stripe_dies
+from support.lint import lint_modules
 from support.waves import Waves
 from system.test_agreement import AGREEING
 
@@ -89,8 +88,7 @@ def flash_tokens(config: EngineConfig) -> int:
 def test_generates_clean_verilog(number: int) -> None:
     config = SAMPLE[number]
     print(config)
-    verilog = [Text(name, text) for name, text in rtl(config).items() if name != MANIFEST]
-    lint(top=top_name(config), verilog=verilog, waive=tuple(LINT_WAIVERS))
+    lint_modules(rtl(config))
 
 
 def attend_with_waves(path: Path, *, tokens: int, **options: Any) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A language model decodes over the RTL: each layer consumes what the hardware read from flash alone.
 
-SmolLM2-135M, all 30 layers, on `tiny` with room for its 90 heads and the tuple check off: what flash holds
+SmolLM2-135M, all 30 layers, on an engine with room for its 90 heads and the tuple check off: what flash holds
 reaches the softmax as it is, and still every bit must be the model's.
 """
 
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from cosim.test_decode import PROMPT as SHORT
 from instinfer.abi.commands import Table
+from instinfer.abi.layout import superblock_place
 from instinfer.cli import main
 from instinfer.cosim.decode import decode
 from instinfer.host import Csd, Dense, Sequence, open_csd
@@ -115,9 +116,9 @@ def logits(network: tuple[SmolLM2, Tokenizer]) -> Iterator[Callable[[str], tuple
 def flip_a_value(csd: Csd, sequence: Sequence) -> None:
     """Bit 14 of V of token 0, dim 0, of layer 0's first head: the sequence's first page."""
     index = sequence.number * csd.config.max_superblocks_per_sequence
-    (block,) = csd.read_table(Table.SUPERBLOCK_LIST, [index])
+    die, block = superblock_place(csd.config, *csd.read_table(Table.SUPERBLOCK_LIST, [index]), 0)
     faults: Any = csd.transport.faults  # type: ignore[attr-defined]
-    faults.flip_bit(channel=0, die=0, plane=0, block=block, page=0, byte=csd.config.slot_bytes + 1, bit=6)
+    faults.flip_bit(channel=0, die=die, plane=0, block=block, page=0, byte=csd.config.slot_bytes + 1, bit=6)
 
 
 def test_one_flipped_bit_of_v_changes_the_logits(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from host import test_bad_input
+from host import test_bad_input, test_left_out
 from host.test_bad_input import Stored
 from host.test_left_out import DENSE_ALONE
 from instinfer.abi import arith
@@ -251,6 +251,13 @@ def refusals(csd: Csd, device: CocotbTransport) -> None:
     assert csd.transport.saved_tables() is None
 
 
+@bench(cycles=100_000)
+async def policies_left_out(dut: Any) -> None:
+    """Where policies were left out, the hardware itself refuses what needs them."""
+    assert not parameters()["policies"]
+    await driven(dut, lambda csd, device: test_left_out.test_policies_that_are_left_out(csd))
+
+
 @bench(cycles=20_000)
 async def refuses(dut: Any) -> None:
     await driven(dut, refusals)
@@ -258,10 +265,11 @@ async def refuses(dut: Any) -> None:
 
 BENCHES = (attends, attends_under_back_pressure, crosses_edges_between_guard_bytes,
            error_responses_end_the_command, reset_in_the_middle, interrupt_rises_and_falls, refuses)
+CASES = [*((each.name, False) for each in (*BENCHES, policies_left_out)),
+         *(pytest.param(each.name, True, marks=pytest.mark.soak) for each in BENCHES)]
 
 
-@pytest.mark.parametrize("policies", [False, pytest.param(True, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("name", [each.name for each in BENCHES])
+@pytest.mark.parametrize(("name", "policies"), CASES)
 def test_the_engine(name: str, policies: bool) -> None:
     """Without the logic of policies a build takes half the time; with it in `make soak`."""
     sources = cocotb_sources(WHOLE if policies else CONFIG, places=collect.folder() is not None)
