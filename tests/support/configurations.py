@@ -61,14 +61,16 @@ def odd_configurations() -> list[EngineConfig]:
 def narrowed(config: EngineConfig, *, wide: bool) -> EngineConfig:
     """With superblocks of some width; unless ``wide``, of half of six dies of a channel at most, and with
     what makes one build serve many tests: no slot is checked, damaged ones reach the softmax; stripe buffers
-    for each of the 90 heads of SmolLM2's layers, and flash for a hundred of their tokens; little DRAM."""
+    for each of the 90 heads of SmolLM2's layers, which take turns at two tail cores, and flash for a hundred
+    of their tokens; little DRAM."""
     random = rng(f"superblocks {config.name}")
     if not wide:
         planes = int(random.choice((1, 2)))
         config = dataclasses.replace(
             config, dies=6, planes=planes, pages=int(random.integers(3, 6)), page_bytes=4096,
             spare_bytes=4 * (SLOT_NEED - 1024) + int(random.integers(200)), check_tuples=False,
-            stripe_buffers=256, dram_bytes=4 << 20, max_superblocks_per_sequence=64, max_context=32768)
+            stripe_buffers=256, dram_bytes=4 << 20, tail_cores=2, max_superblocks_per_sequence=64,
+            max_context=32768)
     widths = [width for width in range(1, config.dies + wide) if config.dies % width == 0]
     return dataclasses.replace(config, superblock_dies=int(random.choice(widths)))
 

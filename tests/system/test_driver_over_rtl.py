@@ -65,14 +65,11 @@ from host.test_read_counts import (
 from host.test_scan import (
     test_a_die_that_does_not_answer_has_no_marks,
     test_a_drive_without_marks_stays_as_it_is,
-    test_a_marked_spare_block_is_passed_over,
     test_a_scan_finds_what_the_factory_marked,
     test_bad_blocks_by_seed,
     test_data_are_never_taken_for_marks,
-    test_more_marks_than_spare_blocks,
     test_places_that_cannot_be_looked_at,
     test_raw_bytes_of_a_page,
-    test_the_mark_is_the_first_spare_byte_and_no_other,
 )
 from host.test_sequence import (
     test_context_lengths_grown_by_appends,
@@ -92,7 +89,6 @@ __all__ = [
     "test_a_die_that_does_not_answer_has_no_marks",
     "test_a_drive_without_marks_stays_as_it_is",
     "test_a_full_counter_stays_full",
-    "test_a_marked_spare_block_is_passed_over",
     "test_a_saved_drive_goes_on",
     "test_a_scan_finds_what_the_factory_marked",
     "test_a_superblock_that_could_not_be_erased_comes_back",
@@ -134,7 +130,6 @@ __all__ = [
     "test_many_commands_in_flight",
     "test_more_commands_than_the_ring_holds",
     "test_more_heads_than_channels_are_placed_in_turn",
-    "test_more_marks_than_spare_blocks",
     "test_not_finite_keeps_finished_stripes",
     "test_opcodes_and_fields",
     "test_operands_that_are_not_finite",
@@ -155,7 +150,6 @@ __all__ = [
     "test_states_that_cannot_be_opened",
     "test_the_device_refuses_what_it_lacks_alone",
     "test_the_list_outlives_reset_and_is_saved",
-    "test_the_mark_is_the_first_spare_byte_and_no_other",
     "test_without_a_spare_three_programs_fail_and_nothing_is_lost",
     "test_words_outside_the_geometry_are_refused",
     "test_writes_longer_than_a_command",

@@ -29,7 +29,8 @@ from support import recorder, rng, run_cocotb
 from support.benches import bench, parameters
 from support.kv import assert_same_bits, exact_attention, random_half
 
-CONFIG = dataclasses.replace(presets()["tiny"], **DENSE_ALONE)
+CONFIG = dataclasses.replace(presets()["tiny"], queries=2, **DENSE_ALONE)
+"""Two queries a pass, so that four replay each page; without the logic of policies, too, half of a build."""
 WHOLE = presets()["tiny"]
 TIMEOUT_US = 500
 """Of a command: the longest here takes a tenth."""
@@ -79,7 +80,7 @@ def decode(csd: Csd, *, prompt: int = 75, steps: int = 3) -> tuple[list[F16], di
 
 def decode_like_the_model(csd: Csd, device: CocotbTransport) -> None:
     outputs, counted = decode(csd)
-    with open_csd("model:tiny", erased=True, arena_bytes=1 << 16) as model:
+    with open_csd("model:tiny", config=csd.config, erased=True, arena_bytes=1 << 16) as model:
         expected, expected_counts = decode(model)
     for found, wanted in zip(outputs, expected, strict=True):
         assert_same_bits(found, wanted)
@@ -271,7 +272,7 @@ CASES = [*((each.name, False) for each in (*BENCHES, policies_left_out)),
 
 @pytest.mark.parametrize(("name", "policies"), CASES)
 def test_the_engine(name: str, policies: bool) -> None:
-    """Without the logic of policies a build takes half the time; with it in `make soak`."""
+    """The small engine; the whole of `tiny` in `make soak`."""
     sources = cocotb_sources(WHOLE if policies else CONFIG, places=collect.folder() is not None)
     run_cocotb(None, __file__, name=TOP, only=f"{name}$", verilog_sources=sources["verilog"],
                parameters={"policies": policies},

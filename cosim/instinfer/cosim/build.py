@@ -233,6 +233,7 @@ def _run(command: Sequence[str], folder: Path, log: Path, *, timeout: float) -> 
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # an outer make's job server is not ours
         variables.pop(name, None)
     variables.setdefault("CCACHE_DIR", str(cache_root() / "ccache"))
+    variables.setdefault("CCACHE_DEPEND", "1")  # no run of the preprocessor: g++ lists what it read
     with log.open("a") as file:
         print("$", *command, file=file, flush=True)
         try:
