@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's tests of scans for factory-bad blocks that take long over the RTL: each reads a whole drive."""
+"""The driver's tests of scans that take long over the RTL: each reads a whole drive."""
 
 import pytest
 
