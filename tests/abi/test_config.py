@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from instinfer.abi.config import EngineConfig, NandTiming, load, parse_value, presets
+from instinfer.abi.config import EngineConfig, NandTiming
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import load, parse_value, presets
 from instinfer.abi.registers import IDENTITY_WORDS, identity_words
 
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from instinfer.abi import layout
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
 from instinfer.abi.dims import DIMS_PER_PAGE, DimShape, dim_map_index, dim_placement, pack_block
 from instinfer.abi.layout import KIND_DIM, RowShape, SlotTuple
+from instinfer.abi.presets import presets
 
 PRODUCT, TINY = presets()["product"], presets()["tiny"]
 CONFIGS = st.builds(

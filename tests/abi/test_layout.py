@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instinfer.abi import layout
-from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, load, presets
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.layout import MapEntry, RowShape, SlotTuple, page_place, row_address
+from instinfer.abi.presets import load, presets
 from support import rng
 
 TINY, PRODUCT = presets()["tiny"], presets()["product"]

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import (
     BAR_BYTES,
     FIELDS,

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instinfer.abi.commands import Dtype, PolicyKind
-from instinfer.abi.config import presets
 from instinfer.abi.dims import DimShape
 from instinfer.abi.layout import map_bytes
+from instinfer.abi.presets import presets
 from instinfer.abi.selection import SketchPolicy
 from instinfer.abi.sparf import SparfPolicy
 from instinfer.abi.tables import VALID, CacheWord, PolicyWord, SequenceWord, read_count_index

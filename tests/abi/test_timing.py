@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import EngineConfig, NandTiming, load
+from instinfer.abi.config import EngineConfig, NandTiming
 from instinfer.abi.layout import RowShape, SketchShape, placement
+from instinfer.abi.presets import load
 from instinfer.abi.timing import (
     StripeRead,
     bound_of,

@@ -11,8 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import presets
 from instinfer.cli import main, options
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.presets import presets
 from instinfer.cosim import timeline
 from instinfer.cosim.native.binding import EVENT
 from instinfer.host import open_csd

@@ -9,8 +9,8 @@ import pytest
 
 import instinfer.host
 from instinfer.abi.commands import AdminOpcode
-from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import presets
 from instinfer.cosim.state import DriveState, StateError
 from instinfer.cosim.transport.model import open_transport as open_model
 from instinfer.host import CommandTimeout, Csd, Dense, ResourceError, TransportError, open_csd

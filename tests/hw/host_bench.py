@@ -7,7 +7,7 @@ from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.hw.axi import AxiBus, AxiLiteBus, MemoryBridge, ReadArbiter, WriteArbiter
 from instinfer.hw.queue import QueueEngine, RegisterFile
 from instinfer.hw.signatures import COMMAND, COMPLETION, MemoryReadPort, MemoryWritePort

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's borders (tests/system holds the rest)."""
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import Counter
 from instinfer.abi.timing import port_of
 from instinfer.hw.engine import CHANNEL_COUNTERS, Engine

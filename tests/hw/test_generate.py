@@ -14,7 +14,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import Counter, Register
 from instinfer.cosim.build import BuildError, Text, lint
 from instinfer.cosim.native.engine import rtl
@@ -136,7 +136,7 @@ def test_the_manifest_describes_the_files(preset: str) -> None:
 
 def test_the_same_bytes_under_another_hash_seed(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from instinfer.abi.config import presets; "
+        "import sys; from pathlib import Path; from instinfer.abi.presets import presets; "
         "from instinfer.hw.generate import render, write; write(render(presets()['tiny']), Path(sys.argv[1]))"
     )
     subprocess.run(

@@ -5,7 +5,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.presets import presets
 from support.seeds import rng
 
 CHANNELS = (1, 3, 16, 5, 1, 3, 16, 2)

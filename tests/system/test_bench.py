@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.presets import presets
 from instinfer.cosim.bench.attention import dense, latency
 from instinfer.cosim.bench.operands import random_operands
 from instinfer.cosim.bench.selection import sparse

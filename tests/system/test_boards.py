@@ -3,7 +3,7 @@
 
 import pytest
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.cosim.bench.attention import dense
 from instinfer.cosim.bench.workload import Shape
 

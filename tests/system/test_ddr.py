@@ -13,8 +13,8 @@ import pytest
 from host.test_left_out import DENSE_ALONE, test_policies_that_are_left_out
 from host.test_sequence import test_many_commands_in_flight
 from instinfer.abi.commands import Status, Table
-from instinfer.abi.config import load
 from instinfer.abi.layout import ERASED_BYTE, TUPLE_OFFSET, RowShape
+from instinfer.abi.presets import load
 from instinfer.cosim.bench.attention import dense
 from instinfer.cosim.bench.workload import Shape
 from instinfer.cosim.native.engine import memory_timing

@@ -18,7 +18,7 @@ from host.test_left_out import DENSE_ALONE
 from instinfer.abi import arith
 from instinfer.abi.arith import F16
 from instinfer.abi.commands import CQE_BYTES, NAMESPACE, AdminOpcode, Opcode
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import Fault, Register
 from instinfer.cosim.cocotb_bus import CocotbTransport, cocotb_sources
 from instinfer.cosim.cocotb_bus.sources import TOP

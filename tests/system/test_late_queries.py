@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import Opcode, Status
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.cosim.native.binding import AxiResponse, MemoryTiming
 from instinfer.host import DeviceError, NotFiniteError, open_csd
 from support import rng

@@ -11,7 +11,7 @@ import pytest
 from host.test_sparf import queries, rows_of
 from host.test_sparf_bad_input import dim_stripe
 from instinfer.abi.commands import Opcode, Status
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.cosim.native.binding import AxiResponse, MemoryTiming
 from instinfer.cosim.state import DriveState
 from instinfer.host import PCA, Csd, Dense, DeviceError, MediaError, NotFiniteError, Sketch, SparF, open_csd

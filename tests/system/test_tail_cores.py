@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from host.test_sequence import test_many_commands_in_flight, test_sequences_interleaved_freed_and_reused
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.cosim.bench.attention import dense
 from instinfer.cosim.bench.workload import Shape
 from instinfer.cosim.timeline import intervals

@@ -5,7 +5,8 @@ from typing import Any
 
 import typer
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.presets import presets
 from instinfer.cli.options import ConfigFile, JsonTarget, Preset, Settings, configuration, console, emit
 
 app = typer.Typer(no_args_is_help=True, help="Show or validate a configuration.")

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instinfer.abi.config import EngineConfig, load, parse_value
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import load, parse_value
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -113,8 +113,8 @@ def sweep(
     json_target: JsonTarget = None,
 ) -> None:
     """Many points, on many workers; interrupted, it goes on where it was. Results are Parquet."""
-    from instinfer.abi.config import parse_value
     from instinfer.abi.errors import require
+    from instinfer.abi.presets import parse_value
     from instinfer.cli.options import progress
     from instinfer.perf.sweep import draw, runner
 

@@ -67,8 +67,8 @@ def _measure(blocks: Any, part: Any, jobs: int) -> Any:
 
 def _cost(engine: "EngineConfig", part_name: str | None, inside: list[str], json_target: str | None,
           jobs: int, update: bool) -> None:
-    from instinfer.abi.config import presets
     from instinfer.abi.errors import require
+    from instinfer.abi.presets import presets
     from instinfer.cosim.cost import parts, report
     from instinfer.cosim.native.engine import checkout
 

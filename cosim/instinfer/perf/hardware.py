@@ -9,8 +9,9 @@ are assumed and only meant to compare systems.
 import dataclasses
 import math
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
+from instinfer.abi.presets import presets
 
 GB = 1e9
 TERA = 1e12

@@ -10,8 +10,8 @@ import pytest
 from instinfer.abi import arith, layout
 from instinfer.abi.arith import Partial
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import presets
 from instinfer.abi.layout import RowShape
+from instinfer.abi.presets import presets
 from instinfer.cosim.accuracy import policies
 from instinfer.cosim.accuracy.attention import Rows, attend
 from instinfer.cosim.accuracy.sketch import SKETCHERS

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from instinfer.abi.arith import scale2_of
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.cli import main
 from instinfer.cosim.accuracy import report, statistics
 from instinfer.cosim.accuracy.attention import attend

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import presets
 from instinfer.abi.dims import DimShape
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.layout import RowShape, SketchShape
+from instinfer.abi.presets import presets
 from instinfer.cosim.accuracy import cost
 from instinfer.cosim.accuracy.attention import Rows
 from instinfer.cosim.accuracy.policies import Layer, Sketch, SparF, SparFFloat, parse, spec

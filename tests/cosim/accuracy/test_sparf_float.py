@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.abi.sparf import SparfPolicy
 from instinfer.cosim.accuracy import exact, sparf_float
 from instinfer.cosim.accuracy.attention import Rows

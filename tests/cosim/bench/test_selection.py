@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import load
 from instinfer.cosim.bench.operands import random_operands
 from instinfer.cosim.bench.selection import Drive, chosen_tokens, policy_bound, sparse
 from instinfer.cosim.bench.workload import Shape

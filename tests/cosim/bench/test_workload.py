@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import load
 from instinfer.cosim.bench.attention import dense
 from instinfer.cosim.bench.workload import Comparison, Shape, open_pair
 

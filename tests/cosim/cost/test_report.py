@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import presets
 from instinfer.cosim.cost import parts, report
 from instinfer.cosim.cost.yosys import Cost
 from support.costdesign import design

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.cosim.cost import parts, report, yosys
 from instinfer.cosim.cost.hierarchy import Block, Hierarchy
 from instinfer.cosim.cost.yosys import Cost, SynthesisError, count, kept, synthesise

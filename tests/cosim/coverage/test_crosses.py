@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from instinfer.abi.commands import AdminOpcode, Dtype, Opcode, Status
-from instinfer.abi.config import presets
 from instinfer.abi.layout import RowShape
+from instinfer.abi.presets import presets
 from instinfer.cosim.coverage import collect, crosses
 from instinfer.cosim.coverage.page import cross_table
 from instinfer.host import DeviceError, Sketch, open_csd

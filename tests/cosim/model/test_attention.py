@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instinfer.abi import arith
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape, flash_stripes, placement
+from instinfer.abi.presets import presets
 from instinfer.cosim.model.attention import (
     Operands,
     attend,

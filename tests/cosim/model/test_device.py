@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import ADMIN_SQE, CQE_BYTES, SQE_BYTES, AdminOpcode, Completion, Status, pack
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import IDENTITY_WORDS, MAGIC, VERSION, Fault, Register
 from instinfer.cosim.model.device import ModelDevice
 from instinfer.cosim.model.memory import BUS_BASE, BusError, Dram, HostMemory

@@ -3,7 +3,8 @@
 
 import dataclasses
 
-from instinfer.abi.config import EngineConfig, NandTiming, presets
+from instinfer.abi.config import EngineConfig, NandTiming
+from instinfer.abi.presets import presets
 
 
 def small(*, dies: int, planes: int = 1) -> EngineConfig:

@@ -4,7 +4,7 @@
 import pytest
 from amaranth.hdl import Array, Assert, Assume, C, Cat, Cover, Module, Signal
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.hw.kv.slots import SlotArbiter
 from support.formal import Bench, assert_held, assume_held, mutated, transfer, waits
 

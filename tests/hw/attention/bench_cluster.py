@@ -9,7 +9,8 @@ from hw.attention.heads import KINDS, Head, query_payloads, random_head, result_
 from hw.selection import sparfqueries
 from hw.selection.sparfqueries import QueryHead
 from instinfer.abi import arith, sparf
-from instinfer.abi.config import EngineConfig, load
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.presets import load
 from instinfer.hw.attention.core import AttentionCore
 from instinfer.hw.attention.merger import Merger
 from instinfer.hw.selection.sparfports import kept_dims

@@ -8,7 +8,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.attention import core, lane
 from instinfer.hw.attention.hub import AttentionHub
 from instinfer.hw.attention.lane import ByteLane

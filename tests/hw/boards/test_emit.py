@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import presets
 from instinfer.cosim.boards.check import CheckError, quick, read, thorough
 from instinfer.cosim.cost.parts import PART_OF_PRESET, PARTS
 from instinfer.cosim.native.engine import rtl

@@ -8,9 +8,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from hw.queue.bar import Bar
-from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.kernel import ARGUMENTS, BAR_OFFSET, CONTROL_BYTES, KERNEL_FIELDS, KernelRegister
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import MAGIC, VERSION, Access, Register
 from instinfer.hw.axi.bus import AxiLiteBus
 from instinfer.hw.boards.kernel import KernelControl

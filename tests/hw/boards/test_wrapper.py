@@ -8,8 +8,8 @@ import cocotb
 import pytest
 from cocotb.triggers import Timer
 
-from instinfer.abi.config import presets
 from instinfer.abi.kernel import BAR_OFFSET, KernelRegister
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import Register
 from instinfer.cosim.build import Text
 from instinfer.hw.boards import TARGETS, Target

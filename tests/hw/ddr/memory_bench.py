@@ -13,8 +13,9 @@ from cocotb.triggers import ClockCycles, RisingEdge
 
 from hw.axi.agents import AxiMemory
 from hw.flash.channel_bench import Stripe
-from instinfer.abi.config import EngineConfig, load
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import row_address
+from instinfer.abi.presets import load
 from instinfer.hw.axi import AxiBus, MemoryBridge, ReadArbiter
 from instinfer.hw.ddr.channel import DdrChannel
 from instinfer.hw.flash.channel import ACTIVITY

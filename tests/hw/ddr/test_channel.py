@@ -10,9 +10,9 @@ from cocotb.triggers import ClockCycles
 
 from hw.ddr.memory_bench import CHANNEL, COUNTS, TIMEOUT, ChannelOnMemory, Device, shaped, stripes
 from hw.flash.channel_bench import Reads, Stripe
-from instinfer.abi.config import presets
 from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.abi.layout import ERASED_BYTE, TUPLE_OFFSET, row_address
+from instinfer.abi.presets import presets
 from instinfer.hw.ddr.channel import DdrChannel
 from instinfer.hw.flash.channel import ACTIVITY
 from instinfer.hw.signatures import ChannelOp, MediaStatus, ReadError

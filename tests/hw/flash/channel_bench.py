@@ -14,9 +14,10 @@ from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles
 from numpy.typing import NDArray
 
-from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig, presets
+from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
 from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.abi.layout import encode_stripe
+from instinfer.abi.presets import presets
 from instinfer.hw.flash.channel import ACTIVITY, FlashChannel
 from instinfer.hw.flash.nand import NandPackage, NandPins, nand_sources
 from instinfer.hw.flash.phy.powerup import PowerUp

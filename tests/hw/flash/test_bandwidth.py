@@ -10,7 +10,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 
 from hw.flash.channel_bench import BUILD, COUNTS, ChannelWithNand, Stripe
 from hw.flash.store import Store
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.abi.timing import CACHE_CYCLES, COLUMN_CYCLES, PLANE_READ_CYCLES
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,

@@ -5,8 +5,8 @@ import numpy as np
 from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import presets
 from instinfer.abi.layout import CHECKED_BEATS, SLOT_TUPLE_BYTES, TUPLE_OFFSET, slot_crc
+from instinfer.abi.presets import presets
 from instinfer.hw.flash.crc import crc_model, crc_skip, crc_step
 from support import rng
 

@@ -8,7 +8,7 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.hw.flash.die import PATIENCE, DieControl, Work
 
 CYCLES = 4000

@@ -9,7 +9,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 
 from hw.flash.channel_bench import BASE, BUILD
 from hw.flash.store import Store
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.hw.flash.nand import NandPackage
 from instinfer.hw.signatures import BusOp
 from support import bundle, run_cocotb

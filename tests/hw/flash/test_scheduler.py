@@ -6,7 +6,7 @@ import dataclasses
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.hw.flash.die import TIMEOUT_TICKS
 from instinfer.hw.flash.scheduler import Scheduler
 from instinfer.hw.flash.sequencer import JobKind

@@ -9,8 +9,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.dims import DIMS_PER_PAGE
+from instinfer.abi.presets import presets
 from instinfer.hw.flash.queues import wanted_slots
 from instinfer.hw.signatures import channel_request
 from support import rng

@@ -15,8 +15,9 @@ from amaranth.lib.wiring import Out
 from cocotb.triggers import ClockCycles, Event, RisingEdge
 
 from instinfer.abi.commands import ADMIN_SQE, SQE, AdminOpcode, Dtype, Opcode, Status, Table, pack
-from instinfer.abi.config import EngineConfig, load
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import SCALE_BYTES, MapEntry, RowShape, SketchShape
+from instinfer.abi.presets import load
 from instinfer.abi.registers import Counter
 from instinfer.cosim.model.admin import Admin
 from instinfer.cosim.model.executor import Executor

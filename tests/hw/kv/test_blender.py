@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
 
 from instinfer.abi import sparf
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.attention.ports import QUOTIENT_LATENCY, QuotientPort
 from instinfer.hw.kv.blender import MeanBlender
 from instinfer.hw.numeric.normalise import Fp16Quotient

@@ -10,9 +10,10 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import EngineConfig, presets
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.dims import DimShape
 from instinfer.abi.layout import HEAD_DIMS, RowShape
+from instinfer.abi.presets import presets
 from instinfer.hw.kv.dimplaces import UNIT_DIMS, DimPlaces
 from support import rng
 

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from instinfer.abi import arith, sparf
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.attention.merger import Merger
 from instinfer.hw.attention.ports import MergeOp
 from instinfer.hw.kv.blender import MeanBlender

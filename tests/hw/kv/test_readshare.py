@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.kv.dispatch import ReadShare
 from support import rng
 

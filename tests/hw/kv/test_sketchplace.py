@@ -7,8 +7,8 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import presets
 from instinfer.abi.layout import SketchShape
+from instinfer.abi.presets import presets
 from instinfer.hw.kv.sketchplace import (
     SketchPlace,
     sketches_per_page,

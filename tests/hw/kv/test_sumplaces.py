@@ -9,8 +9,8 @@ from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
 from instinfer.abi.commands import ADMIN_SQE, SQE, AdminOpcode, Dtype, Opcode, PolicyKind, Status, Table, pack
-from instinfer.abi.config import load
 from instinfer.abi.layout import MAP_ALIGN, entries_bytes, whole
+from instinfer.abi.presets import load
 from instinfer.abi.sparf import SparfPolicy
 from instinfer.abi.tables import CacheWord, PolicyWord, SequenceWord
 from instinfer.hw.kv.admin import AdminCommands

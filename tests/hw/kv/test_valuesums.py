@@ -9,8 +9,8 @@ from amaranth.sim import Simulator
 
 from instinfer.abi import sparf
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import load
 from instinfer.abi.layout import KIND_VALUE, RowShape
+from instinfer.abi.presets import load
 from instinfer.hw.kv.valuesums import ValueSums
 from support import rng
 from support.dram import SimulatedDram

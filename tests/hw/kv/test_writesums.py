@@ -12,8 +12,8 @@ from amaranth.sim import Simulator
 
 from instinfer.abi import sparf
 from instinfer.abi.commands import Dtype, Status, Table
-from instinfer.abi.config import load
 from instinfer.abi.layout import KIND_KEY, KIND_VALUE, RowShape
+from instinfer.abi.presets import load
 from instinfer.abi.records import Records, pack_records
 from instinfer.hw.kv.entries import EntryReader, EntryWriter
 from instinfer.hw.kv.ports import TableOp

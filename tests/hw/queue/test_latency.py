@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.hw.queue import QueueEngine
 from instinfer.hw.queue.fetcher import ENTRIES_AHEAD
 

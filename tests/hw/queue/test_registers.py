@@ -4,7 +4,7 @@
 from amaranth.sim import Simulator
 
 from hw.queue.bar import Bar
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.abi.registers import (
     BAR_BYTES,
     MAGIC,

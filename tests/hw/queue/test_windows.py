@@ -4,7 +4,7 @@
 from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import presets
+from instinfer.abi.presets import presets
 from instinfer.hw.queue import WindowCheck
 from support import rng
 

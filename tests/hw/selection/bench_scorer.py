@@ -7,7 +7,7 @@ import numpy as np
 from cocotb.triggers import RisingEdge
 
 from instinfer.abi import selection
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.selection.scorer import SketchScorer
 from support.benches import bench, cycle, parameters, start
 from support.seeds import rng

@@ -11,7 +11,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from instinfer.abi import selection, sparf
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.selection.chooser import GroupChooser
 from support import rng
 

@@ -6,7 +6,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from instinfer.abi import arith, selection, sparf
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.selection.dimelement import FixedElement
 from instinfer.hw.selection.dimoperands import DimOperands
 from instinfer.hw.selection.dimscore import DimScore

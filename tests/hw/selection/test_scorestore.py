@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.abi.selection import KEY_BITS, SCORE_BITS
 from instinfer.hw.selection.scorestore import ScoreStore
 from instinfer.hw.signatures import AXI_BYTES

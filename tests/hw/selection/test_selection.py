@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from instinfer.abi.config import load
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import load
 from instinfer.cosim.build import Text, lint
 from instinfer.hw.generate import LINT_WAIVERS, render_component
 from instinfer.hw.selection.bins import BinCounter

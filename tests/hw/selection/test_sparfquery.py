@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from instinfer.abi.config import load
+from instinfer.abi.presets import load
 from instinfer.hw.selection import sparfquery
 from instinfer.hw.selection.dimchooser import DimChooser
 from instinfer.hw.selection.sparfports import kept_dims, sparf_job

@@ -8,7 +8,8 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from instinfer.abi.config import EngineConfig, load
+from instinfer.abi.config import EngineConfig
+from instinfer.abi.presets import load
 from instinfer.hw.kv.dimslots import DimIntake, DimSlotScorer, dim_setup
 from instinfer.hw.kv.headports import SKETCH_LOAD, sketch_setup
 from instinfer.hw.kv.selection import Selection

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from instinfer.abi.commands import Dtype
-from instinfer.abi.config import presets
 from instinfer.abi.dims import DimShape
 from instinfer.abi.layout import RowShape
+from instinfer.abi.presets import presets
 from instinfer.abi.timing import chosen_reads, dim_reads
 from instinfer.perf.drive.expected import chosen_rows, kept_dims, key_slots, whole_stripe
 

@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 
 from instinfer.abi.commands import Dtype, PolicyKind
-from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import presets
 from instinfer.abi.timing import dense_bound
 from instinfer.perf.drive.cycles import attend_cycles, combine, fitted
 from instinfer.perf.drive.load import Job, load_of, spilled_words

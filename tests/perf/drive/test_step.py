@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 
 from instinfer.abi.commands import Dtype, PolicyKind
-from instinfer.abi.config import presets
 from instinfer.abi.errors import ConfigError
+from instinfer.abi.presets import presets
 from instinfer.perf.drive.appends import beside, stripes_per_token
 from instinfer.perf.drive.load import Job, load_of
 from instinfer.perf.drive.step import layer_step, write_rate

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from instinfer.abi.commands import Dtype, PolicyKind
-from instinfer.abi.config import presets
 from instinfer.abi.layout import flash_stripes
+from instinfer.abi.presets import presets
 from instinfer.perf.drive.load import Job, load_of
 from instinfer.perf.export import mqsim, profiles
 from instinfer.perf.point import Query

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from instinfer.abi.config import EngineConfig, load
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
+from instinfer.abi.presets import load
 
 
 class Faults(Protocol):
@@ -68,7 +69,7 @@ def resolve_config(argument: str, *, config: EngineConfig | None = None,
     if config is None:
         return load(preset=argument, config_file=config_file, overrides=overrides)
     require(isinstance(config, EngineConfig), "config", config, "an EngineConfig",
-            "Make one with instinfer.abi.config.load.")
+            "Make one with instinfer.abi.presets.load.")
     require(config_file is None and not overrides, "overrides", overrides or config_file,
             "absent beside a complete config", "Change the config itself with dataclasses.replace.")
     return config

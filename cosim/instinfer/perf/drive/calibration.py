@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from instinfer.abi.commands import Dtype, PolicyKind
-from instinfer.abi.config import EngineConfig, NandTiming, presets
+from instinfer.abi.config import EngineConfig, NandTiming
 from instinfer.abi.layout import SketchShape
+from instinfer.abi.presets import presets
 
 from .appends import beside
 from .cycles import Constants, cycles_of_load, write_cycles

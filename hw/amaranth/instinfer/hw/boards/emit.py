@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from instinfer.abi.config import EngineConfig, load, presets
+from instinfer.abi.config import EngineConfig
 from instinfer.abi.kernel import ARGUMENTS, BAR_OFFSET
+from instinfer.abi.presets import load, presets
 from instinfer.abi.registers import BAR_BYTES
 
 from ..generate import LINT_WAIVERS, to_verilog, top_name
