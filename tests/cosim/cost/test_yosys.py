@@ -48,6 +48,22 @@ def test_small_blocks_cost_what_they_hold(monkeypatch):
     assert kept(blocks[0], "xcup") is None, "another family is another cost"
 
 
+def test_a_block_is_packed_without_those_below_it():
+    """In one run of Yosys with what stands below it, and alone."""
+    below = "module below(a, y);\n  input [19:0] a;\n  output y;\n  assign y = ^a;\nendmodule\n"
+    above = below.replace("below", "above").replace("^a", "&a | z").replace(
+        "endmodule", "  wire z;\n  below inner (\n    .a(a),\n    .y(z)\n  );\nendmodule")
+    box = "(* blackbox *)\nmodule below(a, y);\n  input [19:0] a;\n  output y;\nendmodule\n"
+    blocks = [Block(name=name, top=name, boxes=boxes, digest=f"packed-{name}", instances=1,
+                    modules={name: text}, places=(name,))
+              for name, text, boxes in (("above", above, {"below": box}), ("below", below, {}))]
+    together = synthesise(blocks, family="xc7")
+    again = dataclasses.replace(blocks[0], digest="packed-alone")
+    assert together["above"] == synthesise([again], family="xc7")["above"]
+    assert together["below"].packed >= 4
+    assert 0 < together["above"].packed <= together["above"].lut
+
+
 def test_what_nobody_counts_is_an_error():
     block = design().blocks()[1]
     cells = {"LUT6": 2, "LUT2": 1, "INV": 1, "RAM32M": 2, "SRL16E": 1, "FDRE": 3, "RAMB18E1": 1,

@@ -20,7 +20,7 @@ from instinfer.cosim.paths import cache_root
 
 from .hierarchy import Block
 
-RECIPE = 2
+RECIPE = 3
 """Part of every key in the cache: raise it when the passes or what is counted change."""
 
 ALL = "all_blocks"
@@ -129,7 +129,17 @@ def _statistics(blocks: Sequence[Block], family: str) -> dict[str, Any]:
             "tee -q -o stat.json stat -json -tech xilinx",
         ], folder=Path(folder), what=", ".join(block.name for block in blocks))
         listing = json.loads((Path(folder) / "stat.json").read_text(encoding="utf-8"))["modules"]
-    return {name.lstrip("\\"): each for name, each in listing.items()}
+    return own_estimates({name.lstrip("\\"): each for name, each in listing.items()})
+
+
+def own_estimates(listing: Mapping[str, Any]) -> dict[str, Any]:
+    """The same statistics with ``estimated_num_lc`` of each module alone: Yosys's has those below it, too,
+    while it counts all other cells one module at a time."""
+    return {
+        name: {**each, "estimated_num_lc": each["estimated_num_lc"] - sum(
+            number * listing[kind.lstrip("\\")]["estimated_num_lc"]
+            for kind, number in each["num_cells_by_type"].items() if kind.lstrip("\\") in listing)}
+        for name, each in listing.items()}
 
 
 def count(statistics: Mapping[str, Any], block: Block) -> Cost:
