@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from instinfer.cli import main
+from instinfer.cosim import paths
 from instinfer.cosim.cost import fmax, parts, report
 from instinfer.cosim.cost.yosys import Cost
-from instinfer.cosim.native import engine
 from support.costdesign import design
 
 
@@ -21,7 +21,7 @@ def run(*arguments):
 def small(monkeypatch, tmp_path):
     """The small design in place of an engine, a cache and a checkout of its own."""
     monkeypatch.setenv("INSTINFER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(engine, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(paths, "checkout", lambda: tmp_path)
 
     def use(**changes):
         monkeypatch.setattr(report, "engine_blocks",

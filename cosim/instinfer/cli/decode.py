@@ -44,6 +44,9 @@ def decode(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")
     ] = False,
+    nand: Annotated[
+        str, typer.Option("--nand", help="With sim: wide, or nvddr2 for NAND at the pins of a board's PHY.")
+    ] = "wide",
     config: ConfigFile = None,
     settings: Settings = None,
     json_target: JsonTarget = None,
@@ -59,6 +62,10 @@ def decode(
     options: dict[str, Any] = {"overrides": overrides(settings)}
     if config is not None:
         options["config_file"] = config
+    require(nand == "wide" or device.startswith("sim:"), "--nand", nand, "absent without RTL",
+            "Leave it out, or give --device sim:PRESET.")
+    if device.startswith("sim:"):
+        options["nand"] = nand
     result = run(network, tokenizer, prompt, tokens, device=device, device_options=options,
                  recipe=recipe(policy, context=len(prompt)))
     emit(result.document(), json_target)

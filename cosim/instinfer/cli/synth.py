@@ -70,7 +70,7 @@ def _cost(engine: "EngineConfig", part_name: str | None, inside: list[str], json
     from instinfer.abi.errors import require
     from instinfer.abi.presets import presets
     from instinfer.cosim.cost import parts, report
-    from instinfer.cosim.native.engine import checkout
+    from instinfer.cosim.paths import checkout
 
     require(not update or engine == presets().get(engine.name), "--update", engine.name,
             "a preset as it is", "Leave --config and --set out.")
@@ -130,7 +130,7 @@ def _show(found: "Mapping[str, Any]", json_target: str | None) -> None:
 def _check(engine: "EngineConfig", part_name: str | None, json_target: str | None, jobs: int) -> None:
     from instinfer.abi.errors import require
     from instinfer.cosim.cost import parts, report
-    from instinfer.cosim.native.engine import checkout
+    from instinfer.cosim.paths import checkout
 
     path = report.table_path(checkout(), engine)
     table = report.read_table(path)

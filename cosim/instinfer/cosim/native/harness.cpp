@@ -12,7 +12,7 @@
 
 #include "Vtop.h"
 #include "simulation.hpp"  // generated: INSTINFER_EVENT_SOURCES(X), one X(port) per event port; INSTINFER_NAND;
-                           // INSTINFER_PAGE_PORTS(X), one X(port) per manager of pages in DDR
+                           // INSTINFER_PAGE_PORTS(X), one X(port) per manager of pages in DDR; INSTINFER_TICKS
 #include "verilated.h"
 #if VM_TRACE_FST
 #include "verilated_fst_c.h"
@@ -219,6 +219,7 @@ struct Simulation {
         top.clk = 1;
         top.eval();
         dump();
+        move_pins();
         if (context.gotFinish()) throw std::runtime_error("the simulation stopped itself");
         host.sample(cycle);
         dram.sample(cycle);
@@ -236,6 +237,19 @@ struct Simulation {
         top.clk = 0;
         top.eval();
         dump();
+        move_pins();
+    }
+
+    // Half of a cycle's ticks, none together with an edge of the clock.
+    void move_pins() {
+#if INSTINFER_TICKS
+        for (int i = 0; i < INSTINFER_TICKS / 2; ++i) {
+            top.tick = 1;
+            top.eval();
+            top.tick = 0;
+            top.eval();
+        }
+#endif
     }
 
     // All managers of device memory, another one first in each cycle: none starves the others of bandwidth.

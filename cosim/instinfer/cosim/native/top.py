@@ -82,6 +82,7 @@ def simulation_top(
     events: Mapping[str, int] | None = None,
     pages: int = 0,
     registered: bool = True,
+    ticks: int = 0,
 ) -> str:
     """SystemVerilog of module ``top``.
 
@@ -93,10 +94,11 @@ def simulation_top(
         pages: managers in the design's port array ``pages`` (AxiBus).
         registered: inputs pass a register (the harness); otherwise they are the design's own and all of
             AXI is among the ports.
+        ticks: periods of an input ``tick``, for pins that move within a cycle of ``clk``; 0: there is none.
     """
     q = "_q" if registered else ""
     rst = f"rst{q}"
-    ports = ["input wire clk", "input wire rst", "output wire irq"]
+    ports = ["input wire clk", "input wire rst", "output wire irq", *(["input wire tick"] if ticks else [])]
     pins = [".clk(clk)", f".rst({rst})", ".irq(irq)"]
     wires = ["reg rst_q = 1'b1;"] if registered else []
     inputs = ["rst"]
@@ -193,13 +195,14 @@ def page_ports(count: int) -> list[str]:
     return [f"pages_{number}" for number in range(count)]
 
 
-def simulation_header(*, events: Mapping[str, int] | None = None, nand: bool = False, pages: int = 0) -> str:
+def simulation_header(*, events: Mapping[str, int] | None = None, nand: bool = False, pages: int = 0,
+                      ticks: int = 0) -> str:
     """``simulation.hpp``: the event ports in the order of their source numbers; whether there is NAND; the
-    managers of pages in DDR."""
+    managers of pages in DDR; periods of ``tick`` in a cycle."""
     uses = " ".join(f"X({name})" for name in events or {})
     ports = " ".join(f"X({name})" for name in page_ports(pages))
     return (
         "// SPDX-License-Identifier: Apache-2.0\n#pragma once\n"
         f"#define INSTINFER_EVENT_SOURCES(X) {uses}\n#define INSTINFER_NAND {int(nand)}\n"
-        f"#define INSTINFER_PAGE_PORTS(X) {ports}\n"
+        f"#define INSTINFER_PAGE_PORTS(X) {ports}\n#define INSTINFER_TICKS {ticks}\n"
     )

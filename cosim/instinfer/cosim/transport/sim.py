@@ -167,6 +167,7 @@ def open_transport(
     dram: MemoryTiming | None = None,
     waves: str | Path | None = None,
     timeline: int = 0,
+    nand: str = "wide",
 ) -> SimTransport:
     """Open the simulated engine of a preset; the first time for a configuration builds it (minutes).
 
@@ -176,11 +177,12 @@ def open_transport(
         host, dram: timing of the memories, PCIe 4.0 x4 and DDR at 19 GB/s, or as the configuration states it
             where pages lie there, unless given.
         waves: FST file to record from reset on (another build, and much slower).
+        nand: "wide", or "nvddr2": the PHY of a board drives the NAND's pins, power-up and all; slow.
         timeline: number of events to keep for `instinfer.cosim.timeline`; 0 records none.
     """
     engine = resolve_config(argument, config=config, config_file=config_file, overrides=overrides)
     opened = None if state is None else DriveState.load(state, engine)
-    simulation = open_engine(engine, host=host, dram=dram, trace=waves is not None)
+    simulation = open_engine(engine, host=host, dram=dram, trace=waves is not None, nand=nand)
     if waves is not None:
         simulation.open_waves(Path(waves))
     return SimTransport(engine, simulation=simulation, state=opened, timeline=timeline)
