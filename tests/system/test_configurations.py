@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from host.test_sequence import test_many_commands_in_flight
 from host.test_superblocks import (
     csd,
     test_a_bad_block_costs_the_superblock_of_its_die_group,
@@ -39,6 +40,7 @@ __all__ = [
     "csd",
     "test_a_bad_block_costs_the_superblock_of_its_die_group",
     "test_a_saved_drive_goes_on",
+    "test_many_commands_in_flight",
     "test_failed_programs_are_repeated_in_the_die_group",
     "test_more_sequences_fit_than_superblocks_of_full_width",
     "test_senses_are_counted_on_the_dies_of_the_superblock",
