@@ -25,6 +25,7 @@ DIE, PLANE, BLOCK = 1, 0, 3
 BEATS = 12
 
 
+@pytest.mark.soak  # in its mode 0 the SDR PHY also powers up what test_nvddr2.py tests
 def test_sdr() -> None:
     run_cocotb(pins(), __file__, name="flash_pins", parameters=SHAPE, **BUILD)
 
