@@ -15,7 +15,7 @@ from .errors import ConfigError, require
 
 
 def presets() -> dict[str, EngineConfig]:
-    """The named configurations; each is generated and simulated in CI."""
+    """The named configurations; CI simulates `tiny` and generates `product`, `make soak` the others."""
     return {
         "tiny": EngineConfig(
             name="tiny", channels=2, dies=2, planes=2, blocks=16, spare_blocks=2, pages=8,

@@ -31,7 +31,7 @@ class NvDdr2Package(wiring.Component):
                 f"{limit} behind NV-DDR2 pins at {config.clock_mhz} MHz", f"--set mega_transfers={limit}.")
         self._config = config
         super().__init__({"tick": In(1), "channel": In(8), "phy": In(PhyPort(config.dies)),
-                          "errors": Out(32), "done": Out(1), "fault": Out(8)})
+                          "errors": Out(32)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -46,6 +46,5 @@ class NvDdr2Package(wiring.Component):
         wiring.connect(m, channel.pins, pads.pins)
         wiring.connect(m, pads.raw, nand.pins)
         m.d.comb += [nand.channel.eq(self.channel), pads.tick.eq(self.tick), nand.tick.eq(self.tick),
-                     nand.dqsre_ps.eq(Const(DQSRE_PS, 18)), self.errors.eq(nand.errors),
-                     self.done.eq(channel.done), self.fault.eq(channel.fault.as_value())]
+                     nand.dqsre_ps.eq(Const(DQSRE_PS, 18)), self.errors.eq(nand.errors)]
         return m
