@@ -20,7 +20,8 @@ JOBS_WAITING = 4
 class TailTurns(wiring.Component):
     """Leads the stripe buffers of a head to one tail core, those of the next head to the next one.
 
-    A head's rows must all go to one core: its softmax over them is one partial, whatever the number of cores.
+    A head's rows all go to one core: then its softmax over them is one partial, whose last bits do not depend
+    on the number of cores.
     Its sketches go there too: while one head's are scored another one's rows are attended.
 
     Parameters
