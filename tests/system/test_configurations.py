@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from host.test_left_out import refuses_sparf_alone
 from host.test_sequence import test_many_commands_in_flight
 from host.test_superblocks import (
     csd,
@@ -30,7 +31,7 @@ from instinfer.host import PCA, Csd, Dense, Sketch, SparF, open_csd
 from instinfer.host.policy import Policy
 from instinfer.hw.events import BusActivity
 from support import rng
-from support.configurations import POLICIES, SMALL, odd_configurations
+from support.configurations import NARROW, POLICIES, SMALL, odd_configurations
 from support.kv import assert_same_bits, exact_attention, random_half, stripe_dies
 from support.lint import lint_modules
 from support.waves import Waves
@@ -141,6 +142,12 @@ def test_the_others_attend_exactly(number: int) -> None:
         attend(csd, flash_tokens(SAMPLE[number]))
 
 
+@pytest.mark.soak
+def test_one_policy_without_the_other() -> None:
+    with open_csd("sim:tiny", config=SAMPLE[POLICIES.index((True, False))], erased=True) as csd:
+        refuses_sparf_alone(csd)
+
+
 def choose(csd: Csd, *, sketch: bool, sparf: bool) -> tuple[list[np.ndarray], dict[str, int]]:
     """What attentions by every policy give and count, the one with sketches and the one with dims."""
     dims, heads = csd.config.head_dim_max, KV_HEADS
@@ -156,10 +163,10 @@ def choose(csd: Csd, *, sketch: bool, sparf: bool) -> tuple[list[np.ndarray], di
     return [sequence.attend(0, q, policy=each) for each in policies], csd.counters()
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("number", [n for n, each in enumerate(POLICIES) if any(each)])
+@pytest.mark.parametrize("number", [n if n == NARROW else pytest.param(n, marks=pytest.mark.soak)
+                                    for n, each in enumerate(POLICIES) if any(each)])
 def test_policies_choose_like_the_model(number: int) -> None:
-    """Also where an engine was generated with one policy alone."""
+    """Also where an engine was generated with one policy alone, or where channels share scorers."""
     sketch, sparf = POLICIES[number]
     found = {}
     for kind in ("model", "sim"):

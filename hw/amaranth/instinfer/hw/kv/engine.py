@@ -40,7 +40,7 @@ from .dimslots import dim_setup
 from .dispatch import ChannelDispatch, EventCollector, ReadShare, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
-from .headports import SKETCH_LOAD, sketch_setup
+from .headports import SKETCH_LOAD, sketch_setup, sources
 from .headwalker import HeadWalker
 from .outputs import OutputWriter
 from .peek import PagePeek
@@ -138,8 +138,8 @@ class KvEngine(wiring.Component):
             "row_masks": Out(stream.Signature(row_mask(config))).array(config.channels),
             "faults": In(read_fault(config)).array(config.channels),
             "finish": In(stripe_finish(config)).array(config.cores),
-            "sketch_finish": In(stripe_finish(config)).array(config.cores),
-            "dim_finish": In(stripe_finish(config)).array(config.cores),
+            "sketch_finish": In(stripe_finish(config)).array(config.scorers),
+            "dim_finish": In(stripe_finish(config)).array(sources(config)),
             **{name: Out(stream.Signature(slot_beat(config))).array(config.tail_cores)
                for name in ("tail", "tail_sketches", "tail_keys")},
             "tail_read": Out(MemoryReadPort()).array(config.tail_cores),
