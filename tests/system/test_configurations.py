@@ -26,6 +26,7 @@ from host.test_superblocks import (
 )
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.layout import RowShape
+from instinfer.cosim.lint import lint_modules
 from instinfer.cosim.native.engine import rtl
 from instinfer.host import PCA, Csd, Dense, Sketch, SparF, open_csd
 from instinfer.host.policy import Policy
@@ -33,7 +34,6 @@ from instinfer.hw.events import BusActivity
 from support import rng
 from support.configurations import NARROW, POLICIES, SMALL, odd_configurations
 from support.kv import assert_same_bits, exact_attention, random_half, stripe_dies
-from support.lint import lint_modules
 from support.waves import Waves
 from system.test_agreement import AGREEING
 
