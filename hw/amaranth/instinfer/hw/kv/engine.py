@@ -162,7 +162,7 @@ class KvEngine(wiring.Component):
             "share": In(share_report(config)), "shared": In(pulse), "quotient": Out(QuotientPort()),
             "count_commands": Out(1),
             "count_errors": Out(1),
-            "count_tail_beats": Out(range(config.tail_cores + 1)),
+            "count_tail_beats": Out(range(2 * config.tail_cores + 1)),
             "rows_wanted": Out(19),
             "ready": Out(1),
         })
@@ -426,7 +426,7 @@ class KvEngine(wiring.Component):
               for line in (ours.valid.eq(theirs.valid), ours.base_slot.eq(theirs.base_slot))),
             attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(sum((tail.beat for tail in tails), start=Value.cast(0))),
+            self.count_tail_beats.eq(sum((tail.beats for tail in tails), start=Value.cast(0))),
         ]
 
     def _read_back(self, m: Module) -> None:
