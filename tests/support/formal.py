@@ -150,19 +150,19 @@ def inner(module: Any, name: str) -> Signal:
     return found[0]
 
 
-def fsm_state(module: Any) -> Value:
-    """The state of a module's only state machine; its first state is 0."""
+def fsm_state(module: Any, name: str = "fsm") -> Value:
+    """The state of a module's state machine of that name; its first state is 0."""
     statements: list[Any] = [each for group in module._statements.values() for each in group]
     tests = [each.test for each in statements
-             if type(each).__name__ == "Switch" and getattr(each.test, "name", "") == "fsm_state"]
+             if type(each).__name__ == "Switch" and getattr(each.test, "name", "") == f"{name}_state"]
     if not tests:
-        raise ProofError("no state machine in this module")
+        raise ProofError(f"no state machine {name!r} in this module")
     return tests[0]
 
 
-def fsm_numbers(module: Any) -> dict[str, int]:
-    """The states of a module's only state machine."""
-    state: Any = fsm_state(module)
+def fsm_numbers(module: Any, name: str = "fsm") -> dict[str, int]:
+    """The states of a module's state machine of that name."""
+    state: Any = fsm_state(module, name)
     numbers = {}
     for number in range(1 << len(state)):
         with contextlib.suppress(KeyError):  # no state has that number

@@ -4,10 +4,10 @@
 import pytest
 from amaranth.hdl import Array, Assert, Assume, Cat, Cover, Module, Mux, Signal, Value
 
-from formal.queue.pointers import INSIDE, LONGEST, wrapped
+from formal.queue.pointers import INSIDE, LONGEST, page_of, wrapped
 from instinfer.hw.queue.completer import CQE, CompletionWriter
 from instinfer.hw.queue.ports import PAGE_BITS, POINTER_BITS
-from support.formal import Bench, fsm_state, inner, mutated, opened, transfer
+from support.formal import Bench, fsm_numbers, fsm_state, inner, mutated, opened, transfer
 
 QUEUES = 2
 ORDER = "head and tail: never more unread entries than the queue takes"
@@ -33,7 +33,7 @@ class CompleterBench(Bench):
         def own(name: str) -> Value:
             return Array(inner(inside, f"{name}_{number}") for number in range(QUEUES))[queue]
 
-        last, tail, head, page = own("last"), own("tail"), own("head"), own("page")
+        last, tail, head, page = own("last"), own("tail"), own("head"), page_of(m, inside, queue)
         exists, room = completer.exists.bit_select(queue, 1), completer.room.bit_select(queue, 1)
         mine = completer.taken & (completer.taken_queue == queue)
         completion = completer.completion
@@ -43,16 +43,32 @@ class CompleterBench(Bench):
         waits_here = (fsm_state(inside) == 1) & at_hand
         # Commands taken and not completed; entries made that the host has not passed.
         due, unread = Signal(POINTER_BITS), Signal(POINTER_BITS)
-        value, bell = completer.head.value, completer.head_enable & (completer.head.queue == queue)
-        steps = Mux(value >= head, value - head, value + last + 1 - head)
-        passes = bell & exists & (value <= last) & (steps <= unread)
-        m.d.sync += [due.eq(due + mine - comes), unread.eq(unread + made - Mux(passes, steps, 0))]
+        # The last head doorbell of the queue, what was unread when it came, and how far it goes.
+        bell = transfer(completer.head) & exists & (completer.head.payload.queue == queue)
+        rung, unread_then = Signal(32), Signal(POINTER_BITS)
+        steps, left = Signal(POINTER_BITS), Signal(POINTER_BITS)
+        passes, refused = (inner(inside, name).bit_select(queue, 1) for name in ("passing", "refused"))
+        m.d.comb += [steps.eq(Mux(rung >= head, rung - head, rung + last + 1 - head)),
+                     left.eq(unread - Mux(passes, steps, 0))]
+        with m.If(bell):
+            m.d.sync += [rung.eq(completer.head.payload.value), unread_then.eq(left)]
+        m.d.sync += [due.eq(due + mine - comes), unread.eq(left + made)]
+        state, number = fsm_state(inside, "bell"), inner(inside, "number")
+        states = fsm_numbers(inside, "bell")
+
+        def behind(name: str) -> Value:
+            """A doorbell of the queue is being examined, and this state is over."""
+            return (state > states[name]) & (number == queue)
+
+        def step(name: str) -> Value:
+            return inner(inside, name)
+
         # The place of the next entry, and the phase of this round.
         place, phase = Signal(POINTER_BITS), Signal(init=1)
         with m.If(made):
             m.d.sync += [place.eq(Mux(place == last, 0, place + 1)), phase.eq(phase ^ (place == last))]
-        was_made, was_place, was_phase = Signal(), Signal(POINTER_BITS), Signal()
-        m.d.sync += [was_made.eq(made), was_place.eq(place), was_phase.eq(phase)]
+        was_mine, was_made, was_place, was_phase = Signal(), Signal(), Signal(POINTER_BITS), Signal()
+        m.d.sync += [was_mine.eq(mine), was_made.eq(made), was_place.eq(place), was_phase.eq(phase)]
         data, strobe = completer.memory.data.payload.data, completer.memory.data.payload.strobe
         address = completer.memory.request.payload.address
         upper = was_place[0]
@@ -63,7 +79,7 @@ class CompleterBench(Bench):
             Assume(~completer.create_enable | ((create.queue < QUEUES) & (create.last != 0)
                                                & (create.last < LONGEST)
                                                & ~completer.exists.bit_select(create.queue[:1], 1))),
-            Assume(~mine | room), Assume(~comes | (due != 0)),
+            Assume(~mine | room), Assume(~(mine & was_mine)), Assume(~comes | (due != 0)),
             Assert((head <= last) & (tail <= last), INSIDE),
             Assert(unread <= last, ORDER),
             Assert(unread + due + waits_here <= last, "every command taken has its place"),
@@ -74,12 +90,43 @@ class CompleterBench(Bench):
             Assert(~was_made | (entry.phase == was_phase), PHASE),
             Assert(tail == place, "tail: the place of the next entry"),
             Assert(own("phase") == phase, "phase: of this round"),
-            Assert(own("used") == unread + due + waits_here, "used: unread and due"),
-            Assert(exists | ~(Cat(last, tail, head, due, unread).any() | waits_here) & phase, "empty before"),
+            Assert(own("left") + unread + due + waits_here == last + was_mine,
+                   "left: neither unread nor due"),
+            Assert(own("unread") + was_made == unread, "unread: what the host has not passed"),
+            Assert((inner(inside, "was_taken").bit_select(queue, 1) == was_mine)
+                   & (inner(inside, "was_made").bit_select(queue, 1) == was_made), "a cycle late"),
+            Assert(~room | (own("left") > was_mine), "room: while a place is left"),
+            Assert(~waits_here | ((step("place") == tail) & (step("limit") == last) & (step("base") == page)
+                                  & (step("this_round") == phase)), "what was looked up is true"),
+            Assert(exists | ~(Cat(last, tail, head, due, unread, room, was_mine).any() | waits_here) & phase,
+                   "empty before"),
+            Assert(~(passes | refused | behind("TAKE")) | exists & (step("value") == rung[:POINTER_BITS])
+                   & (unread_then <= unread), "bell: of the queue"),
+            Assert(~(passes | refused) | ((state == 0) & (number == queue)), "bell: told once"),
+            Assert(~(behind("TAKE") & ~behind("LOOK UP")) | (own("unread") >= unread_then),
+                   "bell: what was written is known"),
+            Assert(~(behind("TAKE") & ~behind("LOOK UP")) | (step("outside") == (rung >> POINTER_BITS != 0)),
+                   "bell: too large by far"),
+            Assert(~behind("LOOK UP") | ((step("old") == head) & (step("end") == last)
+                                         & (step("most") <= unread) & (step("most") >= unread_then)),
+                   "bell: looked up"),
+            Assert(~(behind("LOOK UP") & ~behind("SUBTRACT"))
+                   | (step("outside") == (rung >> POINTER_BITS != 0)), "bell: too large by far, still"),
+            Assert(~behind("SUBTRACT") | ((step("outside") == (rung > last)) & (step("entries") == last + 1)
+                                          & (step("ahead") == (step("value") - head).as_signed())),
+                   "bell: subtracted"),
+            Assert(~(behind("WRAP") | passes | refused) | (step("steps") == steps) | (rung > last),
+                   "bell: around the end"),
+            Assert(~behind("COMPARE") | ~step("fits") | ((rung <= last) & (steps <= unread)), "bell: fits"),
+            Assert(~behind("COMPARE") | step("fits") | (rung > last) | (steps > unread_then),
+                   "bell: does not fit"),
+            Assert(~passes | ((rung <= last) & (steps <= unread)), "a head that is passed is written"),
+            Assert(~refused | (rung > last) | (steps > unread_then),
+                   "a head that is refused was not written"),
             Assert(~exists | (last != 0) & (last < LONGEST), "length: 2 to 8"),
             Cover(was_made & ~was_phase & (last == 2), "an entry of the second round"),
             Cover((unread == last) & (last == 2), "full"),
-            Cover(bell & exists & ~passes & (value <= last), "a head that would pass the tail"),
+            Cover(refused & (rung <= last), "a head that would pass the tail"),
         ]
 
 
@@ -101,9 +148,9 @@ def keeps_its_phase(m: Module, completer: CompletionWriter) -> None:
 
 def believes_the_host(m: Module, completer: CompletionWriter) -> None:
     """A head doorbell of queue 0 is followed wherever it points in the queue."""
-    with m.If(completer.head_enable & (completer.head.queue == 0)
-              & (completer.head.value <= inner(m, "last_0"))):
-        m.d.sync += inner(m, "head_0").eq(completer.head.value)
+    head = completer.head.payload
+    with m.If(completer.head.valid & (head.queue == 0) & (head.value <= inner(m, "last_0"))):
+        m.d.sync += inner(m, "head_0").eq(head.value)
 
 
 @pytest.mark.formal

@@ -9,8 +9,8 @@ from instinfer.abi.presets import presets
 from instinfer.hw.queue import QueueEngine
 from instinfer.hw.queue.fetcher import ENTRIES_AHEAD
 
-DOORBELL_TO_READ = 4
-BEAT_TO_COMMAND = 2
+DOORBELL_TO_READ = 6
+BEAT_TO_COMMAND = 4
 COMPLETION_TO_WRITE = 3
 COMMAND_EVERY = 2
 COMPLETION_EVERY = 3

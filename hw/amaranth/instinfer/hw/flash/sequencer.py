@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plane-level operations become operations of the PHY port."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -99,13 +99,15 @@ class BusSequencer(wiring.Component):
         column = Signal(8 * COLUMN_CYCLES)
         address = Array([column.word_select(i, 8) for i in range(COLUMN_CYCLES)]
                         + [row.word_select(i, 8) for i in range(3)])
+        columns = Array(Const(number * self._config.slot_bytes, len(column))
+                        for number in range(self._config.slots_per_page))
         blocks = self.blocks
         m.d.comb += [
             blocks.die.eq(job.die), blocks.plane.eq(job.plane), blocks.block.eq(job.block),
             row.eq(RowAddress.of(self._config).value(block=blocks.physical, plane=job.plane, page=job.page)),
         ]
         with m.If(job.kind == JobKind.COLUMN):
-            m.d.comb += column.eq(job.slot * self._config.slot_bytes)
+            m.d.comb += column.eq(columns[job.slot])
         first = Signal(8)
         m.d.comb += request.die.eq(job.die)
         with m.If(timer != 0):

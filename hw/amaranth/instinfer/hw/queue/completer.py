@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Completion queues: room, entries, phase, interrupt."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import CQE_BYTES, Status
@@ -11,7 +12,7 @@ from instinfer.hw.signatures import AXI_BYTES, COMPLETION, MemoryWritePort
 from instinfer.hw.stream.fifo import StreamFIFO
 
 from .fetcher import successor
-from .ports import PAGE_BITS, POINTER_BITS, QUEUE_CONTEXT, FaultReport
+from .ports import PAGE_BITS, POINTER_BITS, POINTER_WRITE, QUEUE_CONTEXT, FaultReport
 
 WRITES_AHEAD = 8
 """Completion entries under way to memory."""
@@ -32,8 +33,10 @@ class CompletionWriter(wiring.Component):
     -------
     create, create_enable : makes a queue, empty, phase 1
     exists : which queues there are
-    head, head_enable : a head doorbell; refused, and reported in ``halt``, if it passes what has been written
-    taken, taken_queue : a command is being fetched: one more place of its queue is spoken for
+    head : head doorbells; refused if there is no such queue, and reported in ``halt`` if one passes what has
+        been written
+    taken, taken_queue : a command is being fetched: one more place of its queue is spoken for. Of a queue not
+        in two cycles running
     room : one bit per queue: a place is left, so its completion will never wait
     heads : SQHD per queue, put into the entries
     completion : what to write
@@ -44,8 +47,9 @@ class CompletionWriter(wiring.Component):
     done, failed : an entry was made in this cycle; its status was not SUCCESS
     fault : DOORBELL, CQ_WRITE
 
-    Latency: 2 cycles from ``completion`` to the write request. Throughput: one entry every 3 cycles, up to
-    WRITES_AHEAD answers outstanding. Back-pressure: by the memory only.
+    Latency: 2 cycles from ``completion`` to the write request; 7 from ``head`` to its effect, 8 to ``room``.
+    Throughput: one entry every 3 cycles, up to WRITES_AHEAD answers outstanding; a head doorbell every 6.
+    Back-pressure: ``completion`` by the memory only, ``head`` by the doorbell before it only.
     """
 
     def __init__(self, *, queues: int):
@@ -54,8 +58,7 @@ class CompletionWriter(wiring.Component):
             "create": In(QUEUE_CONTEXT),
             "create_enable": In(1),
             "exists": Out(queues),
-            "head": In(data.StructLayout({"queue": range(queues), "value": 32})),
-            "head_enable": In(1),
+            "head": In(stream.Signature(POINTER_WRITE)),
             "taken": In(1),
             "taken_queue": In(range(queues)),
             "room": Out(queues),
@@ -72,30 +75,27 @@ class CompletionWriter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         numbers = range(self.queues)
-        page = Array(Signal(64 - PAGE_BITS, name=f"page_{q}") for q in numbers)
+        pages: Memory = Memory(shape=64 - PAGE_BITS, depth=self.queues, init=[])
+        m.submodules.pages = pages
+        page = pages.write_port()
+        m.d.comb += [
+            page.addr.eq(self.create.queue), page.data.eq(self.create.page), page.en.eq(self.create_enable),
+        ]
         last = Array(Signal(POINTER_BITS, name=f"last_{q}") for q in numbers)
         head = Array(Signal(POINTER_BITS, name=f"head_{q}") for q in numbers)
         tail = Array(Signal(POINTER_BITS, name=f"tail_{q}") for q in numbers)
         phase = Array(Signal(init=1, name=f"phase_{q}") for q in numbers)
         interrupt = Signal(self.queues)
-        # Places spoken for: unread entries and commands on their way.
-        used = Array(Signal(POINTER_BITS + 1, name=f"used_{q}") for q in numbers)
+        # Places that nobody has spoken for: neither unread entries nor commands on their way have them.
+        left = Array(Signal(POINTER_BITS, name=f"left_{q}") for q in numbers)
+        # Entries made that the head doorbell has not passed.
+        unread = Array(Signal(POINTER_BITS, name=f"unread_{q}") for q in numbers)
         # Answered minus passed entries. The host may see an entry and ring before its answer arrives here:
         # below zero for a moment.
         posted = Array(Signal(signed(POINTER_BITS + 2), name=f"posted_{q}") for q in numbers)
         m.submodules.flying = flying = StreamFIFO(shape=range(self.queues), depth=WRITES_AHEAD)
-
-        # Head doorbells.
-        queue, value = self.head.queue, self.head.value
-        entries = last[queue] + 1
-        passed = Signal(POINTER_BITS + 1)
-        written = Signal(POINTER_BITS + 1)
-        m.d.comb += [
-            passed.eq(value - head[queue] + Mux(value < head[queue], entries, 0)),
-            written.eq(tail[queue] - head[queue] + Mux(tail[queue] < head[queue], entries, 0)),
-        ]
-        head_fits = self.exists.bit_select(queue, 1) & (value <= last[queue]) & (passed <= written)
-        bad_head = self.head_enable & ~head_fits
+        value, steps, passing, refused, absent = self._examine(m, head, last, unread)
+        made_queue = self._write(m, pages, last, tail, phase, flying)
 
         # Answers of the memory.
         response = self.memory.response
@@ -106,55 +106,115 @@ class CompletionWriter(wiring.Component):
             flying.o.ready.eq(answered),
         ]
 
+        # A cycle late, so that no sum stands behind what other parts decide.
+        was_taken = Signal(self.queues)
+        was_made = Signal(self.queues)
         for q in numbers:
-            moved = Signal(POINTER_BITS + 1, name=f"moved_{q}")
-            with m.If(self.head_enable & head_fits & (queue == q)):
-                m.d.comb += moved.eq(passed)
+            moved = Signal(POINTER_BITS, name=f"moved_{q}")
+            taken = self.taken & (self.taken_queue == q)
+            with m.If(passing[q]):
+                m.d.comb += moved.eq(steps)
                 m.d.sync += head[q].eq(value)
             m.d.sync += [
-                used[q].eq(used[q] + (self.taken & (self.taken_queue == q)) - moved),
+                was_taken[q].eq(taken),
+                was_made[q].eq(self.done & (made_queue == q)),
+                left[q].eq(left[q] - was_taken[q] + moved),
+                unread[q].eq(unread[q] + was_made[q] - moved),
                 posted[q].eq(posted[q] + (answered & ~bad_write & (flying.o.payload == q)) - moved),
+                self.room[q].eq((left[q] > 1) | ((left[q] == 1) & ~taken & ~was_taken[q])),
             ]
             with m.If(self.create_enable & (self.create.queue == q)):
                 m.d.sync += [
-                    page[q].eq(self.create.page), last[q].eq(self.create.last),
+                    last[q].eq(self.create.last), left[q].eq(self.create.last),
                     interrupt[q].eq(self.create.interrupt), self.exists[q].eq(1),
                 ]
-            m.d.comb += [
-                self.room[q].eq(self.exists[q] & (used[q] < last[q])),
-                self.halt[q].eq((bad_head & (queue == q)) | (bad_write & (flying.o.payload == q))),
-            ]
+            m.d.comb += self.halt[q].eq(refused[q] | (bad_write & (flying.o.payload == q)))
         m.d.sync += self.unread.eq(Cat((posted[q] > 0) & interrupt[q] for q in numbers).any())
         m.d.comb += [
-            self.fault.valid.eq(bad_head | bad_write),
+            self.fault.valid.eq(refused.any() | absent | bad_write),
             self.fault.cause.eq(Mux(bad_write, Fault.CQ_WRITE, Fault.DOORBELL)),
         ]
-        self._write(m, page, last, tail, phase, flying)
         return m
 
-    def _write(self, m: Module, page: Array, last: Array, tail: Array, phase: Array,
-               flying: StreamFIFO) -> None:
-        """One entry at a time: look the queue up, then send request and data."""
+    def _examine(self, m: Module, head: Array, last: Array, unread: Array) -> tuple[Value, ...]:
+        """One head doorbell at a time, a step of arithmetic per cycle: look its queue up, how far is it, the
+        same around the queue's end, is that written.
+
+        What has been written by the look-up is enough: the host rings for what it has seen in its memory.
+        """
+        bell = self.head.payload
+        number = Signal(range(self.queues))
+        value, old, end, most, steps = (
+            Signal(POINTER_BITS, name=name) for name in ("value", "old", "end", "most", "steps"))
+        entries = Signal(POINTER_BITS + 1)
+        ahead = Signal(signed(POINTER_BITS + 1))
+        outside = Signal()
+        fits = Signal()
+        passing = Signal(self.queues)
+        refused = Signal(self.queues)
+        absent = Signal()
+        known = Cat((bell.queue == q) & self.exists[q] for q in range(self.queues)).any()
+        m.d.comb += absent.eq(self.head.valid & self.head.ready & ~known)
+        m.d.sync += [passing.eq(0), refused.eq(0)]
+        with m.FSM(name="bell"):
+            with m.State("TAKE"):
+                m.d.comb += self.head.ready.eq(1)
+                m.d.sync += [
+                    number.eq(bell.queue), value.eq(bell.value),
+                    outside.eq(bell.value[POINTER_BITS:].any()),
+                ]
+                with m.If(self.head.valid & known):
+                    m.next = "LOOK UP"
+            with m.State("LOOK UP"):
+                m.d.sync += [old.eq(head[number]), end.eq(last[number]), most.eq(unread[number])]
+                m.next = "SUBTRACT"
+            with m.State("SUBTRACT"):
+                m.d.sync += [ahead.eq(value - old), entries.eq(end + 1), outside.eq(outside | (value > end))]
+                m.next = "WRAP"
+            with m.State("WRAP"):
+                m.d.sync += steps.eq(ahead + Mux(ahead < 0, entries, 0))
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += fits.eq(~outside & (steps <= most))
+                m.next = "TELL"
+            with m.State("TELL"):
+                for q in range(self.queues):
+                    m.d.sync += [passing[q].eq(fits & (number == q)), refused[q].eq(~fits & (number == q))]
+                m.next = "TAKE"
+        return value, steps, passing, refused, absent
+
+    def _write(self, m: Module, pages: Memory, last: Array, tail: Array, phase: Array,
+               flying: StreamFIFO) -> Value:
+        """One entry at a time: look the queue up, then send request and data. Returns the entry's queue."""
         request, beat = self.memory.request, self.memory.data
         taken = Signal(COMPLETION)
-        queue = taken.queue
+        base = Signal(64 - PAGE_BITS)
+        place = Signal(POINTER_BITS)
+        limit = Signal(POINTER_BITS)
+        this_round = Signal()
+        queue, offered = taken.queue, self.completion.payload.queue
         entry = Signal(CQE)
-        place = tail[queue]
         upper = place[0]
+        page = pages.read_port(domain="comb")
         retryable = Cat(taken.status == status for status in Status if status.retryable).any()
         m.d.comb += [
             entry.result.eq(taken.result),
             entry.sq_head.eq(Array(self.heads[q] for q in range(self.queues))[queue]),
             entry.sq_id.eq(queue),
             entry.cid.eq(taken.cid),
-            entry.phase.eq(phase[queue]),
+            entry.phase.eq(this_round),
             entry.status.eq(taken.status),
             entry.dnr.eq((taken.status != Status.SUCCESS) & ~retryable),
             flying.i.payload.eq(queue),
+            page.addr.eq(offered),
         ]
         with m.FSM():
             with m.State("TAKE COMPLETION"):
                 m.d.comb += self.completion.ready.eq(1)
+                m.d.sync += [
+                    place.eq(tail[offered]), limit.eq(last[offered]), base.eq(page.data),
+                    this_round.eq(phase[offered]),
+                ]
                 with m.If(self.completion.valid):
                     m.d.sync += taken.eq(self.completion.payload)
                     m.next = "MAKE ENTRY"
@@ -166,16 +226,15 @@ class CompletionWriter(wiring.Component):
                 ]
                 m.d.sync += [
                     request.valid.eq(1),
-                    request.payload.address.eq((page[queue] << PAGE_BITS) + AXI_BYTES * (place >> 1)),
+                    request.payload.address.eq((base << PAGE_BITS) + AXI_BYTES * (place >> 1)),
                     request.payload.beats.eq(1),
                     beat.valid.eq(1),
                     beat.payload.data.eq(Cat(entry, entry)),
                     beat.payload.strobe.eq(((1 << CQE_BYTES) - 1) << Mux(upper, CQE_BYTES, 0)),
                     beat.payload.last.eq(1),
-                    place.eq(successor(place, last[queue])),
+                    tail[queue].eq(successor(place, limit)),
+                    phase[queue].eq(this_round ^ (place == limit)),
                 ]
-                with m.If(place == last[queue]):
-                    m.d.sync += phase[queue].eq(~phase[queue])
                 m.next = "SEND ENTRY"
             with m.State("SEND ENTRY"):
                 with m.If(request.ready):
@@ -184,3 +243,4 @@ class CompletionWriter(wiring.Component):
                     m.d.sync += beat.valid.eq(0)
                 with m.If((request.ready | ~request.valid) & (beat.ready | ~beat.valid)):
                     m.next = "TAKE COMPLETION"
+        return queue

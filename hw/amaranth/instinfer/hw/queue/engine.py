@@ -2,12 +2,11 @@
 """Queues between the host's memory and the command executor."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import ADMIN_SQE, AdminOpcode, Field, Status
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.registers import Fault
 from instinfer.hw.signatures import COMMAND, COMPLETION, MemoryReadPort, MemoryWritePort
 from instinfer.hw.stream.arbiter import StreamArbiter
 
@@ -30,8 +29,8 @@ class QueueCreator(wiring.Component):
     too high, in use, completion queue absent or of another number), entries (QUEUE_SIZE: below 2, above
     ``queue_entries_max``), base on a 4 KiB page (PRP_OFFSET).
 
-    Latency: 0 cycles for entries that pass, 2 for a creation. Back-pressure: a creation waits for the
-    completion of the one before it to be taken.
+    Latency: 1 cycle for entries that pass, 3 for a creation. Throughput: an entry every 2 cycles.
+    Back-pressure: what comes behind a creation waits for its completion to be taken.
     """
 
     def __init__(self, config: EngineConfig):
@@ -57,39 +56,49 @@ class QueueCreator(wiring.Component):
 
         fields = [ADMIN_SQE[name] for name in _CREATE_FIELDS]
         used = sum(((1 << field.width) - 1) << field.low for field in fields)
-        reserved = Cat(entry[bit] for bit in range(512) if not used >> bit & 1).any()
+        reserved = [entry[bit] for bit in range(512) if not used >> bit & 1]
         base = _field(entry, ADMIN_SQE["prp1"])
         number, last = _field(entry, ADMIN_SQE["cdw10"])[:16], _field(entry, ADMIN_SQE["cdw10"])[16:]
         options = _field(entry, ADMIN_SQE["cdw11"])
         options_bad = Mux(is_sq, options[1:16].any(), options[2:].any())
         in_use = Mux(is_sq, self.submission_exists, self.completion_exists).bit_select(number[:5], 1)
         absent = is_sq & (~self.completion_exists.bit_select(number[:5], 1) | (options[16:] != number))
+        # One cycle to look at the entry, one to pass it on or to judge it.
+        looked = Signal()
+        creation = Signal()
+        parts = (Cat(reserved[at:at + 32]).any() for at in range(0, len(reserved), 32))
+        faults = {
+            Status.BAD_FIELD: Cat(options_bad, *parts),
+            Status.QUEUE_ID: (number == 0) | (number > self.config.io_queues) | in_use | absent,
+            Status.QUEUE_SIZE: (last == 0) | (last >= self.config.queue_entries_max),
+            Status.PRP_OFFSET: base[:PAGE_BITS] != 0,
+        }
         status = Signal(11)
         m.d.comb += status.eq(Status.SUCCESS)
-        with m.If(reserved | options_bad):
-            m.d.comb += status.eq(Status.BAD_FIELD)
-        with m.Elif((number == 0) | (number > self.config.io_queues) | in_use | absent):
-            m.d.comb += status.eq(Status.QUEUE_ID)
-        with m.Elif((last == 0) | (last >= self.config.queue_entries_max)):
-            m.d.comb += status.eq(Status.QUEUE_SIZE)
-        with m.Elif(base[:PAGE_BITS] != 0):
-            m.d.comb += status.eq(Status.PRP_OFFSET)
+        for fault, signs in reversed(faults.items()):
+            found = Signal(len(signs), name=f"found_{fault.name.lower()}")
+            m.d.sync += found.eq(signs)
+            with m.If(found.any()):
+                m.d.comb += status.eq(fault)
 
-        take = Signal()
+        create = looked & creation
+        good = create & (status == Status.SUCCESS)
         m.d.comb += [
             self.command.payload.eq(self.entry.payload),
-            self.command.valid.eq(self.entry.valid & ~mine),
-            take.eq(self.entry.valid & mine & ~self.completion.valid),
-            self.entry.ready.eq(Mux(mine, ~self.completion.valid, self.command.ready)),
+            self.command.valid.eq(looked & ~creation),
+            self.entry.ready.eq(looked & (creation | self.command.ready)),
         ]
-        good = take & (status == Status.SUCCESS)
+        m.d.sync += [
+            looked.eq(Mux(looked, ~self.entry.ready, self.entry.valid & ~self.completion.valid)),
+            creation.eq(mine),
+        ]
         m.d.sync += [
             self.create_submission.eq(good & is_sq),
             self.create_completion.eq(good & is_cq),
         ]
         with m.If(self.completion.ready):
             m.d.sync += self.completion.valid.eq(0)
-        with m.If(take):
+        with m.If(create):
             m.d.sync += [
                 self.context.queue.eq(number), self.context.page.eq(base >> PAGE_BITS),
                 self.context.last.eq(last), self.context.interrupt.eq(options[1]),
@@ -131,10 +140,10 @@ class QueueEngine(wiring.Component):
     fault : reports
     done, failed : a completion was made in this cycle, its status was not SUCCESS (COMMANDS, ERRORS)
 
-    Latency: 4 cycles from a doorbell to the read request, 2 from the entry's last beat to ``command``; 3
-    from ``completion`` to the write request. Throughput: a command every 2 cycles, a completion every 3.
-    Back-pressure: ENTRIES_AHEAD entries wait for a slow executor; ``read`` data are always taken,
-    ``doorbell`` too.
+    Latency: 6 cycles from a doorbell to the read request, 4 from the entry's last beat to ``command``, 3
+    from ``completion`` to the write request. Throughput: a command every 2 cycles, a completion every 3, a
+    tail doorbell in every cycle, a head doorbell every 6. Back-pressure: ENTRIES_AHEAD entries wait for a
+    slow executor; ``read`` data are always taken, ``doorbell`` but for a head behind a head.
     """
 
     def __init__(self, config: EngineConfig):
@@ -179,15 +188,13 @@ class QueueEngine(wiring.Component):
             self.failed.eq(completer.failed),
         ]
         self._create(m, creator, fetcher, completer)
-        absent = self._ring(m, fetcher, completer)
+        self._ring(m, fetcher, completer)
 
-        m.d.comb += self.fault.valid.eq(absent | fetcher.fault.valid | completer.fault.valid)
+        m.d.comb += self.fault.valid.eq(fetcher.fault.valid | completer.fault.valid)
         with m.If(completer.fault.valid):
             m.d.comb += self.fault.cause.eq(completer.fault.cause)
-        with m.Elif(fetcher.fault.valid):
-            m.d.comb += self.fault.cause.eq(fetcher.fault.cause)
         with m.Else():
-            m.d.comb += self.fault.cause.eq(Fault.DOORBELL)
+            m.d.comb += self.fault.cause.eq(fetcher.fault.cause)
         return m
 
     def _create(self, m: Module, creator: QueueCreator, fetcher: SubmissionFetcher,
@@ -211,20 +218,15 @@ class QueueEngine(wiring.Component):
                 fetcher.create_enable.eq(1), completer.create_enable.eq(1),
             ]
 
-    def _ring(self, m: Module, fetcher: SubmissionFetcher, completer: CompletionWriter) -> Value:
-        """Doorbells, through a register, to the side they concern; returns that the queue does not exist."""
-        bell = Signal(data.StructLayout({"valid": 1, "content": DOORBELL}))
-        m.d.comb += self.doorbell.ready.eq(1)
-        m.d.sync += [bell.valid.eq(self.doorbell.valid), bell.content.eq(self.doorbell.payload)]
-        content = bell.content
-        exists = Mux(content.completion, completer.exists, fetcher.exists)
-        known = (content.queue < self.queues) & exists.bit_select(content.queue, 1)
+    def _ring(self, m: Module, fetcher: SubmissionFetcher, completer: CompletionWriter) -> None:
+        """Doorbells to the side they concern: tails are taken at once."""
+        bell = self.doorbell.payload
         m.d.comb += [
-            fetcher.tail.queue.eq(content.queue),
-            fetcher.tail.value.eq(content.value),
-            fetcher.tail_enable.eq(bell.valid & known & ~content.completion),
-            completer.head.queue.eq(content.queue),
-            completer.head.value.eq(content.value),
-            completer.head_enable.eq(bell.valid & known & content.completion),
+            fetcher.tail.queue.eq(bell.queue),
+            fetcher.tail.value.eq(bell.value),
+            fetcher.tail_enable.eq(self.doorbell.valid & ~bell.completion),
+            completer.head.payload.queue.eq(bell.queue),
+            completer.head.payload.value.eq(bell.value),
+            completer.head.valid.eq(self.doorbell.valid & bell.completion),
+            self.doorbell.ready.eq(~bell.completion | completer.head.ready),
         ]
-        return bell.valid & ~known

@@ -3,6 +3,7 @@
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.commands import SQE_BYTES
@@ -11,7 +12,7 @@ from instinfer.hw.signatures import AXI_BYTES, COMMAND, MemoryReadPort
 from instinfer.hw.stream.arbiter import RoundRobin
 from instinfer.hw.stream.fifo import StreamFIFO
 
-from .ports import PAGE_BITS, POINTER_BITS, QUEUE_CONTEXT, FaultReport
+from .ports import PAGE_BITS, POINTER_BITS, POINTER_WRITE, QUEUE_CONTEXT, FaultReport
 
 ENTRIES_AHEAD = 8
 """Entries fetched or being fetched before anyone takes them."""
@@ -33,7 +34,8 @@ class SubmissionFetcher(wiring.Component):
     -------
     create, create_enable : makes a queue, empty
     exists : which queues there are
-    tail, tail_enable : a tail doorbell; refused, and the queue is halted, if it is outside the queue
+    tail, tail_enable : a tail doorbell; refused if there is no such queue, and the queue is halted if it is
+        outside the queue
     halt : one bit per queue: fetch no more of it
     room : one bit per queue: its completion queue can take the completion of one more command
     taken, taken_queue : high for one cycle when a command is about to be fetched: its completion's place is
@@ -46,9 +48,10 @@ class SubmissionFetcher(wiring.Component):
     A read error halts the queue: the entry and those fetched behind it are dropped without completion, other
     queues go on.
 
-    Latency: 3 cycles from the doorbell to the read request, 2 from its last beat to ``entry``. Throughput:
-    an entry every 2 cycles with up to ENTRIES_AHEAD reads in flight. Back-pressure: entries have their place
-    before they are asked for, so a slow consumer stops the fetching, never the memory's data.
+    Latency: 6 cycles from the doorbell to the read request (it is compared, moves the tail, makes work; a
+    queue is chosen, looked up, asked for), 3 from its last beat to ``entry``. Throughput: an entry every 2
+    cycles with up to ENTRIES_AHEAD reads in flight. Back-pressure: entries have their place before they are
+    asked for, so a slow consumer stops the fetching, never the memory's data.
     """
 
     def __init__(self, *, queues: int):
@@ -57,7 +60,7 @@ class SubmissionFetcher(wiring.Component):
             "create": In(QUEUE_CONTEXT),
             "create_enable": In(1),
             "exists": Out(queues),
-            "tail": In(data.StructLayout({"queue": range(queues), "value": 32})),
+            "tail": In(POINTER_WRITE),
             "tail_enable": In(1),
             "halt": In(queues),
             "room": In(queues),
@@ -72,78 +75,113 @@ class SubmissionFetcher(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         numbers = range(self.queues)
-        page = Array(Signal(64 - PAGE_BITS, name=f"page_{q}") for q in numbers)
+        pages: Memory = Memory(shape=64 - PAGE_BITS, depth=self.queues, init=[])
+        m.submodules.pages = pages
+        new_page, page = pages.write_port(), pages.read_port(domain="comb")
         last = Array(Signal(POINTER_BITS, name=f"last_{q}") for q in numbers)
         tail = Array(Signal(POINTER_BITS, name=f"tail_{q}") for q in numbers)
         fetched = Array(Signal(POINTER_BITS, name=f"fetched_{q}") for q in numbers)
+        # The position behind ``fetched``; a cycle late, which nobody sees: an entry is taken every 2 cycles.
+        following = Array(Signal(POINTER_BITS, init=1, name=f"following_{q}") for q in numbers)
         halted = Signal(self.queues)
         broken = Signal(self.queues)
         m.submodules.flying = flying = StreamFIFO(shape=range(self.queues), depth=ENTRIES_AHEAD)
         m.submodules.entries = entries = StreamFIFO(shape=COMMAND, depth=ENTRIES_AHEAD)
         wiring.connect(m, wiring.flipped(self.entry), entries.o)
 
-        # Queues appear, tails move.
-        tail_fits = self.exists.bit_select(self.tail.queue, 1) & (self.tail.value <= last[self.tail.queue])
-        bad_tail = self.tail_enable & ~tail_fits
-        m.d.sync += halted.eq(halted | self.halt)
+        # Queues appear. Doorbells are compared in one cycle, and move tails in the next one.
+        ringing = Signal(self.queues)
+        outside = Signal(self.queues)
+        absent = Signal()
+        value = Signal(POINTER_BITS)
+        named = Cat((self.tail.queue == q) & self.exists[q] for q in numbers)
+        m.d.sync += [
+            ringing.eq(Mux(self.tail_enable, named, 0)),
+            absent.eq(self.tail_enable & ~named.any()),
+            value.eq(self.tail.value),
+            halted.eq(halted | self.halt | (ringing & outside)),
+        ]
+        m.d.comb += [
+            new_page.addr.eq(self.create.queue), new_page.data.eq(self.create.page),
+            new_page.en.eq(self.create_enable),
+        ]
+        beyond = self.tail.value[POINTER_BITS:].any()
         for q in numbers:
+            m.d.sync += outside[q].eq(beyond | (self.tail.value[:POINTER_BITS] > last[q]))
             with m.If(self.create_enable & (self.create.queue == q)):
-                m.d.sync += [page[q].eq(self.create.page), last[q].eq(self.create.last), self.exists[q].eq(1)]
-            with m.If(self.tail_enable & (self.tail.queue == q)):
-                with m.If(tail_fits):
-                    m.d.sync += tail[q].eq(self.tail.value)
-                with m.Else():
-                    m.d.sync += halted[q].eq(1)
+                m.d.sync += [last[q].eq(self.create.last), self.exists[q].eq(1)]
+            with m.If(ringing[q] & ~outside[q]):
+                m.d.sync += tail[q].eq(value)
 
-        # Choose a queue, then ask for its next entry.
+        # Choose a queue, look up where its next entry is, then ask for that.
         m.submodules.choice = choice = RoundRobin(ports=self.queues)
         free = Signal(range(ENTRIES_AHEAD + 1), init=ENTRIES_AHEAD)
         request = self.memory.request
+        work = Signal(self.queues)
         chosen = Signal(range(self.queues))
         chosen_valid = Signal()
-        ask = Signal()
-        position = fetched[chosen]
-        work = Cat((tail[q] != fetched[q]) & self.exists[q] for q in numbers)
+        place = Signal(data.StructLayout({"page": 64 - PAGE_BITS, "position": POINTER_BITS}))
+        place_valid = Signal()
+        asks = place_valid & (~request.valid | request.ready)
         m.d.comb += [
-            choice.requests.eq(work & self.room & ~halted),
+            choice.requests.eq(work & self.room),
             choice.advance.eq(~chosen_valid & (free != 0)),
-            ask.eq(chosen_valid & (~request.valid | request.ready)),
-            self.taken.eq(ask),
+            self.taken.eq(chosen_valid & (~place_valid | asks)),
             self.taken_queue.eq(chosen),
-            flying.i.valid.eq(ask),
+            page.addr.eq(chosen),
+            flying.i.valid.eq(self.taken),
             flying.i.payload.eq(chosen),
         ]
+        for q in numbers:
+            taken = self.taken & (chosen == q)
+            m.d.sync += [
+                work[q].eq(~halted[q] & Mux(taken, tail[q] != following[q], tail[q] != fetched[q])),
+                following[q].eq(successor(fetched[q], last[q])),
+            ]
+            with m.If(taken):
+                m.d.sync += fetched[q].eq(following[q])
         with m.If(~chosen_valid):
             m.d.sync += [chosen_valid.eq(choice.any & (free != 0)), chosen.eq(choice.grant)]
         with m.If(request.ready):
             m.d.sync += request.valid.eq(0)
-        with m.If(ask):
+        with m.If(asks):
+            m.d.sync += [
+                place_valid.eq(0),
+                request.valid.eq(1),
+                request.payload.address.eq((place.page << PAGE_BITS) + SQE_BYTES * place.position),
+                request.payload.beats.eq(SQE_BYTES // AXI_BYTES),
+            ]
+        with m.If(self.taken):
             m.d.sync += [
                 chosen_valid.eq(0),
-                request.valid.eq(1),
-                request.payload.address.eq((page[chosen] << PAGE_BITS) + SQE_BYTES * position),
-                request.payload.beats.eq(SQE_BYTES // AXI_BYTES),
-                position.eq(successor(position, last[chosen])),
+                place_valid.eq(1),
+                place.page.eq(page.data), place.position.eq(fetched[chosen]),
             ]
 
-        # Put the beats of an entry together.
+        # Put the beats of an entry together, and store them in the cycle behind the second one.
         answer = self.memory.data
         low = Signal(8 * AXI_BYTES)
+        high = Signal(8 * AXI_BYTES)
         half = Signal()
         spoilt = Signal()
         queue = flying.o.payload
         beat = answer.valid & answer.ready
         error = spoilt | answer.payload.error
         keep = beat & half & ~error & ~broken.bit_select(queue, 1)
+        whole = Signal()
+        whole_queue = Signal(range(self.queues))
         m.d.comb += [
             answer.ready.eq(flying.o.valid),
             flying.o.ready.eq(beat & half),
-            entries.i.valid.eq(keep),
-            entries.i.payload.entry.eq(Cat(low, answer.payload.data)),
-            entries.i.payload.queue.eq(queue),
+            entries.i.valid.eq(whole),
+            entries.i.payload.entry.eq(Cat(low, high)),
+            entries.i.payload.queue.eq(whole_queue),
         ]
+        m.d.sync += [whole.eq(keep), whole_queue.eq(queue), high.eq(answer.payload.data)]
         with m.If(beat):
-            m.d.sync += [half.eq(~half), low.eq(answer.payload.data), spoilt.eq(answer.payload.error & ~half)]
+            m.d.sync += [half.eq(~half), spoilt.eq(answer.payload.error & ~half)]
+        with m.If(~half):
+            m.d.sync += low.eq(answer.payload.data)
         with m.If(beat & half):
             for q in numbers:
                 with m.If(queue == q):
@@ -151,8 +189,10 @@ class SubmissionFetcher(wiring.Component):
                     with m.If(error):
                         m.d.sync += [broken[q].eq(1), halted[q].eq(1)]
         dropped = beat & half & ~keep
-        m.d.sync += free.eq(free - ask + dropped + (self.entry.valid & self.entry.ready))
+        bad_tail = Signal()
+        m.d.sync += free.eq(free - self.taken + dropped + (self.entry.valid & self.entry.ready))
         m.d.comb += [
+            bad_tail.eq(absent | (ringing & outside).any()),
             self.fault.valid.eq(bad_tail | (beat & half & error)),
             self.fault.cause.eq(Mux(bad_tail, Fault.DOORBELL, Fault.SQ_READ)),
         ]

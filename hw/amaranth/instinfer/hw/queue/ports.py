@@ -18,6 +18,9 @@ INCREMENT_BITS = 20
 DOORBELL = data.StructLayout({"queue": QUEUE_BITS, "completion": 1, "value": 32})
 """A doorbell write: submission tail, or completion head when ``completion`` is set."""
 
+POINTER_WRITE = data.StructLayout({"queue": QUEUE_BITS, "value": 32})
+"""A doorbell write of one kind, of any queue and to any value."""
+
 ADMIN_QUEUES = data.StructLayout({
     "sq_base": 64, "sq_last": POINTER_BITS, "cq_base": 64, "cq_last": POINTER_BITS,
 })
