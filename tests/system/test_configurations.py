@@ -25,13 +25,13 @@ from host.test_superblocks import (
     test_superblocks_that_are_not_there_are_refused,
 )
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import RowShape
+from instinfer.abi.layout import RowShape, placement
 from instinfer.cosim.lint import lint_modules
 from instinfer.cosim.native.engine import rtl
 from instinfer.host import PCA, Csd, Dense, Sketch, SparF, open_csd
 from instinfer.host.policy import Policy
 from instinfer.hw.events import BusActivity
-from support import rng
+from support import kv, rng
 from support.configurations import NARROW, POLICIES, SMALL, odd_configurations
 from support.kv import assert_same_bits, exact_attention, random_half, stripe_dies
 from support.waves import Waves
@@ -140,6 +140,34 @@ def test_attends_exactly(number: int) -> None:
 def test_the_others_attend_exactly(number: int) -> None:
     with open_csd("sim:tiny", config=SAMPLE[number], erased=True) as csd:
         attend(csd, flash_tokens(SAMPLE[number]))
+
+
+def small_values(csd: Csd) -> None:
+    """Values so small that what a partial loses by its shifts reaches the output: it shows which slots were
+    added up together."""
+    config, tokens, dims = csd.config, 400, csd.config.head_dim_max
+    random = rng(f"small values {config.name}")
+    queries = KV_HEADS * config.queries
+    cache = csd.kv_cache(layers=1, kv_heads=KV_HEADS, query_heads=queries, head_dim=dims, max_tokens=tokens)
+    sequence = cache.new_sequence()
+    filled = [(head, stripe) for stripe in range(tokens // RowShape(dims).tokens_per_stripe(config))
+              for head in range(KV_HEADS)]
+    dies, _ = stripe_dies(config, list(range(config.superblocks)), filled)
+    k, v = (random_half(random, (tokens, KV_HEADS, dims), scale) for scale in (1, 2 ** -12))
+    sequence.write(0, k, v)
+    for _ in range(4):
+        q = random_half(random, (queries, dims), 8)
+        expected = exact_attention(config, q, k, v, dies=dies)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kv, "placement", lambda *place: (0, placement(*place)[1]))
+            joined = exact_attention(config, q, k, v, dies=dies)
+        assert (joined != expected).any(), "one partial for a die of all channels gives other bits"
+        assert_same_bits(sequence.attend(0, q), expected)
+
+
+def test_channels_of_a_core_have_partials_of_their_own() -> None:
+    with open_csd("sim:tiny", config=SAMPLE[NARROW], erased=True) as csd:
+        small_values(csd)
 
 
 @pytest.mark.soak

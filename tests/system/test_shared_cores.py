@@ -61,6 +61,7 @@ def test_a_shared_core_keeps_up_with_its_buses() -> None:
     print(row)
     assert row["bit_exact"]
     assert row["bound_efficiency"] > 0.95
+    assert row["stall_cycles"]["buffer_wait_cycles"] < row["cycles"] // 100, "a core stopped a bus"
 
 
 def test_every_core_counts_its_beats_once() -> None:
