@@ -119,15 +119,19 @@ def test_the_check_is_on_the_part_of_the_table(counted):
 
 @pytest.mark.usefixtures("small")
 def test_clock_rates_name_their_paths(monkeypatch):
-    def reached(block):
+    seeds = []
+
+    def reached(block, *, seed):
+        seeds.append(seed)
         path = {"source": f"{block.name}.a", "sink": "b", "levels": 9, "delay_ns": 7.1}
         return {"block": block.name, "fmax_mhz": 140.8, "ok": block.name != "hub", "critical_path": path}
 
     monkeypatch.setattr(fmax, "reached", reached)
     result = run("--preset", "tiny", "--fmax", "--block", "core", "--json", "-")
     assert (result.exit_code, [row["block"] for row in json.loads(result.stdout)]) == (0, ["core"])
-    result = run("--preset", "tiny", "--fmax", "--block", "core", "--block", "hub")
+    result = run("--preset", "tiny", "--fmax", "--block", "core", "--block", "hub", "--seed", "7")
     assert result.exit_code == 1
+    assert seeds == [1, 7, 7]
     assert "hub.a" in result.stdout
 
 

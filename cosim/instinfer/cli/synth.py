@@ -45,12 +45,13 @@ def synth(
     block: Annotated[
         list[str] | None, typer.Option("--block", help="With --fmax: these blocks alone; repeatable.")
     ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="With --fmax: of the placement.")] = 1,
     jobs: Annotated[int, typer.Option("--jobs", help="Blocks at once; 0: one per CPU.")] = 0,
 ) -> None:
     """Resources against the contract (exit status 1 when over), or clock rates with --fmax."""
     engine = configuration(preset, config, settings)
     if fmax:
-        _fmax(engine, block, json_target)
+        _fmax(engine, block, seed, json_target)
     elif check:
         _check(engine, part, json_target, jobs)
     else:
@@ -152,7 +153,7 @@ def _check(engine: "EngineConfig", part_name: str | None, json_target: str | Non
         raise typer.Exit(1)
 
 
-def _fmax(engine: "EngineConfig", names: list[str] | None, json_target: str | None) -> None:
+def _fmax(engine: "EngineConfig", names: list[str] | None, seed: int, json_target: str | None) -> None:
     from rich.table import Table
 
     from instinfer.abi.errors import require
@@ -168,7 +169,7 @@ def _fmax(engine: "EngineConfig", names: list[str] | None, json_target: str | No
         task = bar.add_task("place and route", total=len(wanted))
         for name in wanted:
             bar.update(task, description=f"place and route: {name}")
-            found.append(fmax.reached(blocks[name]))
+            found.append(fmax.reached(blocks[name], seed=seed))
             bar.advance(task)
     emit(found, json_target)
     table = Table(title=f"{engine.name} on ECP5-85k, speed 6: at least {fmax.CONTRACT_MHZ} MHz each")
