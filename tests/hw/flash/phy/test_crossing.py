@@ -27,6 +27,8 @@ from support import rng
 
 DIES = 2
 CYCLES_MAX = 20_000
+POWER_UP = 30
+"""Cycles of the PHY behind a reset in which it is busy."""
 ONES = (1 << BEAT_BITS) - 1
 BEAT_CYCLES = 4
 RATES = [(100, 83.3), (100, 133.1), (133, 100.7), (100, 199), (100, 29)]
@@ -151,11 +153,12 @@ class Traffic:
         ctx.set(far.ready, (1 << DIES) - 1)
         accepts = fetches = False
         values = (far.request.valid, far.request.payload, far.write.valid, far.write.payload)
-        cycle = 0
+        cycle, power_up = 0, 0
         async for _, reset, valid, request, has_data, data in ctx.tick("phy").sample(*values):
             ctx.set(far.read.valid, 0)
             cycle += 1
             self.stalls += fetches and not has_data
+            power_up = POWER_UP if reset else max(0, power_up - 1)
             if reset:
                 op, left, wait, busy, accepts, fetches = None, 0, 0, [0] * DIES, False, False
                 self.given = 0
@@ -183,9 +186,9 @@ class Traffic:
             if op is None:
                 busy = [max(0, each - 1) for each in busy]
             fetches = op == BusOp.DATA_IN and not wait and left > 0
-            accepts = op is None and not reset and bool(self.random.random() < self.pace)
-            self.idle, self.dies = op is None, [each == 0 for each in busy]
-            ctx.set(far.busy, op is not None)
+            accepts = op is None and not power_up and bool(self.random.random() < self.pace)
+            self.idle, self.dies = op is None and not power_up, [each == 0 for each in busy]
+            ctx.set(far.busy, not self.idle)
             ctx.set(far.ready, sum(each << die for die, each in enumerate(self.dies)))
             ctx.set(far.request.ready, accepts)
             ctx.set(far.write.ready, fetches)

@@ -137,7 +137,7 @@ class PhyCrossing(wiring.Component):
         starts = far.request.valid & far.request.ready
         count, gray = Signal(COUNT_BITS), Signal(COUNT_BITS)
         sent = [Signal(COUNT_BITS, name=f"sent_{index}") for index in range(RATIO_MAX + 1)]
-        r_b_n, line, tail = Signal(self._dies), Signal(ORDER), Signal()
+        r_b_n, line, tail = Signal(self._dies), Signal(ORDER), Signal(init=1)
         m.d.comb += [
             far.request.payload.eq(requests.r_data), far.request.valid.eq(requests.r_rdy),
             requests.r_en.eq(far.request.ready),
