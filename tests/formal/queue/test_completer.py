@@ -68,6 +68,8 @@ class CompleterBench(Bench):
         with m.If(made):
             m.d.sync += [place.eq(Mux(place == last, 0, place + 1)), phase.eq(phase ^ (place == last))]
         was_mine, was_made, was_place, was_phase = Signal(), Signal(), Signal(POINTER_BITS), Signal()
+        was_absent = Signal(init=1)
+        m.d.sync += was_absent.eq(~exists)
         m.d.sync += [was_mine.eq(mine), was_made.eq(made), was_place.eq(place), was_phase.eq(phase)]
         data, strobe = completer.memory.data.payload.data, completer.memory.data.payload.strobe
         address = completer.memory.request.payload.address
@@ -96,8 +98,12 @@ class CompleterBench(Bench):
             Assert((inner(inside, "was_taken").bit_select(queue, 1) == was_mine)
                    & (inner(inside, "was_made").bit_select(queue, 1) == was_made), "a cycle late"),
             Assert(~room | (own("left") > was_mine), "room: while a place is left"),
-            Assert(~waits_here | ((step("place") == tail) & (step("limit") == last) & (step("base") == page)
-                                  & (step("this_round") == phase)), "what was looked up is true"),
+            Assert(~waits_here | ((step("place") == tail) & (step("turns") == (place == last))
+                                  & (step("base") == page) & (step("this_round") == phase)),
+                   "what was looked up is true"),
+            Assert(was_made | was_absent | (own("at_end") == (tail == last)), "at the end: a cycle late"),
+            Assert(~was_made | (fsm_state(inside) == 2), "entries are sent before the next one is made"),
+            Assert(~was_absent | ~(Cat(tail, head, due, unread).any() | waits_here), "empty at first"),
             Assert(exists | ~(Cat(last, tail, head, due, unread, room, was_mine).any() | waits_here) & phase,
                    "empty before"),
             Assert(~(passes | refused | behind("TAKE")) | exists & (step("value") == rung[:POINTER_BITS])

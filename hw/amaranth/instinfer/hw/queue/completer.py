@@ -11,7 +11,6 @@ from instinfer.abi.registers import Fault
 from instinfer.hw.signatures import AXI_BYTES, COMPLETION, MemoryWritePort
 from instinfer.hw.stream.fifo import StreamFIFO
 
-from .fetcher import successor
 from .ports import PAGE_BITS, POINTER_BITS, POINTER_WRITE, QUEUE_CONTEXT, FaultReport
 
 WRITES_AHEAD = 8
@@ -84,6 +83,8 @@ class CompletionWriter(wiring.Component):
         last = Array(Signal(POINTER_BITS, name=f"last_{q}") for q in numbers)
         head = Array(Signal(POINTER_BITS, name=f"head_{q}") for q in numbers)
         tail = Array(Signal(POINTER_BITS, name=f"tail_{q}") for q in numbers)
+        # The tail is the last place; a cycle late, which nobody sees: an entry takes three.
+        at_end = Array(Signal(name=f"at_end_{q}") for q in numbers)
         phase = Array(Signal(init=1, name=f"phase_{q}") for q in numbers)
         interrupt = Signal(self.queues)
         # Places that nobody has spoken for: neither unread entries nor commands on their way have them.
@@ -95,7 +96,7 @@ class CompletionWriter(wiring.Component):
         posted = Array(Signal(signed(POINTER_BITS + 2), name=f"posted_{q}") for q in numbers)
         m.submodules.flying = flying = StreamFIFO(shape=range(self.queues), depth=WRITES_AHEAD)
         value, steps, passing, refused, absent = self._examine(m, head, last, unread)
-        made_queue = self._write(m, pages, last, tail, phase, flying)
+        made_queue = self._write(m, pages, at_end, tail, phase, flying)
 
         # Answers of the memory.
         response = self.memory.response
@@ -116,6 +117,7 @@ class CompletionWriter(wiring.Component):
                 m.d.comb += moved.eq(steps)
                 m.d.sync += head[q].eq(value)
             m.d.sync += [
+                at_end[q].eq(tail[q] == last[q]),
                 was_taken[q].eq(taken),
                 was_made[q].eq(self.done & (made_queue == q)),
                 left[q].eq(left[q] - was_taken[q] + moved),
@@ -183,14 +185,14 @@ class CompletionWriter(wiring.Component):
                 m.next = "TAKE"
         return value, steps, passing, refused, absent
 
-    def _write(self, m: Module, pages: Memory, last: Array, tail: Array, phase: Array,
+    def _write(self, m: Module, pages: Memory, at_end: Array, tail: Array, phase: Array,
                flying: StreamFIFO) -> Value:
         """One entry at a time: look the queue up, then send request and data. Returns the entry's queue."""
         request, beat = self.memory.request, self.memory.data
         taken = Signal(COMPLETION)
         base = Signal(64 - PAGE_BITS)
         place = Signal(POINTER_BITS)
-        limit = Signal(POINTER_BITS)
+        turns = Signal()
         this_round = Signal()
         queue, offered = taken.queue, self.completion.payload.queue
         entry = Signal(CQE)
@@ -212,7 +214,7 @@ class CompletionWriter(wiring.Component):
             with m.State("TAKE COMPLETION"):
                 m.d.comb += self.completion.ready.eq(1)
                 m.d.sync += [
-                    place.eq(tail[offered]), limit.eq(last[offered]), base.eq(page.data),
+                    place.eq(tail[offered]), turns.eq(at_end[offered]), base.eq(page.data),
                     this_round.eq(phase[offered]),
                 ]
                 with m.If(self.completion.valid):
@@ -232,8 +234,8 @@ class CompletionWriter(wiring.Component):
                     beat.payload.data.eq(Cat(entry, entry)),
                     beat.payload.strobe.eq(((1 << CQE_BYTES) - 1) << Mux(upper, CQE_BYTES, 0)),
                     beat.payload.last.eq(1),
-                    tail[queue].eq(successor(place, limit)),
-                    phase[queue].eq(this_round ^ (place == limit)),
+                    tail[queue].eq(Mux(turns, 0, place + 1)),
+                    phase[queue].eq(this_round ^ turns),
                 ]
                 m.next = "SEND ENTRY"
             with m.State("SEND ENTRY"):
