@@ -8,7 +8,7 @@ import pytest
 from instinfer.abi.presets import presets
 from instinfer.cosim.cost import parts, report, yosys
 from instinfer.cosim.cost.hierarchy import Block, Hierarchy
-from instinfer.cosim.cost.yosys import Cost, SynthesisError, count, kept, synthesise
+from instinfer.cosim.cost.yosys import Cost, SynthesisError, count, kept, synthesise, without_zeros
 from support.costdesign import design
 
 
@@ -62,6 +62,22 @@ def test_a_block_is_packed_without_those_below_it():
     assert together["above"] == synthesise([again], family="xc7")["above"]
     assert together["below"].packed >= 4
     assert 0 < together["above"].packed <= together["above"].lut
+
+
+@pytest.mark.parametrize(("value", "kept_words"), [("16'h0000", False), ("16'h0001", True)])
+def test_large_memories_of_zeros_are_not_filled(value, kept_words):
+    """Yosys would take minutes: for it each word that a loop fills is a cell."""
+    fill = (f"  integer cells_word;\n  initial begin\n    for (cells_word = 0; cells_word < 65536;"
+            f" cells_word = cells_word + 1)\n      cells[cells_word] = {value};\n  end\n")
+    text = ("module store(clk, address, value, write, found);\n  input clk, write;\n"
+            "  input [15:0] address, value;\n  output reg [15:0] found;\n  reg [15:0] cells [65535:0];\n"
+            f"{fill}  always @(posedge clk) begin\n    if (write) cells[address] <= value;\n"
+            "    found <= cells[address];\n  end\nendmodule\n")
+    assert (fill in without_zeros(text)) is kept_words
+    if not kept_words:
+        block = Block(name="store", top="store", boxes={}, digest="store", instances=1,
+                      modules={"store": text}, places=("store",))
+        assert synthesise([block], family="xc7")["store"].bram36 == 32
 
 
 def test_what_nobody_counts_is_an_error():

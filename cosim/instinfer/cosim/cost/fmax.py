@@ -20,7 +20,7 @@ from instinfer.abi.errors import require
 from instinfer.cosim.paths import cache_root
 
 from .hierarchy import Block
-from .yosys import SynthesisError, keep, require_wheel, run
+from .yosys import SynthesisError, keep, require_wheel, run, without_zeros
 
 CRITICAL = ("core", "selection.tokens.chooser", "channel.flash.scheduler", "channel.flash.sequencer",
             "queues")
@@ -118,7 +118,7 @@ def reached(block: Block, *, seed: int = SEED) -> dict[str, Any]:
 def _place_and_route(block: Block, folder: Path, seed: int) -> dict[str, Any]:
     """nextpnr's report: clock rates, critical paths, cells used."""
     verilog = "\n".join([*block.modules.values(), wrapper(block)])
-    (folder / "block.v").write_text(verilog, encoding="utf-8")
+    (folder / "block.v").write_text(without_zeros(verilog), encoding="utf-8")
     run(["read_verilog block.v", f"synth_ecp5 -top {WRAPPER} -json block.json"],
         folder=folder, what=block.name)
     arguments = [*DEVICE, "--json", "block.json", "--report", "report.json", "--freq", str(AIM_MHZ),

@@ -7,6 +7,7 @@ Results are kept in ``<cache>/synth`` by the digest of the block, the recipe and
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,19 @@ NOT_COUNTED = ("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "VCC", "GND", "$sc
 """Parts of a slice that come with its LUTs, and what is no hardware."""
 
 
+_ZEROS = re.compile(
+    r"^  integer .*;\n  initial begin\n    for \(.*\)\n      .* = \d+'h0+;\n  end\n", re.MULTILINE)
+
+
+def without_zeros(verilog: str) -> str:
+    """Verilog of `instinfer.hw.verilog.condense` whose memories of zeros start with anything.
+
+    Yosys takes each word that a loop fills for a cell of its own, 12 minutes for 65,536 of them. A RAM costs
+    the same whatever it starts with.
+    """
+    return _ZEROS.sub("", verilog)
+
+
 def kept(block: Block, family: str) -> Cost | None:
     """What a block costs, if it has been synthesised before."""
     path = _path(block, family)
@@ -121,7 +135,7 @@ def _statistics(blocks: Sequence[Block], family: str) -> dict[str, Any]:
     text = "\n".join([*boxes.values(), *modules.values(), f"module {ALL};\n{tops}\nendmodule\n"])
     uram = " -uram" if family == "xcup" else ""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "blocks.v").write_text(text, encoding="utf-8")
+        (Path(folder) / "blocks.v").write_text(without_zeros(text), encoding="utf-8")
         run([
             "read_verilog blocks.v",
             f"setattr -mod -set keep_hierarchy 1 {' '.join(block.top for block in blocks)}",
