@@ -230,7 +230,7 @@ def interrupts(csd: Csd, device: CocotbTransport) -> None:
         assert not command.done
         assert queue.poll() == 1
         assert command.done
-        device.pass_cycles(8)
+        device.pass_cycles(16)
         assert not device.interrupt
     stored.check()
     assert not device.interrupt, "the driver's own queue has none"
