@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over the slots of one channel or of a few: dot products, online softmax, weighted sums."""
 
-from amaranth.hdl import C, Cat, EnableInserter, Module, Mux, Signal, Value, signed
+from amaranth.hdl import C, Cat, EnableInserter, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
 from ..numeric.fp16 import fp16
-from ..numeric.pipeline import moving, stages
+from ..numeric.pipeline import moving_parts, stages
 from ..numeric.product import BYTE_ELEMENT_BITS, BYTE_SHIFT, ELEMENT_BITS, fp16_element
 from ..signatures import LANES, slot_beat, stripe_finish
 from .factors import RowFactors
@@ -90,9 +90,9 @@ class AttentionCore(wiring.Component):
         at = dict(zip(range(join, self.last_cycle + 1), later, strict=True))
         with m.If(at[join + 1].close):
             m.d.sync += folding.eq(1)
-        moves = Signal()
-        enters = intake.taken | joined.fold | adding
-        m.d.comb += moves.eq(moving(m, enters, self.last_cycle + 2, name="moves"))
+        # A merge step comes a cycle behind the port, a fold in a cycle of ``folding``, a beat even later.
+        soon = intake.taken | folding | self.port.step_valid
+        moves = moving_parts(m, soon, self.last_cycle + 3, parts=1 + LANES * config.queries, name="moves")
         reading = Signal(token_layout(config))
         entering = at[self.entry_cycle]
         m.d.comb += [
@@ -164,10 +164,10 @@ class AttentionCore(wiring.Component):
             m.d.sync += [fold_group.eq(Mux(last, 0, fold_group + 1)), folding.eq(~last)]
         return joined, adding, folding
 
-    def _lanes(self, m: Module, moves: Value, at: dict, reading: Signal, beat: Signal,
+    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, beat: Signal,
                operands: OperandMemory, factors: RowFactors, softmax: Softmax, scorer: Scorer) -> None:
-        """Elements of the entry cycle's beat, and the lanes with their control signals. Lanes stand still
-        unless something ``moves``."""
+        """Elements of the entry cycle's beat, and the lanes with their control signals. Elements and lanes
+        stand still unless something ``moves``."""
         config = self._config
         entering, lane_cycle = at[self.entry_cycle], self.lane_cycle
         elements, coarse = [], []
@@ -176,7 +176,7 @@ class AttentionCore(wiring.Component):
             steps = Signal(3, name=f"coarse_{index}", reset_less=True)
             half, half_coarse = fp16_element(fp16(beat.word_select(index, 16)))
             byte = beat.word_select(index, 8).as_signed()
-            with m.If(moves):
+            with m.If(moves[-1]):
                 m.d.sync += [element.eq(Mux(entering.int8, byte << BYTE_SHIFT, half)),
                              steps.eq(Mux(entering.int8, 0, half_coarse))]
             elements.append(element)
@@ -188,7 +188,8 @@ class AttentionCore(wiring.Component):
             before.fold, Source.PARTIAL, Mux(before.start, Source.NOTHING, Source.TOTAL))))
         for query in range(config.queries):
             position = factors.positions[query]
-            with m.If(moves):
+            mine = moves[query * LANES:(query + 1) * LANES]
+            with m.If(mine[0]):
                 offset = stages(m, position[2:].as_signed(), 1, name=f"offset_{query}")[1]
                 place = stages(m, position[4:6], 3, name=f"place_{query}")[3]
                 amount = stages(m, softmax.amounts[query], 1, name=f"amount_{query}")[1]
@@ -196,12 +197,12 @@ class AttentionCore(wiring.Component):
                 byte = beat.word_select(LANES + index, 8).as_signed()
                 byte_element = Signal(signed(BYTE_ELEMENT_BITS), name=f"byte_{query}_{index}",
                                       reset_less=True)
-                with m.If(moves):
+                with m.If(mine[index]):
                     m.d.sync += byte_element.eq(Mux(position < 0, 0, Mux(position[3], byte << 8, byte)))
                 lane = AccumulatorLane(depth=1 << (GROUP_BITS + context_layout(config).size))
                 byte_lane = ByteLane(depth=1 << (GROUP_BITS - 1))
-                m.submodules[f"lane_{query}_{index}"] = EnableInserter(moves)(lane)
-                m.submodules[f"byte_lane_{query}_{index}"] = EnableInserter(moves)(byte_lane)
+                m.submodules[f"lane_{query}_{index}"] = EnableInserter(mine[index])(lane)
+                m.submodules[f"byte_lane_{query}_{index}"] = EnableInserter(mine[index])(byte_lane)
                 m.d.comb += [
                     lane.element.eq(elements[index]), lane.coarse.eq(coarse[index]),
                     lane.factor.eq(operands.factors[query][index]), lane.offset.eq(offset),

@@ -34,3 +34,24 @@ def moving(m: Module, valid: Any, cycles: int, *, name: str) -> Value:
     with m.Elif(left != 0):
         m.d.sync += left.eq(left - 1)
     return Value.cast(valid) | (left != 0)
+
+
+def moving_parts(m: Module, soon: Any, cycles: int, *, parts: int, name: str) -> list[Signal]:
+    """As `moving`, a register for each of several parts: 1 from the cycle after ``soon`` to ``cycles`` cycles
+    behind it, or a few more.
+
+    A clock enable of a wide pipeline has thousands of sinks; each part stands near its own register. A part
+    holds still a cycle later than the one before: equal registers would be merged again in synthesis.
+    """
+    still = Signal(range(cycles + parts), name=f"{name}_still")
+    with m.If(soon):
+        m.d.sync += still.eq(0)
+    with m.Elif(still != cycles + parts - 1):
+        m.d.sync += still.eq(still + 1)
+    enables = [Signal(name=f"{name}_{part}") for part in range(parts)]
+    for part, enable in enumerate(enables):
+        with m.If(soon):
+            m.d.sync += enable.eq(1)
+        with m.Elif(still == cycles + part - 1):
+            m.d.sync += enable.eq(0)
+    return enables
