@@ -67,8 +67,12 @@ class GroupChooser(wiring.Component):
         self._passes = passes_max(config)
         self._rows = -(-config.max_context // lanes)
         self._terms = TermArray(lanes=lanes, queries=config.queries, passes=self._passes)
+        self._sums = QuerySums(
+            lanes=lanes, queries=config.queries, groups=self._rows * lanes, passes=self._passes)
+        self._keys = [GroupKey(queries=config.queries, passes=self._passes) for _ in range(lanes)]
+        self._histogram = KeyHistogram(lanes=lanes, rows=self._rows)
         self._store = ScoreStore(config=config, lanes=lanes, key_latency=(
-            ScoreStore.latency + self._terms.latency + GroupKey.latency))
+            ScoreStore.latency + self._terms.latency + self._keys[0].latency))
         super().__init__({
             "jobs": In(stream.Signature(choice_job(config))),
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
@@ -101,8 +105,8 @@ class GroupChooser(wiring.Component):
         """
         rows = -(-groups // self._lanes)
         latency = ScoreStore.latency + self._terms.latency
-        sums = latency + QuerySums.latency + passes * self._config.queries + 3 + 4
-        keys = latency + GroupKey.latency + KeyHistogram.settle + 4
+        sums = latency + QuerySums.latency + passes * self._config.queries + self._sums.settle + 4
+        keys = latency + self._keys[0].latency + self._histogram.settle + 4
         scans = 2 * (BINS + BinScan.latency + 2)
         others = ScoreStore.latency + _EMIT + 12
         beyond = self._rows_beyond(rows, passes)
@@ -116,16 +120,17 @@ class GroupChooser(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         return _Elaboration(self, self._config, self._lanes, self._rows, self._passes, self._store,
-                            self._terms).module
+                            self._terms, self._sums, self._keys, self._histogram).module
 
 
 class _Elaboration:
     """One elaboration of a `GroupChooser`: its signals, and the methods that write its parts."""
 
     def __init__(self, ports: GroupChooser, config: EngineConfig, lanes: int, rows: int, passes: int,
-                 store: ScoreStore, terms: TermArray) -> None:
+                 store: ScoreStore, terms: TermArray, sums: QuerySums, keys: list[GroupKey],
+                 histogram: KeyHistogram) -> None:
         self.ports, self.config, self.lanes, self.rows, self.passes = ports, config, lanes, rows, passes
-        self.store, self.terms = store, terms
+        self.store, self.terms, self.sums, self.keys, self.histogram = store, terms, sums, keys, histogram
         self.lane_bits = lanes.bit_length() - 1
         self.module = m = Module()
         self.job: Any = Signal(choice_job(config))
@@ -191,10 +196,13 @@ class _Elaboration:
         ]
         wiring.connect(m, store.source, wiring.flipped(ports.source))
         wiring.connect(m, store.target, wiring.flipped(ports.target))
-        for number in range(self.passes):
-            for query, top in enumerate(self.tops[number]):
-                whole = found.maxima[query][SCORE_FRACTION:].as_signed()
-                with m.If(arriving & (mine == number) & (whole > top)):
+        arrived = [stages(m, arriving & (mine == number), 1, name=f"arrived_{number}", reset=True)[1]
+                   for number in range(self.passes)]
+        for query in range(config.queries):
+            whole = stages(m, found.maxima[query][SCORE_FRACTION:].as_signed(), 1, name=f"whole_{query}")[1]
+            for number in range(self.passes):
+                top = self.tops[number][query]
+                with m.If(arrived[number] & (whole > top)):
                     m.d.sync += top.eq(whole)
 
     # -- sums and keys -----------------------------------------------------------------------------
@@ -203,12 +211,11 @@ class _Elaboration:
         queries = config.queries
         now = self.now
         m.submodules.terms = terms = self.terms
-        m.submodules.sums = self.sums = sums = QuerySums(
-            lanes=self.lanes, queries=queries, groups=self.rows * self.lanes, passes=self.passes)
+        m.submodules.sums = sums = self.sums
         self.summing, self.sharing = Signal(), Signal()
         each_word = self.summing | self.sharing
         mine = self.summing | self.adding_high | (self.sharing & (now["pass"] == self.shared))
-        marks = stages(m, now, terms.latency + GroupKey.latency, name="marks", reset=True)
+        marks = stages(m, now, terms.latency + self.keys[0].latency, name="marks", reset=True)
         log_sums = Array(Array(row) for row in sums.results)
         tops = Array(Array(row) for row in self.tops)
         last_pass = now["pass"] == job.passes - 1
@@ -229,9 +236,8 @@ class _Elaboration:
                 *(sums.tops[number][query].eq(row[query]) for number, row in enumerate(self.tops)),
             ]
         self.key_marks = key_marks = marks[-1]
-        self.keys = []
-        for lane in range(self.lanes):
-            m.submodules[f"key_{lane}"] = key = GroupKey(queries=queries, passes=self.passes)
+        for lane, key in enumerate(self.keys):
+            m.submodules[f"key_{lane}"] = key
             m.d.comb += [
                 key.marks.valid.eq(terms.marks_out.valid & self.adding_high),
                 key.marks.first.eq(terms.marks_out.first), key.marks.final.eq(terms.marks_out.final),
@@ -243,11 +249,10 @@ class _Elaboration:
                     key.terms[query].eq(terms.terms[lane][query]),
                     sums.terms[lane][query].eq(terms.terms[lane][query]),
                 ]
-            self.keys.append(key)
         m.d.comb += [self.store.key_valid.eq(self.keys[0].valid), self.store.key_row.eq(key_marks.row)]
         self.sums_end = stages(m, now.end & self.summing, terms.latency + QuerySums.latency,
                                name="sums_end", reset=True)[-1]
-        self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + KeyHistogram.settle,
+        self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + self.histogram.settle,
                                name="keys_end", reset=True)[-1]
 
     # -- shares ------------------------------------------------------------------------------------
@@ -281,7 +286,7 @@ class _Elaboration:
     # -- histograms --------------------------------------------------------------------------------
     def _histogram(self, m: Module) -> None:
         """High digits of the candidates' keys as these are made; then low digits in the threshold's bin."""
-        m.submodules.histogram = self.histogram = histogram = KeyHistogram(lanes=self.lanes, rows=self.rows)
+        m.submodules.histogram = histogram = self.histogram
         now, keyed = self.now, self.key_marks
         for lane, made in enumerate(self.keys):
             key = self._key(lane)

@@ -86,28 +86,37 @@ class LineGather(wiring.Component):
         # Cycle 1: it is stored, and the line sent when that was its last column, or when room is short.
         put, at = Signal(), Signal(place)
         now: Any = Signal(spill_write(self._config), reset_less=True)
-        m.d.sync += [put.eq(taken), at.eq(entry), now.eq(word)]
+        many = Signal(range(COLUMNS + 1), reset_less=True)
+        m.d.sync += [put.eq(taken), at.eq(entry), now.eq(word),
+                     many.eq(sum((bit for bit in word.enable), start=Value.cast(0)))]
         count = Signal(range(LINE_COLUMNS + 1))
         complete = Signal()
         m.d.comb += [
-            count.eq(filled[at] + sum((bit for bit in now.enable), start=Value.cast(0))),
+            count.eq(filled[at] + many),
             complete.eq(put & (count == LINE_COLUMNS) & growing.bit_select(at, 1)),
         ]
         with m.If(put):
             m.d.sync += [filled[at].eq(count), touched[at].eq(touched[at] | (1 << now.beat[:_LINE_LOG2]))]
         m.submodules.queue = queue = StreamFIFO(shape=place, depth=lines)
-        # When room is short and few lines are on their way, one goes that nothing came for of late.
+        # When room is short and few lines are on their way, one goes that nothing came for of late: chosen in
+        # one cycle, sent in the next one. Should its place hold another line by then, that one goes.
         m.submodules.turns = turns = RoundRobin(ports=lines)
         recent, idle = Signal(lines), Signal(lines)
-        short, evict = Signal(), Signal()
-        m.d.sync += short.eq((sum((bit for bit in used), start=Value.cast(0)) > lines - lines // 4)
-                             & (queue.level <= 1))
+        short, choose, evict = Signal(), Signal(), Signal()
+        victim, victim_valid = Signal(place), Signal()
+        begun = Signal(range(lines + 1))
+        m.d.sync += [
+            begun.eq(begun + (taken & ~hit) - (queue.o.valid & queue.o.ready)),
+            short.eq((begun > lines - lines // 4) & (queue.level <= 1)),
+            victim.eq(turns.grant), victim_valid.eq(choose & turns.any),
+        ]
         m.d.comb += [
             idle.eq(growing & ~recent), turns.requests.eq(Mux(idle.any(), idle, growing)),
-            turns.advance.eq(evict), evict.eq((self.flush | short) & turns.any & ~complete),
-            queue.i.valid.eq(complete | evict), queue.i.payload.eq(Mux(complete, at, turns.grant)),
+            choose.eq((self.flush | short) & ~victim_valid), turns.advance.eq(choose),
+            evict.eq(victim_valid & growing.bit_select(victim, 1) & ~complete),
+            queue.i.valid.eq(complete | evict), queue.i.payload.eq(Mux(complete, at, victim)),
         ]
-        with m.If(evict & ~idle.any()):
+        with m.If(choose & ~idle.any()):
             m.d.sync += recent.eq(0)
         with m.If(put):
             m.d.sync += recent.bit_select(at, 1).eq(1)

@@ -62,7 +62,7 @@ class ScoreStore(wiring.Component):
     def __init__(self, *, config: EngineConfig, lanes: int, key_latency: int) -> None:
         self._config, self._lanes = config, lanes
         self._kept = config.score_groups // lanes
-        self._queue_depth, self._queue_room = key_latency + _SLACK, _SLACK - 2
+        self._queue_depth, self._queue_room = key_latency + _SLACK, _SLACK - 3
         self._reader = SpillReader(config=config, lanes=lanes)
         number = range(max(2, config.passes_max))
         rows = -(-config.max_context // lanes)
@@ -160,7 +160,9 @@ class ScoreStore(wiring.Component):
                 waiting.enable.eq(((1 << self._lanes) - 1) << key[:column_bits]),
                 *(waiting.columns[column].eq(self.keys[column % self._lanes]) for column in range(COLUMNS)),
             ]
-        return queue.level <= self._queue_room
+        key_room = Signal()
+        m.d.sync += key_room.eq(queue.level <= self._queue_room)
+        return key_room
 
     def _give(self, m: Module, memory: ScoreMemory, reader: SpillReader, out: Value, key_room: Value) -> None:
         """Words of the row that was read, wherever it was. A row in DRAM begins when all of its passes are

@@ -35,7 +35,7 @@ class SpillReader(wiring.Component):
     error : pulse, DRAM refused a beat
     memory : device DRAM
 
-    Latency: a round trip of DRAM and 5 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
+    Latency: a round trip of DRAM and 6 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
     words, 1 of keys, while a round trip takes at most 100 cycles. Back-pressure: what is asked for has room.
     """
 
@@ -63,14 +63,18 @@ class SpillReader(wiring.Component):
         left = Signal(range(self._rows_max + 1))
         part, last_part, whole = Signal(range(max(2, self.cycles_per_row))), Signal(), Signal()
         piece = Signal(range(COLUMNS))
-        loads = Signal()
-        beat = Value.cast(fifo.o.payload)
+        loads, taken = Signal(), Signal()
+        # A beat by itself: no step of logic stands behind the block RAM.
+        beat, beat_valid = Signal(len(Value.cast(fifo.o.payload)), reset_less=True), Signal()
+        with m.If(fifo.o.ready):
+            m.d.sync += [beat.eq(Value.cast(fifo.o.payload)), beat_valid.eq(fifo.o.valid)]
         m.d.comb += [
-            loads.eq(fifo.o.valid & (~self.valid | self.take)),
+            fifo.o.ready.eq(~beat_valid | taken),
+            loads.eq(beat_valid & (~self.valid | self.take)),
             last_part.eq(by_keys | (part == self.cycles_per_row - 1)),
             # Rows narrower than a beat: the last one of it, or of all.
             whole.eq((left == 1) | (piece == self._pieces(by_keys))),
-            fifo.o.ready.eq(loads & (~last_part | whole)),
+            taken.eq(loads & (~last_part | whole)),
         ]
         with m.If(self.take):
             m.d.sync += self.valid.eq(0)
