@@ -33,8 +33,29 @@ def test_boards_have_the_channels_of_the_boards() -> None:
     assert (daisyplus.page_bytes, daisyplus.spare_bytes) == (16384, 2208)
     for config in (cosmosplus, daisyplus):
         assert config.dram_bytes <= 1 << 29  # the other half of 1 GB is the firmware's
-        # As many passes as 8 query heads need take no longer than a beat on the bus.
-        assert config.passes_max * 1000 <= config.beat_cycles_x1000
+        # The passes of four query heads over all channels of a core take no longer than a beat on the bus.
+        assert -(-4 // config.queries) * config.channels_per_core * 1000 <= config.beat_cycles_x1000
+
+
+@pytest.mark.parametrize(("sharing", "limit"), [
+    ({"channels_per_core": 3}, "a divisor of channels = 8: 1, 2, 4, 8"),
+    ({"channels_per_core": 0}, "a divisor of channels"), ({"channels_per_core": True}, "a divisor"),
+    ({"channels_per_scorer": 16}, "a divisor of channels = 8"), ({"channels_per_scorer": "2"}, "a divisor"),
+    ({"channels": 6, "channels_per_core": 2, "channels_per_scorer": 3},
+     "channels_per_scorer = 3 is not possible: a divisor or a multiple of channels_per_core = 2"),
+    ({"dies": 8, "channels_per_core": 8}, "at most 32 dies behind a core, 4 channels of 8 dies"),
+])
+def test_sharing_that_cannot_be(sharing: dict[str, Any], limit: str) -> None:
+    with pytest.raises(ConfigError, match=limit) as caught:
+        dataclasses.replace(presets()["product"], **sharing)
+    assert caught.value.cure
+
+
+def test_shared_cores_and_scorers_are_fewer() -> None:
+    config = dataclasses.replace(presets()["product"], channels_per_core=4, channels_per_scorer=8,
+                                 tail_cores=2)
+    assert (config.cores, config.scorers, config.channel_group) == (2 + 2, 1 + 2, 8)
+    assert (config.partials, config.contexts) == (16, 64)
 
 
 @pytest.mark.parametrize("name", presets())

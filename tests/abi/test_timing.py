@@ -12,6 +12,7 @@ from instinfer.abi.layout import RowShape, SketchShape, placement
 from instinfer.abi.presets import load
 from instinfer.abi.timing import (
     StripeRead,
+    Taker,
     bound_of,
     chosen_reads,
     dense_bound,
@@ -100,6 +101,44 @@ def test_bounds_of_pages_in_ddr_by_hand() -> None:
     slow = dataclasses.replace(config, ddr_megabytes_per_second=6_400)
     assert bound_of(slow, [StripeRead(n, 0, 64, 1, 4) for n in range(8)]).ideal_cycles == 8 * 64 * 1088 / 32
     assert bound_of(config, []).bound_cycles == 0
+
+
+def test_a_shared_core_takes_a_beat_per_cycle_of_all_its_channels() -> None:
+    """Slots of 145 beats on the bus are 128 for a core; of a last slot the rows that are there."""
+    one = EngineConfig()
+    pair = dataclasses.replace(one, channels_per_core=2)
+    reads = [StripeRead(channel, 0, 64, 4, 4) for channel in (0, 1, 3)]
+    alone = bound_of(one, reads)
+    assert alone.bound_cycles == 8000 + 64 * 145 + 4 * 7 * 5
+    shared = bound_of(pair, reads)
+    assert shared.bound_cycles == 8000 + 2 * 64 * 128, "channels 0 and 1 share a core, 3 has the next one"
+    assert shared.ideal_cycles == alone.ideal_cycles
+    slow = dataclasses.replace(pair, mega_transfers=800)
+    assert bound_of(slow, reads).bound_cycles == 8000 + 2 * 64 * 145 + 4 * 7 * 5, "buses of half its rate"
+    dense = dense_bound(dataclasses.replace(one, channels_per_core=8), head_dim=128,
+                        contexts=[(4096, 4096, 8)])
+    assert dense.bound_cycles == 8000 + 8 * 31 * 64 * 128
+    short = dense_bound(dataclasses.replace(one, channels_per_core=8), head_dim=128,
+                        contexts=[(97, 4096, 8)])
+    assert short.bound_cycles == 8000 + 8 * 97 * 2 * 32
+
+
+def test_shared_scorers_have_bounds_of_their_own() -> None:
+    """Sketches, dims and rows go to different ones; masked rows that are not wanted to none."""
+    config = dataclasses.replace(EngineConfig(), channels_per_scorer=4)
+    tokens = 32 * 1024
+    sketches = list(sketch_reads(config, SketchShape(16, 4), line=0, resident=tokens, context=tokens))
+    first = sum(read.slots for read in sketches if read.channel < 4)
+    assert bound_of(config, sketches).bound_cycles == 8000 + 128 * max(
+        first, sum(read.slots for read in sketches) - first)
+    chosen = np.zeros(tokens, np.bool_)
+    chosen[::100] = True
+    rows, keys = (list(chosen_reads(config, RowShape(128), line=0, resident=tokens, chosen=chosen,
+                                    kinds=(True, v))) for v in (True, False))
+    assert {read.taker for read in rows} == {Taker.CORE}
+    assert {read.taker for read in keys} == {Taker.DIMS}
+    assert sum(read.beats or 0 for read in rows) == 2 * 32 * len(range(0, 31 * 1024 + 896, 100))
+    assert sum(read.beats or 0 for read in keys) * 2 == sum(read.beats or 0 for read in rows)
 
 
 def test_program_bounds() -> None:

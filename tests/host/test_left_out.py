@@ -10,7 +10,7 @@ from instinfer.abi.commands import AdminOpcode, Dtype, PolicyKind, Status
 from instinfer.abi.errors import ConfigError
 from instinfer.host import PCA, Csd, Dense, DeviceError, Sketch, SparF, open_csd
 from support import rng
-from support.kv import UNCHECKED, assert_same_bits, exact_attention, random_half
+from support.kv import assert_same_bits, exact_attention, random_half
 
 DENSE_ALONE: dict[str, Any] = {"sketch_policy": False, "sparf_policy": False}
 """Overrides of a preset; tests of whole devices that need no policy build faster with them."""
@@ -71,15 +71,19 @@ def test_one_policy_alone(left_out: str) -> None:
         csd.kv_cache(**SHAPE, **right)
 
 
-def test_the_device_refuses_what_it_lacks_alone(csd_kind: str) -> None:
+def refuses_sparf_alone(csd: Csd) -> None:
     """Sketches without SparF: what one policy needs is taken, what the other needs is not."""
-    with open_csd(csd_kind, erased=True, overrides=UNCHECKED) as csd:
-        assert (csd.config.sketch_policy, csd.config.sparf_policy) == (True, False)
-        configured(csd, sketch_dims=16, sketch_bits=4)
-        csd.admin_command(AdminOpcode.POLICY_SET, index=1, **Sketch().descriptor)
-        for wrong in (lambda: configured(csd, copies=1), lambda: configured(csd, copies=3),
-                      lambda: csd.admin_command(AdminOpcode.POLICY_SET, index=1, **SparF().descriptor)):
-            with pytest.raises(DeviceError) as caught:
-                wrong()
-            assert caught.value.status is Status.BAD_FIELD
-        csd.admin_command(AdminOpcode.POLICY_SET, index=1, cdw10=PolicyKind.DENSE)
+    assert (csd.config.sketch_policy, csd.config.sparf_policy) == (True, False)
+    configured(csd, sketch_dims=16, sketch_bits=4)
+    csd.admin_command(AdminOpcode.POLICY_SET, index=1, **Sketch().descriptor)
+    for wrong in (lambda: configured(csd, copies=1), lambda: configured(csd, copies=3),
+                  lambda: csd.admin_command(AdminOpcode.POLICY_SET, index=1, **SparF().descriptor)):
+        with pytest.raises(DeviceError) as caught:
+            wrong()
+        assert caught.value.status is Status.BAD_FIELD
+    csd.admin_command(AdminOpcode.POLICY_SET, index=1, cdw10=PolicyKind.DENSE)
+
+
+def test_the_device_refuses_what_it_lacks_alone() -> None:
+    with open_csd("model:tiny", erased=True, overrides={"sparf_policy": False}) as csd:
+        refuses_sparf_alone(csd)

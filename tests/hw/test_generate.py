@@ -17,10 +17,10 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.presets import presets
 from instinfer.abi.registers import Counter, Register
 from instinfer.cosim.build import BuildError, Text, lint
+from instinfer.cosim.lint import lint_modules, lint_whole
 from instinfer.cosim.native.engine import rtl
 from instinfer.hw.generate import LINT_WAIVERS, MANIFEST, ports, render_component, top_name, write
 from instinfer.hw.shared import SharedModule
-from support.lint import lint_modules, lint_whole
 
 SMALL = ("tiny", "product")
 PRESETS = [name if name in SMALL else pytest.param(name, marks=pytest.mark.soak)

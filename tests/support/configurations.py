@@ -5,19 +5,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from instinfer.abi.config import EngineConfig
+from instinfer.abi.config import PARTIALS_MAX, EngineConfig
 from instinfer.abi.presets import presets
 from support.seeds import rng
 
 CHANNELS = (1, 3, 16, 5, 1, 3, 16, 2)
 SMALL = 2
 """The first so many have few channels and queries: they build fast."""
-POLICIES = ((False, False), (True, False), (False, False), (False, True), (True, False), (True, True),
+POLICIES = ((False, False), (True, True), (False, False), (False, True), (True, False), (True, True),
             (True, True), (True, True))
 """With sketches, with SparF: the fewer, the shorter a build."""
 NARROW = 1
-"""The one whose superblocks are sure to be narrower than a channel, and small: several to a sequence. `make
-test` builds no other, see `narrow_overrides`."""
+"""The one whose superblocks are sure to be narrower than a channel, and small: several to a sequence; all of
+its channels share a core and scorers. `make test` builds no other, see `narrow_overrides`."""
 SLOT_NEED = 1072
 """Bytes of the smallest slot: data, scales, tuple, in whole beats."""
 
@@ -56,7 +56,8 @@ def odd_configurations() -> list[EngineConfig]:
             dram_bytes=max(16 << 20, 4 * stripe_buffers * page * planes),
             io_queues=int(random.integers(1, 5)), sketch_policy=sketch, sparf_policy=sparf,
         ))
-    return [narrowed(config, wide=number != NARROW) for number, config in enumerate(sample)]
+    return [shared(narrowed(config, wide=number != NARROW), least=config.channels if number == NARROW else 1)
+            for number, config in enumerate(sample)]
 
 
 def narrowed(config: EngineConfig, *, wide: bool) -> EngineConfig:
@@ -74,6 +75,15 @@ def narrowed(config: EngineConfig, *, wide: bool) -> EngineConfig:
             max_context=32768)
     widths = [width for width in range(1, config.dies + wide) if config.dies % width == 0]
     return dataclasses.replace(config, superblock_dies=int(random.choice(widths)))
+
+
+def shared(config: EngineConfig, *, least: int) -> EngineConfig:
+    """With cores and scorers that so many channels share, at least ``least``."""
+    random = rng(f"sharing {config.name}")
+    counts = [count for count in range(least, config.channels + 1) if config.channels % count == 0]
+    core = int(random.choice([count for count in counts if count * config.dies <= PARTIALS_MAX]))
+    scorer = int(random.choice([count for count in counts if count % core == 0 or core % count == 0]))
+    return dataclasses.replace(config, channels_per_core=core, channels_per_scorer=scorer)
 
 
 def narrow_overrides() -> dict[str, Any]:

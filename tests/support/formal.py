@@ -442,9 +442,10 @@ def prove(bench: Bench, *, bounds: Mapping[str, int] | None = None, steps: int =
             verdicts = design.induct(together, steps, seconds) or []
         elif together:
             verdicts = design.prove_together(together, seconds) or []
-        unproved = bool(steps and together and not verdicts)
+        done = list(together) if verdicts else []
+        unproved = bool(steps and together and not done)
         for item in design.properties:
-            if verdicts and item in together and not unproved:
+            if item in done:
                 continue
             bound = INDUCTION_CYCLES if unproved and item in together else bounds.get(item.name)
             verdict = design.decide(item, bound, seconds)

@@ -61,6 +61,17 @@ def run_sketch(config: EngineConfig) -> dict[str, Any]:
                   options={"sketch": PCA()}, policy=Sketch(keep_tokens=96, group=8, window=16, sinks=4))
 
 
+def test_a_context_in_dram_alone_is_compared_with_no_flash() -> None:
+    """Ten tokens fill no stripe: no figure of a bench divides by what flash would take."""
+    shape = dataclasses.replace(SHAPE, tokens=10)
+    row = sparse(TINY, shape, random_operands(shape, commands=1, seed=3), bench="sketch",
+                 options={"sketch": PCA()}, policy=Sketch(keep_tokens=8, group=8, window=2, sinks=0))
+    assert row["bit_exact"]
+    assert row["stripes_sensed"] == row["bound_cycles"] == 0
+    assert row["speedup_bound"] is row["slots_per_need"] is row["shares_of_dense_percent"]["bytes"] is None
+    assert row["cycles"] > 0
+
+
 def test_sparf_figures_belong_together() -> None:
     shape = dataclasses.replace(SHAPE, tokens=1200)
     row = sparse(TINY, shape, random_operands(shape, commands=2, seed=3), bench="sparf", dtype="fp16",

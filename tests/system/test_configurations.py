@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from host.test_left_out import refuses_sparf_alone
 from host.test_sequence import test_many_commands_in_flight
 from host.test_superblocks import (
     csd,
@@ -24,15 +25,15 @@ from host.test_superblocks import (
     test_superblocks_that_are_not_there_are_refused,
 )
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import RowShape
+from instinfer.abi.layout import RowShape, placement
+from instinfer.cosim.lint import lint_modules
 from instinfer.cosim.native.engine import rtl
 from instinfer.host import PCA, Csd, Dense, Sketch, SparF, open_csd
 from instinfer.host.policy import Policy
 from instinfer.hw.events import BusActivity
-from support import rng
-from support.configurations import POLICIES, SMALL, odd_configurations
+from support import kv, rng
+from support.configurations import NARROW, POLICIES, SMALL, odd_configurations
 from support.kv import assert_same_bits, exact_attention, random_half, stripe_dies
-from support.lint import lint_modules
 from support.waves import Waves
 from system.test_agreement import AGREEING
 
@@ -141,6 +142,40 @@ def test_the_others_attend_exactly(number: int) -> None:
         attend(csd, flash_tokens(SAMPLE[number]))
 
 
+def small_values(csd: Csd) -> None:
+    """Values so small that what a partial loses by its shifts reaches the output: it shows which slots were
+    added up together."""
+    config, tokens, dims = csd.config, 400, csd.config.head_dim_max
+    random = rng(f"small values {config.name}")
+    queries = KV_HEADS * config.queries
+    cache = csd.kv_cache(layers=1, kv_heads=KV_HEADS, query_heads=queries, head_dim=dims, max_tokens=tokens)
+    sequence = cache.new_sequence()
+    filled = [(head, stripe) for stripe in range(tokens // RowShape(dims).tokens_per_stripe(config))
+              for head in range(KV_HEADS)]
+    dies, _ = stripe_dies(config, list(range(config.superblocks)), filled)
+    k, v = (random_half(random, (tokens, KV_HEADS, dims), scale) for scale in (1, 2 ** -12))
+    sequence.write(0, k, v)
+    for _ in range(4):
+        q = random_half(random, (queries, dims), 8)
+        expected = exact_attention(config, q, k, v, dies=dies)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kv, "placement", lambda *place: (0, placement(*place)[1]))
+            joined = exact_attention(config, q, k, v, dies=dies)
+        assert (joined != expected).any(), "one partial for a die of all channels gives other bits"
+        assert_same_bits(sequence.attend(0, q), expected)
+
+
+def test_channels_of_a_core_have_partials_of_their_own() -> None:
+    with open_csd("sim:tiny", config=SAMPLE[NARROW], erased=True) as csd:
+        small_values(csd)
+
+
+@pytest.mark.soak
+def test_one_policy_without_the_other() -> None:
+    with open_csd("sim:tiny", config=SAMPLE[POLICIES.index((True, False))], erased=True) as csd:
+        refuses_sparf_alone(csd)
+
+
 def choose(csd: Csd, *, sketch: bool, sparf: bool) -> tuple[list[np.ndarray], dict[str, int]]:
     """What attentions by every policy give and count, the one with sketches and the one with dims."""
     dims, heads = csd.config.head_dim_max, KV_HEADS
@@ -156,10 +191,10 @@ def choose(csd: Csd, *, sketch: bool, sparf: bool) -> tuple[list[np.ndarray], di
     return [sequence.attend(0, q, policy=each) for each in policies], csd.counters()
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("number", [n for n, each in enumerate(POLICIES) if any(each)])
+@pytest.mark.parametrize("number", [n if n == NARROW else pytest.param(n, marks=pytest.mark.soak)
+                                    for n, each in enumerate(POLICIES) if any(each)])
 def test_policies_choose_like_the_model(number: int) -> None:
-    """Also where an engine was generated with one policy alone."""
+    """Also where an engine was generated with one policy alone, or where channels share scorers."""
     sketch, sparf = POLICIES[number]
     found = {}
     for kind in ("model", "sim"):

@@ -55,7 +55,6 @@ from host.test_device import (
     test_states_that_cannot_be_opened,
 )
 from host.test_examples import quickstart
-from host.test_left_out import test_the_device_refuses_what_it_lacks_alone
 from host.test_read_counts import (
     test_a_full_counter_stays_full,
     test_an_erase_starts_the_count_anew,
@@ -148,7 +147,6 @@ __all__ = [
     "test_shapes",
     "test_shapes_that_a_device_cannot_hold",
     "test_states_that_cannot_be_opened",
-    "test_the_device_refuses_what_it_lacks_alone",
     "test_the_list_outlives_reset_and_is_saved",
     "test_without_a_spare_three_programs_fail_and_nothing_is_lost",
     "test_words_outside_the_geometry_are_refused",

@@ -25,6 +25,10 @@ Phy = Annotated[
     str | None,
     typer.Option("--phy", help="How NAND channels leave: at pins (nvddr2, sdr), or at PHY ports (ports)."),
 ]
+PhyClock = Annotated[
+    int | None,
+    typer.Option("--phy-clock", metavar="MHZ", help="Of the NAND's PHY (nvddr2), if not the engine's clock."),
+]
 
 
 @app.command("list")
@@ -56,8 +60,9 @@ def list_(json_target: JsonTarget = None) -> None:
 
 
 @app.command("emit")
-def emit_(target: TargetName, output: Folder, phy: Phy = None, preset: OtherPreset = None,
-          config: ConfigFile = None, settings: Settings = None, json_target: JsonTarget = None) -> None:
+def emit_(target: TargetName, output: Folder, phy: Phy = None, phy_clock: PhyClock = None,
+          preset: OtherPreset = None, config: ConfigFile = None, settings: Settings = None,
+          json_target: JsonTarget = None) -> None:
     """Write a target's files, the same bytes every time, and check what takes a second."""
     from instinfer.cosim.boards.check import quick
     from instinfer.cosim.native.engine import rtl
@@ -66,7 +71,7 @@ def emit_(target: TargetName, output: Folder, phy: Phy = None, preset: OtherPres
 
     chosen = target_of(target)
     engine = configuration(chosen, preset=preset, config_file=config, overrides=overrides(settings))
-    files = render(chosen, engine, phy=phy, engine_files=rtl)
+    files = render(chosen, engine, phy=phy, phy_clock_mhz=phy_clock, engine_files=rtl)
     paths = write(files, output)
     document = {"target": target, "folder": output, "files": sorted(files)}
     console(json_target).print(f"{target}: {len(paths)} files in {output}", soft_wrap=True)

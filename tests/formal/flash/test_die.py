@@ -33,8 +33,10 @@ class DieBench(Bench):
         done = die.done
         writes = (die.work == Work.CLAIM) | (die.work == Work.PROGRAM) | (die.work == Work.ERASE)
         senses = done & (die.work == Work.SENSE)
-        # A write can begin, and none has begun.
-        wanted = (die.write_level != 0) & (die.write_erase | die.encoder_free)
+        # A write can begin, and none has begun. The die knows a level a cycle later.
+        waiting = Signal()
+        m.d.sync += waiting.eq(die.write_level != 0)
+        wanted = waiting & (die.write_level != 0) & (die.write_erase | die.encoder_free)
         stripes = waits(m, wanted & ~writes & ~die.running, die.stripe_done, PATIENCE + 2, name="stripes")
         ends = waits(m, (die.read_level != 0) & ~senses & ~die.transferable,
                      done & (die.work == Work.REPORT), 3, name="ends")
@@ -73,9 +75,13 @@ class DieBench(Bench):
         ]
         with m.If(pushes):
             m.d.sync += kinds.bit_select(level, 1).eq(self.push_erase)
+        # `Turns` chooses in the cycle after.
+        chosen = Signal()
+        m.d.sync += chosen.eq(die.transferable & self.choose & ~die.held)
+        m.d.comb += Assert(~die.held | (die.work == Work.NONE), "a die that was chosen asks for nothing")
         with m.If(die.run_done):
             m.d.sync += die.held.eq(0)
-        with m.Elif(die.transferable & self.choose):
+        with m.Elif(chosen):
             m.d.sync += die.held.eq(1)
         # The encoder is this die's from the claim to the last page, and not free meanwhile.
         holds = Signal()

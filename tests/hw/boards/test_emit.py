@@ -23,7 +23,7 @@ from instinfer.hw.boards.emit import MANIFEST, configuration, missing_parts, pag
 from instinfer.hw.boards.interfaces import CONTROL, buses
 from instinfer.hw.engine import engine_signature
 from instinfer.hw.generate import top_name
-from support.boards import hollow_engine, kernel_target
+from support.boards import PART, hollow_engine, kernel_target
 
 COMPLETE = [target for target in TARGETS.values() if missing_parts(target) is None]
 """Those that this version can emit."""
@@ -184,6 +184,18 @@ def test_a_broken_wrapper_is_found(old: str, new: str, check: str, tmp_path: Pat
     assert check in faults(folder, thorough)
 
 
+@pytest.mark.parametrize(("file", "old", "new"), [
+    (top_name(SMALL), r"\.rst\(rst\)", ".reset(rst)"), (top_name(SMALL), f"{PART} part", "other part"),
+    (PART, r"\] rst\n", "] reset\n"),
+])
+def test_a_broken_engine_is_found(file: str, old: str, new: str, tmp_path: Path) -> None:
+    folder = emitted(TARGETS["cosmosplus"], SMALL, tmp_path)
+    replace(f"rtl/{file}.v", old, new)(folder)
+    found = faults(folder, thorough)
+    assert "Yosys hierarchy" in found
+    assert ("Verilator lint" in found) == (file != PART), "lint sees a module's neighbours by the manifest"
+
+
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 def test_pages_of_the_documentation_are_those_of_the_definitions(target: Target) -> None:
     path = Path(__file__).resolve().parents[3] / "docs" / "boards" / f"{target.name}.md"
@@ -262,8 +274,15 @@ def test_a_folder_that_holds_no_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", COMPLETE, ids=lambda target: target.name)
 def test_a_whole_output_passes_all_checks(target: Target, tmp_path: Path) -> None:
-    phy = "ports" if target.nand else None
-    write(render(target, configuration(target), phy=phy, engine_files=rtl), tmp_path)
-    assert faults(tmp_path, thorough) == {}
+    """The whole engine, by the command line, and the same bytes from another run under another hash seed."""
+    for name, seed in (("one", "1"), ("two", "2")):
+        subprocess.run([sys.executable, "-c", "from instinfer.cli.main import app; app()", "boards", "emit",
+                        "--target", target.name, "-o", str(tmp_path / name)], check=True, timeout=1500,
+                       env={**os.environ, "PYTHONHASHSEED": seed, "INSTINFER_CACHE": str(tmp_path / seed)})
+    assert faults(tmp_path / "one", thorough) == {}
+    for path in (tmp_path / "one").rglob("*"):
+        if path.is_file():
+            assert (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() == path.read_bytes()

@@ -66,6 +66,50 @@ def test_pad_clock() -> None:
         PadClock.of(90, Family.SERIES_7)
 
 
+CROSSED = {**SMALL, "clock_mhz": 75}
+
+
+def test_a_clock_of_the_phy_alone(tmp_path: Path) -> None:
+    """Engine at 75 MHz, PHY at 100: crossings in the channel, one clock for PHY and pads, both limited."""
+    board = TARGETS["cosmosplus"]
+    config = configuration(board, overrides=CROSSED)
+    write(render(board, config, phy_clock_mhz=100, engine_files=hollow_engine), tmp_path)
+    assert faults(tmp_path, thorough) == {}
+    top = (tmp_path / "rtl" / f"{read(tmp_path)['top']}.v").read_text()
+    assert len(re.findall(r"\.phy_clk\(phy_clk\)", top)) == 1 + 2
+    assert len(re.findall(r"\.clk\(phy_clk\)", top)) == 2
+    assert "wire rst = resets[15];" in top
+    assert read(tmp_path)["phy_clock_mhz"] == 100
+    clock = (tmp_path / "rtl" / f"{CLOCK}.v").read_text()
+    for setting in ("CLKIN1_PERIOD(13.333)", "CLKFBOUT_MULT_F(16.0)", "CLKOUT0_DIVIDE_F(6.0)",
+                    "CLKOUT1_DIVIDE(6)", "CLKOUT2_DIVIDE(12)"):
+        assert setting in clock
+    channel = (tmp_path / "rtl" / f"{MODULE}.v").read_text()
+    assert "module \\instinfer_nvddr2_channel.crossing (" in channel.replace(".crossing(", ".crossing (")
+    timing = (tmp_path / "constraints" / "timing.xdc").read_text()
+    phy, engine = "[get_clocks -of_objects [get_pins pad_clock/phy_buffer/O]]", (
+        "[get_clocks -of_objects [get_ports ap_clk]]")
+    for one, other in ((phy, engine), (engine, phy)):
+        assert f"set_max_delay -datapath_only -from {one} -to {other} 10.000" in timing
+    assert f"-from [get_clocks nand1_dqs] -to {phy} 10.000" in timing
+    assert "create_clock -name nand1_dqs -period 10.000" in timing
+
+
+def test_clocks_that_a_phy_cannot_have() -> None:
+    board = TARGETS["cosmosplus"]
+    config = configuration(board, overrides=CROSSED)
+    with pytest.raises(ConfigError, match="phy_clock_mhz = 110 is not possible: one that 7 series's MMCM"):
+        PadClock.of(75, Family.SERIES_7, 110)
+    for clock, limit in ((151, "19 to 150 beside an engine at 75 MHz"), (18, "19 to 150")):
+        with pytest.raises(ConfigError, match=f"phy_clock_mhz = {clock} is not possible: {limit}"):
+            render(board, config, phy_clock_mhz=clock, engine_files=hollow_engine)
+    with pytest.raises(ConfigError, match="--phy-clock = 100 is not possible: absent with --phy ports"):
+        render(board, config, phy="ports", phy_clock_mhz=100, engine_files=hollow_engine)
+    with pytest.raises(ConfigError, match="--phy-clock = 100 is not possible: absent for zcu106"):
+        render(TARGETS["zcu106"], configuration(TARGETS["zcu106"]), phy_clock_mhz=100,
+               engine_files=hollow_engine)
+
+
 def test_rates() -> None:
     """What the clock makes of the board's rate; a configuration must say what it gets."""
     board = TARGETS["cosmosplus"]

@@ -13,7 +13,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from hw.flash.channel_bench import BASE, BUILD, COUNTS, Reads, Stripe, blocks
 from hw.flash.store import Store
 from instinfer.abi.dims import DIMS_PER_PAGE
-from instinfer.hw.flash.scheduler import reads_over
+from instinfer.hw.flash.span import reads_over
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     MEMORY_READ_DATA,

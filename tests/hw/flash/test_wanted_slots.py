@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.dims import DIMS_PER_PAGE
 from instinfer.abi.presets import presets
-from instinfer.hw.flash.queues import wanted_slots
+from instinfer.hw.flash.queues import slot_count, wanted_slots
 from instinfer.hw.signatures import channel_request
 from support import rng
 
@@ -24,7 +24,7 @@ class Wanted(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.comb += self.slots.eq(wanted_slots(m, self.config, self.entry))
+        m.d.comb += self.slots.eq(wanted_slots(m, self.config, self.entry, slot_count(self.entry)))
         return m
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reader of stripe buffers on its own: jobs of rows, masked rows and sketches in, slots out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import cocotb
@@ -23,6 +24,8 @@ BUFFERS = 8
 class Surroundings:
     """Device DRAM of random bytes, jobs, and the slots that have to come."""
 
+    OUTPUTS: tuple[str, ...] = ("slots",)
+
     def __init__(self, dut: Any, noise: float):
         self.dut = dut
         self.random = rng("tail")
@@ -36,8 +39,12 @@ class Surroundings:
         self.expected: list[dict[str, int]] = []
         self.got: list[dict[str, int]] = []
         self.errors: list[int] = []
-        Sink(dut, "slots", lambda payload: self.got.append(self._slot.unpack(payload)), back_pressure=noise)
+        self.sinks = {name: Sink(dut, name, self._taker(name), back_pressure=noise) for name in self.OUTPUTS}
         cocotb.start_soon(self._watch())
+
+    def _taker(self, name: str) -> Callable[[int], None]:
+        """What takes the beats of an output."""
+        return lambda payload: self.got.append(self._slot.unpack(payload))
 
     def _view(self, address: int, size: int) -> Any:
         if address in self.refused:

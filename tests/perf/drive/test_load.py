@@ -9,7 +9,7 @@ from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.presets import presets
 from instinfer.abi.timing import dense_bound
-from instinfer.perf.drive.cycles import attend_cycles, combine, fitted
+from instinfer.perf.drive.cycles import attend_cycles, combine, fitted, side_by_side
 from instinfer.perf.drive.load import Job, load_of, spilled_words
 
 CONFIGS = presets()
@@ -46,7 +46,7 @@ def test_model_is_never_faster_than_the_load(kind):
         job = Job(kind=kind, tokens=tokens, heads=4, queries=4, keep=tokens // 8, group=1, dims=16, window=64,
                   sinks=4)
         load = load_of(config, job)
-        assert attend_cycles(config, job) >= max(load.bus, load.die, load.tail)
+        assert attend_cycles(config, job) >= max(load.bus, load.die, load.tail_rows, load.scores)
 
 
 def test_scores_in_device_memory_take_longer():
@@ -58,6 +58,34 @@ def test_scores_in_device_memory_take_longer():
     smaller = dataclasses.replace(config, score_groups=8192)
     more = load_of(smaller, job).choice - load_of(config, job).choice
     assert more == pytest.approx(8192 / 2)
+
+
+OPT = Job(kind=PolicyKind.SKETCH, tokens=1537, heads=40, dtype=Dtype.INT8, keep=192, group=8, window=64,
+          sinks=4, commands=4)
+"""OPT-13B in the middle of 1,024 + 1,024 tokens: all sketches and the window in device DRAM."""
+
+
+def test_sketches_in_dram_are_scored_slot_by_slot():
+    """Of 96 to a slot, 128 beats each; of the last slot, 24 beats of scales and a cycle for each vector."""
+    load = load_of(CONFIGS["product"], OPT)
+    assert load.scores == 4 * 40 * (16 * 128 + 24 + 1)
+    full = load_of(CONFIGS["product"], dataclasses.replace(OPT, tokens=1536))
+    assert full.scores == 4 * 40 * (15 * 128 + 24 + 96)
+    # 64 rows of the window and an eighth of the 193 before it, 16 beats of K and of V each.
+    assert 4 * 40 * 32 * 88 < load.tail_rows < 4 * 40 * (32 * 91 + 320)
+
+
+def test_rows_and_scores_in_dram_go_side_by_side():
+    config, constants = CONFIGS["product"], fitted()
+    load = load_of(config, OPT)
+    rows, choices = side_by_side(config, OPT, load, constants)
+    assert choices == load.scores + load.choice + constants.choice_start * load.heads
+    assert rows == load.tail_rows
+    assert max(rows, choices) < attend_cycles(config, OPT) < 0.8 * (rows + choices)
+    many = dataclasses.replace(config, tail_cores=4)
+    assert side_by_side(many, OPT, load, constants, choosers=2) == (rows / 4, choices / 2)
+    dense = dataclasses.replace(OPT, kind=PolicyKind.DENSE)
+    assert side_by_side(many, dense, load_of(config, dense), constants)[1] == 0
 
 
 def test_combine():

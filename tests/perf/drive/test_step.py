@@ -27,7 +27,7 @@ def test_buses_and_dies_carry_what_they_can():
     step = layer_step(PRODUCT, JOB, appended=16)
     assert step.bus_bytes <= csd_of("product").bus_rate * step.seconds
     assert step.die_seconds <= PRODUCT.dies_total * step.seconds
-    assert step.bound_by in ("bus", "die", "tail and choice")
+    assert step.bound_by in ("bus", "die", "rows in DRAM", "scores and choice")
 
 
 def test_appends_cost_little_and_something():

@@ -170,7 +170,7 @@ def sparse(config: EngineConfig, shape: Shape, operands: Operands, *, bench: str
     """``policy`` over a cache of ``dtype``, beside dense attention in fp16 and in int8 in the same run.
 
     ``speedup`` is dense fp16's cycles over the policy's; ``slots_per_need`` the slots moved for chosen rows
-    over what the chosen rows in flash fill.
+    over what the chosen rows in flash fill. Both figures against flash are None where no row lies there.
 
     Args:
         bench: name of the bench; options: of ``kv_cache``, that the policy needs.
@@ -203,10 +203,10 @@ def sparse(config: EngineConfig, shape: Shape, operands: Operands, *, bench: str
             "cache": {name: repr(value) for name, value in options.items()}, **facts, **row,
             "dense_cycles": dense["fp16"]["cycles"], "dense_int8_cycles": dense["int8"]["cycles"],
             "speedup": dense["fp16"]["cycles"] / row["cycles"],
-            "speedup_bound": dense["fp16"]["cycles"] / bound.bound_cycles,
+            "speedup_bound": _over(dense["fp16"]["cycles"], bound.bound_cycles),
             "dense_bound_efficiency": dense["fp16"]["bound_efficiency"],
             "dense_int8_bound_efficiency": dense["int8"]["bound_efficiency"],
-            "slots_per_need": row["slots_moved"] / _needed(config, cache, sets),
+            "slots_per_need": _over(row["slots_moved"], _needed(config, cache, sets)),
             "shares_of_dense_percent": _shares(dense["fp16"], meter, config),
             **{name: meter.counters[name] for name in meter.counters
                if name.startswith(("sketch_", "dim_"))
@@ -219,6 +219,11 @@ def sparse(config: EngineConfig, shape: Shape, operands: Operands, *, bench: str
         }
 
 
+def _over(part: float, whole: float) -> float | None:
+    """None where there is nothing to compare with: a context that lies in DRAM whole reads no flash."""
+    return part / whole if whole else None
+
+
 def _needed(config: EngineConfig, shape: CacheShape, sets: list[NDArray[np.bool_]]) -> float:
     """Slots that the chosen rows in flash fill."""
     tokens = sets[0].shape[1]
@@ -226,8 +231,8 @@ def _needed(config: EngineConfig, shape: CacheShape, sets: list[NDArray[np.bool_
     return 2 * sum(int(chosen[:, :in_flash].sum()) for chosen in sets) / shape.shape.rows_per_slot
 
 
-def _shares(dense: Mapping[str, Any], meter: Meter, config: EngineConfig) -> dict[str, float]:
+def _shares(dense: Mapping[str, Any], meter: Meter, config: EngineConfig) -> dict[str, float | None]:
     """Bytes on the buses and pages sensed, of all kinds, in percent of dense fp16."""
     pages = sum(count for name, count in meter.counters.items() if name.endswith("pages_sensed"))
-    return {"bytes": 100 * bytes_moved(config, meter) / dense["bytes_moved"],
-            "pages": 100 * pages / (dense["stripes_sensed"] * config.planes)}
+    return {"bytes": _over(100 * bytes_moved(config, meter), dense["bytes_moved"]),
+            "pages": _over(100 * pages, dense["stripes_sensed"] * config.planes)}

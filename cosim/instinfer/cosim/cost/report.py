@@ -34,6 +34,7 @@ def engine_blocks(config: EngineConfig, *, inside: Iterable[str] = ()) -> list[B
 
     files = rtl(config)
     prefixes = {"instinfer_" + name: name for name in ("core", "channel", "scorer", "dim_scorer")}
+    prefixes["instinfer_flash"] = "channel.flash"  # where several channels make a group
     verilog = [text for name, text in files.items() if name != MANIFEST]
     top = top_name(config)
     return Hierarchy(verilog, top=top, prefixes={**prefixes, top: "engine"}).blocks(inside=inside)

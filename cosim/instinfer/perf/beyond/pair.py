@@ -19,14 +19,11 @@ PAPER = 11.1
 
 
 def variants() -> list[Strategy]:
-    """Our systems, the most that further tail cores could bring, what would come of the paper's host path.
-
-    Tail cores divide the tail's time here; in the RTL the chain from scores over the choice to the masks,
-    which there is once, keeps some of it (docs/performance.md).
-    """
+    """Ours, what more tail cores and choosers would bring, what would come of the paper's host path."""
     return [strategy_of("instinfer-sketch"),
-            InstInfer("sketch", Options(tail_cores=2), name="instinfer-sketch, at most with 2 tail cores"),
-            InstInfer("sketch", Options(tail_cores=4), name="instinfer-sketch, at most with 4 tail cores"),
+            InstInfer("sketch", Options(tail_cores=2), name="instinfer-sketch, 2 tail cores"),
+            InstInfer("sketch", Options(tail_cores=2, choosers=2),
+                      name="instinfer-sketch, 2 tail cores and 2 choosers (not built)"),
             InstInfer("sketch", Options(layer_seconds=constant("paper_layer_seconds")),
                       name="instinfer-sketch behind the paper's host path"),
             strategy_of("instinfer-dense-int8"), strategy_of("instinfer-dense"),

@@ -63,10 +63,11 @@ class Point:
 def _config(timing: dict[str, Any]) -> EngineConfig:
     """The configuration that a row was measured with: its preset, with the values that the row repeats.
 
-    Rows from before scores could wait in device DRAM do not name ``score_groups``: none did.
+    Rows from before scores could wait in device DRAM do not name ``score_groups``: none did; rows from before
+    there could be several tail cores do not name these.
     """
     base = presets()[timing["preset"]]
-    timing = {"score_groups": 16_384, **timing}
+    timing = {"score_groups": 16_384, "tail_cores": 1, **timing}
     names = {field.name for field in dataclasses.fields(EngineConfig)} - {"timing", "name"}
     times = {field.name for field in dataclasses.fields(NandTiming)}
     nand = dataclasses.replace(base.timing, **{k: v for k, v in timing.items() if k in times})
@@ -129,12 +130,13 @@ def split(points: Sequence[Point]) -> list[Point]:
     return [dataclasses.replace(point, held_out=held_out(point)) for point in points]
 
 
-FIRST = Constants(start=600, sparse_start=2000, command=300, sketch_query=35, sparf_query=200, waits=1,
-                  sparf_choice=0.35, dense_sharp=10, sparse_sharp=3.2, sharp_growth=0.75, write=1.03,
-                  write_sharp=2, write_start=5000)
-LOW = Constants(300, 0, 0, 0, 0, 0, 0, 4, 1.2, 0, 1, 1.2, 0)
+FIRST = Constants(start=600, sparse_start=2000, command=300, choice_start=200,
+                  choice_sharp=6, sketch_query=20, sparf_query=300, waits=0.4, sparf_choice=0.7,
+                  dense_sharp=7, sparse_sharp=2.3, sharp_growth=1.2, write=1.03, write_sharp=2,
+                  write_start=5000)
+LOW = Constants(300, 0, 0, 0, 2, 0, 0, 0, 0, 4, 1.2, 0, 1, 1.2, 0)
 """Start: what the table of docs/architecture.md "Where the cycles go" leaves at least."""
-HIGH = Constants(1200, 8000, 3000, 2000, 4000, 2, 2, 40, 12, 4, 1.5, 40, 100000)
+HIGH = Constants(1200, 8000, 3000, 2000, 40, 2000, 4000, 2, 2, 40, 12, 4, 1.5, 40, 100000)
 
 
 def fit(points: Sequence[Point]) -> Constants:

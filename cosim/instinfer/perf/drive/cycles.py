@@ -17,19 +17,22 @@ from .load import Job, Load, load_of
 class Constants:
     """Cycles, unless said.
 
-    ``start``: once, doorbell to first sense and last slot to completion; ``sparse_start``: beside it, from
-    the first scores to the first chosen row, whose sense (tR) comes on top; ``command``: each;
-    ``sketch_query``, ``sparf_query``: each query of each head. ``waits``: share of the column changes' tCCS
-    that stays visible. ``sparf_choice``: share of a choice's cycles that SparF does not hide. Buses and dies
-    work side by side but wait for each other: their times combine by a norm whose exponent is
-    ``dense_sharp``, or ``sparse_sharp * (dies / 2) ** sharp_growth`` (the more dies, the better they hide
-    behind the bus). ``write``: factor on programs and buses, whose times combine with ``write_sharp``;
-    ``write_start``: once per layer that is written.
+    ``start``: once, doorbell to first sense and last slot to completion; ``sparse_start``: beside it, to the
+    first chosen row, whose sense (tR) comes on top, beyond its choice; ``command``: each; ``choice_start``:
+    each choice, whatever its groups; ``choice_sharp``: exponent of the norm that joins flash, rows in DRAM
+    and choices, since heads are not all alike; ``sketch_query``, ``sparf_query``: each query of each head.
+    ``waits``: share of the column changes' tCCS that stays visible. ``sparf_choice``: share of a choice's
+    cycles that SparF does not hide. Buses and dies work side by side but wait for each other: their times
+    combine by a norm whose exponent is ``dense_sharp``, or ``sparse_sharp * (dies / 2) ** sharp_growth`` (the
+    more dies, the better they hide behind the bus). ``write``: factor on programs and buses, whose times
+    combine with ``write_sharp``; ``write_start``: once per layer that is written.
     """
 
     start: float
     sparse_start: float
     command: float
+    choice_start: float
+    choice_sharp: float
     sketch_query: float
     sparf_query: float
     waits: float
@@ -61,8 +64,25 @@ def combine(times: list[float], sharp: float) -> float:
     return most * sum((time / most) ** sharp for time in times) ** (1 / sharp)
 
 
-def cycles_of_load(config: EngineConfig, job: Job, load: Load, constants: Constants) -> float:
-    """Cycles from the first doorbell to the last completion."""
+def side_by_side(config: EngineConfig, job: Job, load: Load, constants: Constants,
+                 choosers: int = 1) -> tuple[float, float]:
+    """Cycles of what goes on beside the flash, head after head: rows in device DRAM, and scores with choices.
+
+    What a head is scored by is asked for when the choice of the head before has been made (`WalkOrder`), and
+    passes the rows of heads before it (`TailPath`). Tail cores take the heads in turn (`TailTurns`).
+
+    Args:
+        choosers: that would take the heads in turn, each with a tail's scorer; the engine has one.
+    """
+    rows = load.tail_rows / config.tail_cores
+    if job.kind is PolicyKind.DENSE:
+        return rows, 0.0
+    return rows, (load.scores + load.choice + constants.choice_start * load.heads) / choosers
+
+
+def cycles_of_load(config: EngineConfig, job: Job, load: Load, constants: Constants,
+                   choosers: int = 1) -> float:
+    """Cycles from the first doorbell to the last completion; ``choosers``: see `side_by_side`."""
     sense = config.cycles(config.timing.tR) if load.stripes else 0
     fixed = constants.start + sense + constants.command * load.commands
     sharp = constants.dense_sharp
@@ -73,8 +93,12 @@ def cycles_of_load(config: EngineConfig, job: Job, load: Load, constants: Consta
         fixed += constants.sparse_start + sense + query * load.heads * job.queries
         fixed += 0.0 if sketch else constants.sparf_choice * load.choice
     flash = combine([load.bus + constants.waits * load.waits, load.die], min(sharp, SHARPEST))
-    # The tail core attends while the choice of the next head waits for its scores: one after the other.
-    return fixed + combine([flash, load.tail + load.choice], SHARPEST)
+    rows, choices = side_by_side(config, job, load, constants, choosers)
+    if not choices:
+        return fixed + combine([flash, rows], SHARPEST)
+    # Nothing goes on beside the first head's choice, or beside the last head's rows.
+    alone = min(choices, max(flash, rows)) / load.heads
+    return fixed + alone + combine([flash, rows, choices], constants.choice_sharp)
 
 
 def attend_cycles(config: EngineConfig, job: Job, constants: Constants | None = None) -> float:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attentions ask of a drive: cycles of the busiest flash bus, the busiest die, the tail core, the
-choice.
+"""What attentions ask of a drive: cycles of the busiest flash bus, the busiest die, a tail core, the choice.
 
 The formulas are those of `abi.timing`; a `Job` describes commands, `load_of` adds up what they read.
 """
@@ -16,7 +15,15 @@ from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.config import BEAT_BYTES, EngineConfig
 from instinfer.abi.dims import DimShape, dim_placement
 from instinfer.abi.errors import require
-from instinfer.abi.layout import RowShape, SketchShape, flash_stripes, placement, whole
+from instinfer.abi.layout import (
+    SCALE_BYTES,
+    SLOT_DATA_BYTES,
+    RowShape,
+    SketchShape,
+    flash_stripes,
+    placement,
+    whole,
+)
 from instinfer.abi.selection import SketchPolicy, scores_spilled
 from instinfer.abi.timing import CACHE_CYCLES, COLUMN_CYCLES, PLANE_READ_CYCLES
 
@@ -70,13 +77,16 @@ class Job:
 class Load:
     """Cycles of the busiest of each kind, but for the counts at the end, which are of all channels together.
 
-    ``waits``: what tCCS after each column change takes on the busiest bus if nothing hides it, over the dies
-    that could hide it.
+    ``tail_rows``: of one tail core on the rows in device DRAM, as if it attended all of them. ``scores``: of
+    its scorer on what is scored there, or of the way to the chooser, whichever is longer; ``choice``: of that
+    behind the last score. ``waits``: what tCCS after each column change takes on the busiest bus if nothing
+    hides it, over the dies that could hide it.
     """
 
     bus: float
     die: float
-    tail: float
+    tail_rows: float
+    scores: float
     choice: float
     waits: float
     commands: int
@@ -149,8 +159,8 @@ PAIR_BUBBLE = 24
 """Cycles that the value slot of a pair waits for its weights (docs/blocks/attention.md)."""
 
 
-def _tail_cycles(config: EngineConfig, job: Job) -> float:
-    """Cycles of a core that attends and scores what is in DRAM, for one head."""
+def _tail_cycles(config: EngineConfig, job: Job) -> tuple[float, float]:
+    """Cycles of a core that attends, and of its scorer that scores, what is in DRAM, for one head."""
     shape, tokens = job.shape, job.tokens
     stripes = flash_stripes(config, shape, tokens, tokens)
     rest = tokens - stripes * shape.tokens_per_stripe(config)
@@ -158,33 +168,52 @@ def _tail_cycles(config: EngineConfig, job: Job) -> float:
     replays = passes(config, job.queries)
 
     def attend(rows: float, units: float) -> float:
-        return replays * (2 * rows * beats + units * PAIR_BUBBLE)
+        # Of a slot with wanted rows the others go by four beats a cycle.
+        skipped = max(0.0, units * shape.rows_per_slot - rows) * beats / 4
+        return replays * (2 * rows * beats + units * PAIR_BUBBLE) + (
+            0.0 if job.kind is PolicyKind.DENSE else 2 * skipped)
 
     if job.kind is PolicyKind.DENSE:
-        return attend(rest, rest / shape.rows_per_slot)
+        return attend(rest, rest / shape.rows_per_slot), 0.0
     forced = min(rest, job.window)
     chosen = forced + (rest - forced) * job.share
     pair = 1 - (1 - job.share) ** max(1, shape.rows_per_slot // job.group)
     found = attend(chosen, (forced + (rest - forced) * pair) / shape.rows_per_slot)
     if job.kind is PolicyKind.SKETCH:
         in_flash = flash_stripes(config, job.sketch, tokens, tokens) * job.sketch.tokens_per_stripe(config)
-        scored = tokens - in_flash
-        return found + scored * max(1, job.sketch.vector_bytes // BEAT_BYTES) * replays
+        return found, _scored_cycles(job.sketch, tokens - in_flash) * replays
     dims = DimShape(shape)
     block = dims.blocks_read(config, tokens, tokens) * dims.tokens_per_block(config)
-    return found + max(0, tokens - max(block, stripes * shape.tokens_per_stripe(config))) * beats
+    return found, max(0, tokens - max(block, stripes * shape.tokens_per_stripe(config))) * beats
 
 
-def _choice_cycles(config: EngineConfig, job: Job) -> float:
-    """Cycles of the choice of one head, which there is once: sweeps over all groups, four lanes, and the
-    emission, which the row masks slow down to two cycles per group of 8; half a cycle more for each word of
-    scores that waits in device DRAM (docs/blocks/selection.md)."""
-    if job.kind is PolicyKind.DENSE:
+def _scored_cycles(sketch: SketchShape, vectors: int) -> float:
+    """Until the last score of vectors in DRAM. All beats of a slot come, whatever it holds; the scorer takes
+    its scales, then a cycle for each vector or more (docs/blocks/selection.md). What is behind the last
+    vector of the last slot comes while the choice is made."""
+    if not vectors:
         return 0.0
+
+    def scorer(count: int) -> int:
+        return sketch.vectors_per_slot * SCALE_BYTES // BEAT_BYTES + count * max(
+            1, sketch.vector_bytes // BEAT_BYTES)
+
+    slots, last = divmod(vectors - 1, sketch.vectors_per_slot)
+    each = max(SLOT_DATA_BYTES // BEAT_BYTES, scorer(sketch.vectors_per_slot))
+    return slots * each + scorer(last + 1)
+
+
+def _choice_cycles(config: EngineConfig, job: Job) -> tuple[float, float]:
+    """Cycles in which the groups of one head come to the chooser, which there is once, one in each; and of
+    its choice behind the last of them: sweeps, four lanes, and the emission, which the row masks slow down to
+    16 tokens a cycle; half a cycle more for each word of scores that waits in device DRAM
+    (docs/blocks/selection.md)."""
+    if job.kind is PolicyKind.DENSE:
+        return 0.0, 0.0
     replays = passes(config, job.queries)
-    emission = max(0.25, job.group / 4)
-    sweeps = -(-job.tokens // job.group) * (replays + (2 * replays + 1) / 4 + emission)
-    return sweeps + spilled_words(config, job) / 2
+    groups = -(-job.tokens // job.group)
+    sweeps = groups * ((2 * replays + 1) / 4 + max(0.25, job.group / 16))
+    return float(groups * replays), sweeps + spilled_words(config, job) / 2
 
 
 def spilled_words(config: EngineConfig, job: Job) -> int:
@@ -219,10 +248,11 @@ def load_of(config: EngineConfig, job: Job, line: int = 0) -> Load:
         buses += bus * each
         waits += wait * each
     total = job.commands * job.heads
+    rows, scores = _tail_cycles(config, job)
+    arrival, choice = _choice_cycles(config, job)
     return Load(job.commands * float(buses.max(initial=0.0)),
                 job.commands * float(dies.max(initial=0.0)) / config.die_groups,
-                total * _tail_cycles(config, job) / config.tail_cores,
-                total * _choice_cycles(config, job),
+                total * rows, total * max(scores, arrival), total * choice,
                 job.commands * float(waits.max(initial=0.0)), job.commands, total,
                 total * sum(count * mean.slots for _, count, mean in kinds),
                 total * sum(count * mean.sensed for _, count, mean in kinds),

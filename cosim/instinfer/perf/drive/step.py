@@ -6,14 +6,15 @@ import dataclasses
 from instinfer.abi.config import EngineConfig
 
 from .appends import beside, stripes_per_token
-from .cycles import Constants, combine, cycles_of_load, fitted
+from .cycles import Constants, combine, cycles_of_load, fitted, side_by_side
 from .load import Job, Load, array_cycles, load_of, reads_of
 
 
 @dataclasses.dataclass(frozen=True)
 class DriveStep:
     """``seconds`` of the drive; ``bus_bytes`` over all its flash buses; ``die_seconds`` over all its dies;
-    ``stripes`` sensed; ``programmed`` stripes. ``bound_by``: the busiest of bus, die, tail and choice."""
+    ``stripes`` sensed; ``programmed`` stripes. ``bound_by``: the busiest of bus, die, rows in DRAM, scores
+    and choice."""
 
     seconds: float
     bus_bytes: float
@@ -24,12 +25,13 @@ class DriveStep:
 
 
 def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Constants | None = None,
-               share: float = 1.0, reread: float = 0.0) -> DriveStep:
+               share: float = 1.0, reread: float = 0.0, choosers: int = 1) -> DriveStep:
     """Attentions of ``job`` beside the programs of ``appended`` new tokens, spread evenly over dies.
 
     Args:
         share: of the job's heads that are really there (heads that do not divide evenly by drives).
         reread: share of reads that are done twice (ECC's retries; the engine has no ECC yet).
+        choosers: see `side_by_side`.
     """
     found = load_of(config, job)
     clock = config.clock_mhz * 1e6
@@ -38,17 +40,20 @@ def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Co
     program = config.cycles(config.timing.tPROG)
     reading = dataclasses.replace(found, bus=again * found.bus, die=again * found.die)
     load = beside(config, job, reading, appended)
-    cycles = cycles_of_load(config, job, load, constants or fitted())
+    used = constants or fitted()
+    cycles = cycles_of_load(config, job, load, used, choosers)
     senses = job.commands * job.heads * sum(
         count * array_cycles(config, mean) for _, count, mean in reads_of(config, job))
     moved = again * found.slots + programmed * config.slots_per_stripe
     busy = again * senses + programmed * program
     return DriveStep(cycles / clock, share * moved * config.slot_bytes, share * busy / clock,
-                     share * again * found.stripes, share * programmed, _busiest(load))
+                     share * again * found.stripes, share * programmed,
+                     _busiest(config, job, load, used, choosers))
 
 
-def _busiest(load: Load) -> str:
-    times = {"bus": load.bus, "die": load.die, "tail and choice": load.tail + load.choice}
+def _busiest(config: EngineConfig, job: Job, load: Load, constants: Constants, choosers: int) -> str:
+    rows, choices = side_by_side(config, job, load, constants, choosers)
+    times = {"bus": load.bus, "die": load.die, "rows in DRAM": rows, "scores and choice": choices}
     return max(times, key=lambda name: times[name])
 
 

@@ -24,7 +24,7 @@ def llmservingsim(machine: Machine, work: Workload, policy: Policy) -> str:
     writer.writerow(["layer_name", "input", "kv_cache", "batch", "latency(ns)", "source"])
     contexts = [context for context in (1 << power for power in range(6, 21)) if context <= work.longest]
     for batch in (1 << power for power in range(work.batch.bit_length())):
-        for context in (*contexts, work.longest):
+        for context in dict.fromkeys((*contexts, work.longest)):
             job = strategy.job(work.model, context, work.model.kv_heads, batch)
             step = layer_step(machine.csd.engine, job, appended=batch)
             writer.writerow(["attention", 1, context, batch, round(1e9 * step.seconds), "modelled"])

@@ -25,14 +25,16 @@ WIDE = 400
 
 
 def png(picture: Picture, rows: Sequence[Row]) -> bytes:
-    """The picture, drawn without a display."""
+    """The picture, drawn without a display; its title, marks and command stand in it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, max(4.5, 0.16 * len(rows) if len(rows) < 60 else 4.5)), layout="constrained")
-    axes = figure.add_subplot()
-    picture.draw(axes, rows)
-    axes.set_title(picture.title, fontsize=10)
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=picture.inches, layout="constrained")
+    figure.suptitle(picture.title, fontsize=11)
+    picture.draw(figure, rows)
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.supxlabel(f"{picture.marks}    {picture.command}", fontsize=7, color="#666666")
     found = io.BytesIO()
     figure.savefig(found, dpi=130, format="png")
     return found.getvalue()

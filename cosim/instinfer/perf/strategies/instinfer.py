@@ -33,13 +33,14 @@ class Options:
     """What may be asked of a system beyond its policy.
 
     ``layer_seconds``: the host's cost of a layer; ``way``: head, token or best, how drives share;
-    ``tail_cores``: of the engines (`EngineConfig`), that divide the tail's time: a bound; ``reread``: share
-    of reads that ECC sends a second time; ``keep``: one token in so many is chosen by the sketch.
+    ``tail_cores``: of the engines (`EngineConfig`); ``choosers``: of each, the engine has one; ``reread``:
+    share of reads that ECC sends a second time; ``keep``: one token in so many is chosen by the sketch.
     """
 
     layer_seconds: float = LAYER_SECONDS
     way: str = "best"
     tail_cores: int = 1
+    choosers: int = 1
     reread: float = 0.0
     keep: int = KEEP
 
@@ -225,10 +226,9 @@ class InstInfer(Strategy):
                 "tokens_to_wear_out": csd.endurance * csd.capacity * drives / (written + scrubbed)}
 
 
-
-
 @functools.lru_cache(maxsize=4096)
 def _layer_step(engine: EngineConfig, job: Job, appended: float, share: float,
                 options: Options = DEFAULT) -> DriveStep:
     engine = dataclasses.replace(engine, tail_cores=options.tail_cores)
-    return layer_step(engine, job, appended=appended, share=share, reread=options.reread)
+    return layer_step(engine, job, appended=appended, share=share, reread=options.reread,
+                      choosers=options.choosers)

@@ -38,7 +38,8 @@ MERGE_EVENT = data.StructLayout({"busy": 1})
 
 
 def channel_event(config: EngineConfig) -> data.StructLayout:
-    """``ready`` is R/B# of each die, 1 = ready."""
+    """``ready`` is R/B# of each die, 1 = ready; ``core`` that of the core that serves the channel, maybe with
+    others."""
     return data.StructLayout({"bus": BusActivity, "core": CoreActivity, "ready": config.dies})
 
 

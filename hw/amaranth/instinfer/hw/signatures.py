@@ -5,6 +5,8 @@ Every stream keeps Amaranth's four rules (transfer on valid & ready; valid and p
 valid never waits for ready; ready may depend on anything).
 """
 
+from typing import Any
+
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +20,7 @@ LANES = 4
 WIDE_ROWS = 4
 """fp16 rows of a slot of 128 dims; one of 64 dims has twice as many, int8 doubles both."""
 SLOT_ROWS_MAX = 16
+DIE_BITS = 3
 BUFFER_BITS = 17
 """Stripe buffers of the pool have numbers of 16 bits; behind them come those of blocks of dims."""
 
@@ -104,6 +107,11 @@ def read_fault(config: EngineConfig) -> wiring.Signature:
     })
 
 
+def partial_bits(config: EngineConfig) -> int:
+    """Of the number of a die among all those behind a core."""
+    return max(DIE_BITS, (config.partials - 1).bit_length())
+
+
 def slot_beat(config: EngineConfig) -> data.StructLayout:
     """A beat of a checked slot on its way into an attention core, or (``read_back``) to host memory.
 
@@ -113,14 +121,15 @@ def slot_beat(config: EngineConfig) -> data.StructLayout:
     8 g + i; a head is wholly int8 or wholly fp16. ``scale``: fp16 bits, of the int8 row at hand. ``kind`` 0
     key, 1 value. A value slot always follows its key slot, unless ``keys``: then the key slot stands
     alone. ``sketch``, ``dims``: a slot of sketches or of a dim, all of its data (``rows`` = 16 stands for its
-    128 beats), ``kind`` 0. ``head_slot`` is the slot of this pass, ``base_slot`` that of pass 0; ``group`` is
-    the number of the pair, or of the slot of sketches or dims, within the head; ``stripe_end`` marks a
-    stripe's last slot in its last pass.
+    128 beats), ``kind`` 0. ``die``: of the channel; in front of a core that channels share, which counts the
+    dies of all of them, ``dies`` times the channel's number among these more. ``head_slot`` is the slot of
+    this pass, ``base_slot`` that of pass 0; ``group`` is the number of the pair, or of the slot of sketches
+    or dims, within the head; ``stripe_end`` marks a stripe's last slot in its last pass.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "head_slot": range(config.head_slots), "base_slot": range(config.head_slots),
-        "die": 3, "kind": 1, "rows": 5, "wide": 1, "int8": 1, "sketch": 1, "dims": 1, "keys": 1, "scale": 16,
-        "stripe_end": 1, "last": 1,
+        "die": partial_bits(config), "kind": 1, "rows": 5, "wide": 1, "int8": 1, "sketch": 1, "dims": 1,
+        "keys": 1, "scale": 16, "stripe_end": 1, "last": 1,
         "read_back": 1, "group": range(max(2, -(-config.max_context // WIDE_ROWS))),
     })
 
@@ -129,6 +138,12 @@ def stripe_finish(config: EngineConfig) -> wiring.Signature:
     """A one-cycle report of a core, no back-pressure: a stripe of ``base_slot`` is wholly in its sums (or,
     from the read-back, in host memory)."""
     return wiring.Signature({"valid": Out(1), "base_slot": Out(range(config.head_slots))})
+
+
+def slot_source(config: EngineConfig) -> dict[str, Any]:
+    """Which of the channels that share a scorer a slot comes from; nothing where each has its own."""
+    count = config.channels_per_scorer
+    return {"source": range(count)} if count > 1 else {}
 
 
 def query_beat(config: EngineConfig) -> data.StructLayout:

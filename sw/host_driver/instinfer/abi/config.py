@@ -23,6 +23,8 @@ SCORE_BYTES = 4
 """In device DRAM, of a group's maximum for one query, or of a group's key."""
 SCORE_LINE_BYTES = 256
 """Scores move to device DRAM in lines; both tables are whole lines."""
+PARTIALS_MAX = 32
+"""Of a head slot in a core: a merge looks at each of them for every four dims."""
 AXI_BEAT_BYTES = 32
 """A beat of the engine's AXI4 managers."""
 
@@ -105,6 +107,12 @@ class EngineConfig:
     tail_cores: int = 1
     """Attention cores for what lies in device DRAM; heads take turns among them. Each takes a quarter of what
     the DRAM port moves. More than one pays where most of a context lies in DRAM: short ones."""
+    channels_per_core: int = 1
+    """Channels that share an attention core, a divisor of ``channels``. A core takes 8 bytes per cycle; a
+    slower bus keeps less of it busy."""
+    channels_per_scorer: int = 1
+    """Channels that share a scorer of sketches and one of dims: a divisor of ``channels``, and a divisor or a
+    multiple of ``channels_per_core``."""
     slot_buffers: int = 8
     max_context: int = 131_072
     score_groups: int = 16_384
@@ -179,6 +187,7 @@ class EngineConfig:
                 "Rows of 80 and 96 dims pad to 128.")
         power_of_two("head_slots", 2, 8)
         power_of_two("tail_cores", 1, 4)
+        self._check_sharing()
         power_of_two("slot_buffers", 4, 64)
         within("max_context", 1, 131_072, "The accumulators are sized for 131,072 tokens.")
         power_of_two("score_groups", 64, 262_144)
@@ -213,6 +222,22 @@ class EngineConfig:
         busy = max(self.timing.tBERS, 2 * self.timing.tPROG + self.timing.tPCBSY)
         require(self.timeout_us * 1000 > busy, "timeout_us", self.timeout_us,
                 f"longer than tBERS and two programs, {busy} ns", "Raise timeout_us.")
+
+    def _check_sharing(self) -> None:
+        """Limits of how many channels share a core and scorers."""
+        divisors = [count for count in range(1, self.channels + 1) if self.channels % count == 0]
+        for name in ("channels_per_core", "channels_per_scorer"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and not isinstance(value, bool) and value in divisors, name, value,
+                    f"a divisor of channels = {self.channels}: {', '.join(map(str, divisors))}",
+                    "1 gives each channel its own.")
+        few, many = sorted((self.channels_per_core, self.channels_per_scorer))
+        require(many % few == 0, "channels_per_scorer", self.channels_per_scorer,
+                f"a divisor or a multiple of channels_per_core = {self.channels_per_core}",
+                "Choose both among powers of two.")
+        require(self.partials <= PARTIALS_MAX, "channels_per_core", self.channels_per_core,
+                f"at most {PARTIALS_MAX} dies behind a core, {PARTIALS_MAX // self.dies} channels of "
+                f"{self.dies} dies", "Lower channels_per_core.")
 
     def _check_ddr(self) -> None:
         """Limits of pages in DDR."""
@@ -345,13 +370,28 @@ class EngineConfig:
     # -- derived: cores ----------------------------------------------------------------------
     @property
     def cores(self) -> int:
-        """Attention cores: one per flash channel and those for the tails in DRAM (the last)."""
-        return self.channels + self.tail_cores
+        """Attention cores: those of the flash channels and those for the tails in DRAM (the last)."""
+        return self.channels // self.channels_per_core + self.tail_cores
+
+    @property
+    def scorers(self) -> int:
+        """Scorers of sketches, and of dims: those of the channels and those for the tails (the last)."""
+        return self.channels // self.channels_per_scorer + self.tail_cores
+
+    @property
+    def channel_group(self) -> int:
+        """Channels that are built together with all that they share."""
+        return max(self.channels_per_core, self.channels_per_scorer)
+
+    @property
+    def partials(self) -> int:
+        """Softmax partials of a head slot in a core: one per channel and die."""
+        return self.channels_per_core * self.dies
 
     @property
     def contexts(self) -> int:
-        """Softmax contexts of a core: one per head slot and die."""
-        return self.head_slots * self.dies
+        """Softmax contexts of a core: one per head slot and partial."""
+        return self.head_slots * self.partials
 
     # -- derived: selection ------------------------------------------------------------------
     @property

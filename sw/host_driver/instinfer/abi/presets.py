@@ -29,15 +29,19 @@ def presets() -> dict[str, EngineConfig]:
         "product": EngineConfig(name="product"),
         # Development boards with raw NAND. Pages and ways as on the boards; array times are the product's, as
         # the data sheets of their NAND modules are not public. At these rates a beat takes 4 and 8 fabric
-        # cycles, so two queries a pass (four passes for 8 query heads) still keep up with the bus.
+        # cycles, in which a core of two queries takes both passes of four query heads from two and from four
+        # channels. (Four queries and twice the channels to a core are as fast, in twice the block RAM: the
+        # same sums for twice the queries.)
         "cosmosplus": EngineConfig(
             name="cosmosplus", clock_mhz=100, channels=8, dies=8, planes=2, blocks=1024, spare_blocks=64,
             pages=256, page_bytes=16384, spare_bytes=1664, mega_transfers=200, queries=2,
+            channels_per_core=2, channels_per_scorer=4,
             stripe_buffers=4096, dram_bytes=512 << 20, max_sequences=32, io_queues=2, queue_entries_max=256,
         ),
         "daisyplus": EngineConfig(
             name="daisyplus", clock_mhz=133, channels=4, dies=2, planes=2, blocks=1024, spare_blocks=64,
             pages=256, page_bytes=16384, spare_bytes=2208, mega_transfers=133, queries=2,
+            channels_per_core=4, channels_per_scorer=4,
             stripe_buffers=4096, dram_bytes=512 << 20, max_sequences=32, io_queues=2, queue_entries_max=256,
         ),
         # Half of one DDR4-2400 bank of 4 GiB; the host's buffers lie there, too. 19.2 GB/s at its pins, 16

@@ -5,14 +5,16 @@
 avoid. On the busiest bus: the first array read, then all data with their column changes; read commands, but
 for those that fit beside the first array read. On the busiest die: per stripe tR, and what stands between two
 reads of the array: the copy into the cache registers (tRCBSY), beside which a command for the next stripe can
-wait already, or, in reads without cache, commands and data. The longer one counts. Nothing may be faster; the
-benches assert it.
+wait already, or, in reads without cache, commands and data. At the busiest core or scorer, where channels
+share them: the first array read, then a cycle for each beat. The longest one counts. Nothing may be faster;
+the benches assert it.
 
 Pages in DDR: *bus ideal* = the longest of slot beats on the busiest channel, slots on the busiest AXI manager
 (32 B a cycle), all slots at the memory's rate; *bound* = that behind one latency of the memory.
 """
 
 import dataclasses
+import enum
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from .commands import Dtype
 from .config import AXI_BEAT_BYTES, EngineConfig
 from .dims import DimShape, dim_placement
-from .layout import RowShape, SketchShape, flash_stripes, placement
+from .layout import DATA_BEATS, RowShape, SketchShape, flash_stripes, placement
 
 PLANE_READ_CYCLES = 7
 """Command and address cycles of one plane in a (multi-plane) read: 00h, five address cycles, 32h or 30h."""
@@ -31,6 +33,14 @@ COLUMN_CYCLES = 7
 """06h, five address cycles, E0h before each run of slots, one at least per page."""
 CACHE_CYCLES = 1
 """31h or 3Fh that ends a cache read of a stripe."""
+
+
+class Taker(enum.Enum):
+    """Who takes the slots of a read."""
+
+    CORE = "attention core"
+    SKETCHES = "scorer of sketches"
+    DIMS = "scorer of dims"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +55,33 @@ class AttentionBound:
 
 @dataclasses.dataclass(frozen=True)
 class StripeRead:
-    """What one stripe costs: ``slots`` moved in ``runs`` of neighbours, ``planes`` sensed."""
+    """What one stripe costs: ``slots`` moved in ``runs`` of neighbours, ``planes`` sensed; ``beats`` that
+    ``taker`` takes of it, all of its slots unless given."""
 
     channel: int
     die: int
     slots: int
     runs: int
     planes: int
+    taker: Taker = Taker.CORE
+    beats: int | None = None
+
+
+class _Taken:
+    """Beats that each core and scorer takes."""
+
+    def __init__(self, config: EngineConfig):
+        self._sharing = {Taker.CORE: config.channels_per_core, Taker.SKETCHES: config.channels_per_scorer,
+                         Taker.DIMS: config.channels_per_scorer}
+        self._beats: Counter[tuple[Taker, int]] = Counter()
+
+    def add(self, read: StripeRead) -> None:
+        beats = read.slots * DATA_BEATS if read.beats is None else read.beats
+        self._beats[read.taker, read.channel // self._sharing[read.taker]] += beats
+
+    def most(self) -> int:
+        """Of the busiest one."""
+        return max(self._beats.values())
 
 
 def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBound:
@@ -69,7 +99,9 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
     commands: Counter[int] = Counter()
     array: Counter[tuple[int, int]] = Counter()
     slots = stripes = 0
+    taken = _Taken(config)
     for read in reads:
+        taken.add(read)
         data, column = read.slots * config.slot_beats, read.runs * COLUMN_CYCLES * config.command_cycles
         asked = read.planes * PLANE_READ_CYCLES * config.command_cycles
         beats[read.channel] += data
@@ -90,20 +122,23 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
         return tR + data_cycles(channel) + columns[channel] + max(0, commands[channel] - tR)
 
     busiest_die = -(-max(array.values()) // config.die_groups)
-    bound = max(busiest_die, *map(bus_cycles, beats))
+    bound = max(busiest_die, tR + taken.most(), *map(bus_cycles, beats))
     return AttentionBound(max(map(data_cycles, beats)), bound, slots, stripes)
 
 
 def _ddr_bound(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBound:
     slots: Counter[int] = Counter()
     stripes = 0
+    taken = _Taken(config)
     for read in reads:
+        taken.add(read)
         slots[read.channel] += read.slots
         stripes += 1
     if not stripes:
         return AttentionBound(0, 0, 0, 0)
     ideal = ddr_cycles(config, slots)
-    return AttentionBound(ideal, first_data_cycles(config) + ideal, slots.total(), stripes)
+    bound = first_data_cycles(config) + max(ideal, taken.most())
+    return AttentionBound(ideal, bound, slots.total(), stripes)
 
 
 def port_of(config: EngineConfig, channel: int) -> int:
@@ -174,24 +209,33 @@ def dense_bound(config: EngineConfig, *, head_dim: int, contexts: list[tuple[int
                 slots = 2 * -(-tokens // shape.rows_per_slot)
                 pages = -(-slots // config.slots_per_page)
                 for head in range(heads):
-                    yield StripeRead(*placement(config, head, stripe), slots, pages, pages)
+                    yield StripeRead(*placement(config, head, stripe), slots, pages, pages,
+                                     beats=_row_beats(shape, 2 * tokens))
 
     return bound_of(config, reads())
 
 
-def read_of(config: EngineConfig, place: tuple[int, int], slots: NDArray[np.bool_]) -> StripeRead:
+def _row_beats(shape: RowShape, rows: int) -> int:
+    """Beats of ``rows`` rows of K and of V together."""
+    return rows * DATA_BEATS // shape.rows_per_slot
+
+
+def read_of(config: EngineConfig, place: tuple[int, int], slots: NDArray[np.bool_], *,
+            taker: Taker = Taker.CORE, beats: int | None = None) -> StripeRead:
     """A read of ``slots`` (slots_per_stripe,), one at least, of the stripe at ``place`` (channel, die).
 
     Planes up to the last wanted one are sensed; neighbours within a page are one run.
     """
     pages = slots.reshape(config.planes, config.slots_per_page)
     runs = pages[:, 0].sum() + (pages[:, 1:] & ~pages[:, :-1]).sum()
-    return StripeRead(*place, int(slots.sum()), int(runs), int(np.nonzero(pages)[0][-1]) + 1)
+    return StripeRead(*place, int(slots.sum()), int(runs), int(np.nonzero(pages)[0][-1]) + 1, taker, beats)
 
 
 def chosen_reads(config: EngineConfig, shape: RowShape, *, line: int, resident: int,
                  chosen: NDArray[np.bool_], kinds: tuple[bool, bool] = (True, True)) -> Iterator[StripeRead]:
-    """Reads of one head's chosen rows: ``chosen`` (context,); ``kinds``: of K, of V."""
+    """Reads of one head's chosen rows: ``chosen`` (context,); ``kinds``: of K, of V; of K alone for the
+    scorer of dims."""
+    taker = Taker.CORE if all(kinds) else Taker.DIMS
     per_stripe = shape.tokens_per_stripe(config)
     for stripe in range(flash_stripes(config, shape, resident, len(chosen))):
         rows = chosen[stripe * per_stripe:(stripe + 1) * per_stripe]
@@ -199,7 +243,8 @@ def chosen_reads(config: EngineConfig, shape: RowShape, *, line: int, resident: 
         if rows.any():
             pairs: NDArray[np.bool_] = np.logical_or.reduce(rows.reshape(-1, shape.rows_per_slot), axis=-1)
             slots = (pairs[:, None] & np.array(kinds)).reshape(-1)
-            yield read_of(config, placement(config, line, stripe), slots)
+            yield read_of(config, placement(config, line, stripe), slots, taker=taker,
+                          beats=_row_beats(shape, int(rows.sum()) * sum(kinds)))
 
 
 def sketch_reads(config: EngineConfig, sketch: SketchShape, *, line: int, resident: int,
@@ -209,7 +254,7 @@ def sketch_reads(config: EngineConfig, sketch: SketchShape, *, line: int, reside
     slot = np.arange(config.slots_per_stripe)
     for stripe in range(flash_stripes(config, sketch, resident, context)):
         wanted = slot * sketch.vectors_per_slot < context - stripe * per_stripe
-        yield read_of(config, placement(config, line, stripe), wanted)
+        yield read_of(config, placement(config, line, stripe), wanted, taker=Taker.SKETCHES)
 
 
 def dim_reads(config: EngineConfig, shape: RowShape, *, line: int, resident: int, context: int,
@@ -226,6 +271,6 @@ def dim_reads(config: EngineConfig, shape: RowShape, *, line: int, resident: int
         for stripe, wanted in enumerate(places):
             if wanted.any():
                 yield read_of(config, dim_placement(config, line, block, stripe),
-                              (wanted[:, None] & held).reshape(-1))
+                              (wanted[:, None] & held).reshape(-1), taker=Taker.DIMS)
     others = np.arange(context) >= blocks * tokens
     yield from chosen_reads(config, shape, line=line, resident=resident, chosen=others, kinds=(True, False))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention over the slots of one channel: dot products, online softmax, weighted sums."""
+"""Attention over the slots of one channel or of a few: dot products, online softmax, weighted sums."""
 
 from amaranth.hdl import C, Cat, EnableInserter, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
@@ -30,6 +30,7 @@ class AttentionCore(wiring.Component):
     Throughput: a beat per cycle. The first beat of a value slot waits for its weights: ``bubble`` cycles
     after the last beat of the key slot. Beats are refused while ``port.hold`` is up, from the next row on.
     A value slot of 0 rows ends its pair whatever the key slot held (the head then ends with a status).
+    One pair of slots is under way at a time: a value slot comes right behind its key slot.
     Not defined: rows of a value slot that differ otherwise from its key slot's; slots of a head slot that
     has not been opened, or whose queries are still on their way; fp16 and int8 slots in one head.
 
@@ -43,7 +44,7 @@ class AttentionCore(wiring.Component):
 
     Parameters
     ----------
-    config : gives queries, head slots, dies and the depth of the accumulators.
+    config : gives queries, head slots, partials and the depth of the accumulators.
     """
 
     def __init__(self, *, config: EngineConfig) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins the partials of all cores and dies of a head (``arith.merge``), and divides by the sums."""
+"""Joins the partials of all cores and their dies of a head (``arith.merge``), and divides by the sums."""
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
@@ -36,17 +36,17 @@ class Merger(wiring.Component):
     ``quotient``: lends the quotients while none is.
 
     Order: hold and wait until every core is parked; maxima per query; sums per query; reciprocals, all
-    queries at once; accumulators, one group every max(dies, queries) cycles. At most ``cycles_max`` cycles
-    from the moment all cores are parked. The results go into a queue that holds a whole request and that
-    must be empty first, so a slow taker of results never holds the cores. Output 4 elements per cycle.
+    queries at once; accumulators, one group every max(partials, queries) cycles. At most ``cycles_max``
+    cycles from the moment all cores are parked. The results go into a queue that holds a whole request and
+    that must be empty first, so a slow taker of results never holds the cores. Output 4 elements per cycle.
     A head slot without any partial gives zeros.
     """
 
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
-        self.period = max(config.dies, config.queries, 2)
+        self.period = max(config.partials, config.queries, 2)
         """Cycles per group."""
-        pairs = config.dies * config.queries
+        pairs = config.partials * config.queries
         groups = config.head_dim_max // LANES
         self.cycles_max = 2 * (pairs + 24) + Reciprocal.cycles_max + groups * self.period + 48
         super().__init__({
@@ -62,7 +62,7 @@ class Merger(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        queries, dies = config.queries, config.dies
+        queries, dies = config.queries, config.partials
         head_slot, count, groups = (Signal(field.shape) for field in (
             merge_request(config)[name] for name in ("head_slot", "queries", "groups")))
         m.submodules.results = results = SyncFIFOBuffered(

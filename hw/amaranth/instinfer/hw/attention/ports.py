@@ -21,7 +21,6 @@ PAIR_BITS = 2 * QUERY_BITS
 """Query integers travel and are stored in pairs (half a block RAM's width)."""
 GROUP_BITS = 5
 ROW_BITS = 4
-DIE_BITS = 3
 
 
 class MergeOp(enum.Enum, shape=2):
@@ -40,8 +39,8 @@ def query_shape(config: EngineConfig) -> Shape:
 
 
 def context_layout(config: EngineConfig) -> data.StructLayout:
-    """Address of a softmax partial in a core."""
-    return data.StructLayout({"die": range(max(2, config.dies)), "head_slot": range(config.head_slots)})
+    """Address of a softmax partial in a core; ``die`` as in `slot_beat`."""
+    return data.StructLayout({"die": range(max(2, config.partials)), "head_slot": range(config.head_slots)})
 
 
 def query_write(config: EngineConfig) -> data.StructLayout:

@@ -11,7 +11,8 @@ from instinfer.abi.config import EngineConfig
 
 from ..numeric.pipeline import stages
 from ..numeric.shift import AMOUNT_BITS, FloorShift
-from .ports import DIE_BITS, ROW_BITS, MergeOp, context_layout, merge_step, query_shape
+from ..signatures import partial_bits
+from .ports import ROW_BITS, MergeOp, context_layout, merge_step, query_shape
 from .scorer import row_layout
 
 
@@ -48,7 +49,8 @@ class Softmax(wiring.Component):
             "feed": In(1), "feed_row": In(ROW_BITS), "feed_context": In(context_layout(config)),
             "fed_valid": Out(1), "fed_query": Out(query), "fed_row": Out(ROW_BITS),
             "fed_weight": Out(WEIGHT_BITS), "fed_exponent": Out(AMOUNT_BITS),
-            "amount_merge": In(1), "amount_first": In(1), "amount_parity": In(1), "amount_die": In(DIE_BITS),
+            "amount_merge": In(1), "amount_first": In(1), "amount_parity": In(1),
+            "amount_die": In(partial_bits(config)),
             "amounts": Out(AMOUNT_BITS + 1).array(config.queries),
             "step_valid": In(1), "step": In(merge_step(config)),
             "present": Out(1), "maximum": Out(signed(MAX_BITS)), "total": Out(signed(SUM_BITS)),
@@ -191,8 +193,9 @@ class Softmax(wiring.Component):
         m.d.sync += self.total.eq(total_shift.result)
 
         # Tables that the accumulators' readers use, one memory per query.
-        amount_bits = DIE_BITS + 1
-        still_entry = C((1 << DIE_BITS) + 1, amount_bits)
+        die_bits = partial_bits(config)
+        amount_bits = die_bits + 1
+        still_entry = C((1 << die_bits) + 1, amount_bits)
 
         def growth_entry(parity: Value) -> Value:
             return Cat(C(0, 1), parity, C(0, amount_bits - 3), C(1, 1))

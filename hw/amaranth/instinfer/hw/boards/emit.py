@@ -71,11 +71,13 @@ def slowed(config: EngineConfig, phy: str | None) -> EngineConfig:
 
 
 def render(target: Target, config: EngineConfig, *, phy: str | None = None,
+           phy_clock_mhz: int | None = None,
            engine_files: Callable[[EngineConfig], Mapping[str, str]] = render_engine) -> dict[str, str]:
     """Every file of a target.
 
     Args:
-        phy: how flash buses leave the wrapper (`flash.SIDES`); the board's own way unless given.
+        phy: how flash buses leave the wrapper (`flash.sides`); the board's own way unless given.
+        phy_clock_mhz: of the PHY; the engine's clock unless given.
         engine_files: makes what `instinfer generate` makes.
 
     Raises:
@@ -83,7 +85,7 @@ def render(target: Target, config: EngineConfig, *, phy: str | None = None,
         ConfigError: the board cannot hold the configuration.
     """
     target.check(config)
-    flash = flash_side(target, config, phy)
+    flash = flash_side(target, config, phy, phy_clock_mhz)
     wrapper = make_wrapper(target, config, flash)
     core = engine_files(config)
     files = {f"rtl/{name}": text for name, text in core.items()}
@@ -174,6 +176,7 @@ def _manifest(target: Target, config: EngineConfig, wrapper: Wrapper, flash: Fla
         "top": wrapper.name,
         "engine": top_name(config),
         "flash": flash.name,
+        "phy_clock_mhz": flash.phy_clock_mhz,
         "configuration": config.to_dict(),
         "ports": [asdict(port) for port in wrapper.ports],
         "interfaces": {bus.name: {"mode": bus.mode, **bus.parameters} for bus in wrapper.buses},

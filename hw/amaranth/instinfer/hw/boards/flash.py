@@ -27,6 +27,11 @@ class FlashSide(abc.ABC):
     summary: str
     """For the engineer."""
 
+    phy_clock_mhz: int | None = None
+    """Of a PHY whose clock is not the engine's."""
+    reset_cycles = 1
+    """For how many cycles the wrapper's reset lasts at least."""
+
     def __init__(self, config: EngineConfig, family: Family | None = None):
         self.config, self.family = config, family
 
@@ -107,19 +112,27 @@ def sides() -> dict[str, type[FlashSide]]:
     return {each.name: each for each in (NvDdr2Pads, SdrPads, PhyPorts)}
 
 
-def flash_side(target: Target, config: EngineConfig, name: str | None) -> FlashSide:
-    """The way asked for, or the target's own.
+def flash_side(target: Target, config: EngineConfig, name: str | None,
+               phy_clock_mhz: int | None = None) -> FlashSide:
+    """The way asked for, or the target's own; its PHY at ``phy_clock_mhz``, or at the engine's clock.
 
     Raises
     ------
-    ConfigError : there is no such way, or it does not have the configuration's rate
+    ConfigError : there is no such way, or it does not have the configuration's rate or that clock
     """
+    from .nvddr2 import NvDdr2Pads
+
     if target.nand is None:
-        require(name is None, "--phy", name, f"absent for {target.name}: its pages lie in DDR",
-                "Leave --phy out.")
+        for option, value in (("--phy", name), ("--phy-clock", phy_clock_mhz)):
+            require(value is None, option, value, f"absent for {target.name}: its pages lie in DDR",
+                    f"Leave {option} out.")
         return NoFlash(config)
     found = sides()
     wanted = name or next(iter(found))
+    if phy_clock_mhz is not None and wanted == NvDdr2Pads.name:
+        return NvDdr2Pads(config, target.family, phy_clock_mhz)
+    require(phy_clock_mhz is None, "--phy-clock", phy_clock_mhz, f"absent with --phy {wanted}",
+            f"Only the PHY of --phy {NvDdr2Pads.name} has a clock of its own.")
     require(wanted in found, "--phy", wanted, f"one of {', '.join(found)}",
             "`instinfer boards list` shows them.")
     return found[wanted](config, target.family)

@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
@@ -13,12 +14,14 @@ from instinfer.abi.errors import require
 from instinfer.abi.onfi import NVDDR2_TIMING, DataInterface
 
 from ..flash.phy.both import SwitchedPhy
+from ..flash.phy.crossing import RESET_CYCLES
 from ..flash.phy.nvcycles import NvDdr2Cycles, fastest_within, strobe_window
 from ..flash.phy.pins import NvDdr2Pins
 from ..flash.phy.powerup import POWER_UP_FAULT, PowerUp
 from ..generate import to_verilog
 from ..shared import PORT_SEPARATOR, flat_ports
 from ..signatures import PhyPort
+from .crossed import CrossedChannel, phy_clock
 from .flash import FlashSide
 from .interfaces import Port
 from .sdr import BOARD_NS, IN_NS, OUT_NS, PAD_DELAY_NS, nand_pins, nand_ports
@@ -32,25 +35,34 @@ TAP_FS = 78_125
 
 @dataclasses.dataclass(frozen=True)
 class PadClock:
-    """Multiplier of the MMCM, divider of the delay lines' reference, and its frequency in MHz."""
+    """Multiplier of the MMCM, divider of the delay lines' reference, and its frequency in MHz; divider of the
+    PHY's clock (the pads' has half of it)."""
 
     multiply: int
     divide: int
     reference_mhz: float
+    phy_divide: int
 
     @classmethod
-    def of(cls, clock_mhz: int, family: Family) -> "PadClock":
-        """The first setting with an oscillator of 800 to 1200 MHz, and the reference that the family wants.
+    def of(cls, clock_mhz: int, family: Family, phy_mhz: int | None = None) -> "PadClock":
+        """The first setting with an oscillator of 800 to 1200 MHz, the reference that the family wants, and,
+        if it is not ``clock_mhz``, a PHY's clock of at most ``phy_mhz`` and not 1 % less.
 
         Raises:
             ConfigError: there is none.
         """
+        wanted = phy_mhz or clock_mhz
         low, high = (190, 210) if family == Family.SERIES_7 else (300, 800)
         for multiply in range(2, 65, 2):
             for divide in range(1, 9):
                 reference = clock_mhz * multiply / divide
-                if 800 <= clock_mhz * multiply <= 1200 and low <= reference <= high:
-                    return cls(multiply, divide, round(reference, 3))
+                phy_divide = 2 * -(-clock_mhz * multiply // (2 * wanted))
+                near = 0.99 * wanted <= clock_mhz * multiply / phy_divide
+                if 800 <= clock_mhz * multiply <= 1200 and low <= reference <= high and near:
+                    return cls(multiply, divide, round(reference, 3), phy_divide)
+        require(phy_mhz is None, "phy_clock_mhz", phy_mhz,
+                f"one that {family.value}'s MMCM makes of {clock_mhz} MHz beside the delay lines' reference",
+                f"--phy-clock {clock_mhz * 4 // 3}, or another ratio of small numbers.")
         require(False, "clock_mhz", clock_mhz, f"one from which {family.value}'s delay lines get a reference",
                 "--set clock_mhz=100.")
         raise AssertionError
@@ -94,18 +106,27 @@ class NvDdr2Channel(wiring.Component):
 
 
 class NvDdr2Pads(FlashSide):
-    """The NV-DDR2 PHY; RE and DQS as pairs, of which the NAND looks at the first wire alone."""
+    """The NV-DDR2 PHY, at the engine's clock or behind a `CrossedChannel`; RE and DQS as pairs, of which the
+    NAND looks at the first wire alone."""
 
     name = "nvddr2"
 
-    def __init__(self, config: EngineConfig, family: Family):
+    def __init__(self, config: EngineConfig, family: Family, phy_clock_mhz: int | None = None):
         super().__init__(config, family)
-        self.fastest = fastest_within(config.mega_transfers, clock_mhz=config.clock_mhz)
-        limit = self.rate_limit(config)
-        require(config.mega_transfers <= limit, "mega_transfers", config.mega_transfers,
-                f"{limit} with --phy nvddr2 at {config.clock_mhz} MHz", f"--set mega_transfers={limit}.")
-        self._channel = NvDdr2Channel(config=config, fastest=self.fastest)
-        self._clock = PadClock.of(config.clock_mhz, family)
+        if phy_clock_mhz is not None:
+            phy_clock(phy_clock_mhz, clock_mhz=config.clock_mhz)
+        self.crossed = phy_clock_mhz not in (None, config.clock_mhz)
+        # What the PHY is made for; the engine keeps its own configuration.
+        self.bus = bus = dataclasses.replace(config, clock_mhz=phy_clock_mhz or config.clock_mhz)
+        self.fastest = fastest_within(bus.mega_transfers, clock_mhz=bus.clock_mhz)
+        limit = self.rate_limit(bus)
+        require(bus.mega_transfers <= limit, "mega_transfers", bus.mega_transfers,
+                f"{limit} with --phy nvddr2 at {bus.clock_mhz} MHz", f"--set mega_transfers={limit}.")
+        channel = NvDdr2Channel(config=bus, fastest=self.fastest)
+        self._channel: Any = CrossedChannel(channel, dies=bus.dies) if self.crossed else channel
+        self._clock = PadClock.of(config.clock_mhz, family, phy_clock_mhz if self.crossed else None)
+        if self.crossed:
+            self.phy_clock_mhz, self.reset_cycles = phy_clock_mhz, RESET_CYCLES
 
     @classmethod
     def rate_limit(cls, config: EngineConfig) -> int:
@@ -123,7 +144,10 @@ class NvDdr2Pads(FlashSide):
     @property
     def summary(self) -> str:  # type: ignore[override]
         least, most = strobe_window(self.fastest)
-        return (
+        own = "" if not self.crossed else (
+            f"Power-up and PHY run at {self.bus.clock_mhz} MHz, made of ap_clk, behind a crossing "
+            "(docs/blocks/phy.md); the engine's times count from its own clock. ")
+        return own + (
             f"ONFI's NV-DDR2, timing modes 0 to {self.fastest}: at power-up each channel resets its dies in "
             "SDR, reads their parameter pages and takes them all to the fastest mode that they list; until "
             f"then its bus is busy. The pads run at twice the clock ({PADS}, {CLOCK}). DQS must reach the "
@@ -137,6 +161,8 @@ class NvDdr2Pads(FlashSide):
             "series_7": self.family == Family.SERIES_7, "family": self.family.value if self.family else "",
             "delay_ps": self.delay_ps, "taps": round(1000 * self.delay_ps / TAP_FS),
             "clock_mhz": self.config.clock_mhz, "period_ns": f"{1000 / self.config.clock_mhz:.3f}",
+            "crossed": self.crossed, "phy_divide": clock.phy_divide,
+            "phy_mhz": f"{self.config.clock_mhz * clock.multiply / clock.phy_divide:.3f}",
             "multiply": clock.multiply, "divide": clock.divide, "reference_mhz": f"{clock.reference_mhz:.3f}",
         }
         return {
@@ -154,11 +180,13 @@ class NvDdr2Pads(FlashSide):
         return nand_ports(self.config)
 
     def connect(self) -> tuple[list[str], Mapping[str, str]]:
+        own = ", .phy_clk(phy_clk)" if self.crossed else ""
         lines = [
-            "wire pad_clk;", "wire pads_ready;",
-            f"{CLOCK} pad_clock (.clk(ap_clk), .rst(rst), .pad_clk(pad_clk), .ready(pads_ready));",
-            "reg pads_rst = 1'b1;", "always @(posedge ap_clk) pads_rst <= rst | ~pads_ready;",
+            "wire pad_clk;", "wire pads_ready;", *(["wire phy_clk;"] if self.crossed else []),
+            f"{CLOCK} pad_clock (.clk(ap_clk), .rst(rst), .pad_clk(pad_clk){own}, .ready(pads_ready));",
         ]
+        if not self.crossed:
+            lines += ["reg pads_rst = 1'b1;", "always @(posedge ap_clk) pads_rst <= rst | ~pads_ready;"]
         nets: dict[str, str] = {}
         for channel in range(self.config.channels):
             lines += self._lines(channel)
@@ -171,14 +199,18 @@ class NvDdr2Pads(FlashSide):
     def _lines(self, channel: int) -> list[str]:
         """A channel's PHY, its pad layer, and the pads."""
         nand, bus = f"nand{channel}", f"bus{channel}"
-        phy = {"clk": "ap_clk", "rst": "pads_rst"}
-        pads = {"clk": "ap_clk", "pad_clk": "pad_clk"}
+        phy = {"clk": "ap_clk", "rst": "rst" if self.crossed else "pads_rst"}
+        pads = {"clk": "phy_clk" if self.crossed else "ap_clk", "pad_clk": "pad_clk"}
+        common = {"phy_clk": "phy_clk", "phy_ready": "pads_ready"}
         lines = []
         for name, _, value in flat_ports(self._channel):
             first, _, short = name.partition(PORT_SEPARATOR)
             net = f"{bus}_{short}" if first == "channel" else f"{nand}_{short or first}_inside"
             if short == "ready_busy_n" and first == "pins":
                 phy[name] = f"{nand}_rb_n"
+                continue
+            if name in common:
+                phy[name] = common[name]
                 continue
             phy[name] = net
             if first == "pins":
@@ -207,16 +239,25 @@ class NvDdr2Pads(FlashSide):
         return nand_pins(target, self.ports())
 
     def constraints(self, target: Target) -> list[str]:
-        clock = "[get_clocks -of_objects [get_ports ap_clk]]"
+        engine = "[get_clocks -of_objects [get_ports ap_clk]]"
+        clock = "[get_clocks -of_objects [get_pins pad_clock/phy_buffer/O]]" if self.crossed else engine
         pads = "[get_clocks -of_objects [get_pins pad_clock/pad_buffer/O]]"
         t = {name: time.picoseconds[self.fastest] / 1000 for name, time in NVDDR2_TIMING.items()}
-        limit, cycle = "set_max_delay -datapath_only", f"{1000 / self.config.clock_mhz:.3f}"
-        period = 1000 * 2 / self.rate_limit(self.config)
+        limit, cycle = "set_max_delay -datapath_only", f"{1000 / self.bus.clock_mhz:.3f}"
+        period = 1000 * 2 / self.rate_limit(self.bus)
         lines = [
             f"# NV-DDR2: an edge of RE_n leaves in {OUT_NS} ns, crosses the board in {BOARD_NS} ns both "
             f"ways, and DQS comes in within {IN_NS} ns.",
             "# DQS is a clock that runs while a die answers; data last from tDQSQ to tQH behind its edges.",
         ]
+        if self.crossed:
+            shorter = f"{1000 / max(self.bus.clock_mhz, self.config.clock_mhz):.3f}"
+            lines += [
+                "# The PHY has a clock of its own. What goes between the two does so through FIFOs and",
+                "# synchronisers: bits of a Gray code may be one cycle apart at most.",
+                f"{limit} -from {engine} -to {clock} {shorter}",
+                f"{limit} -from {clock} -to {engine} {shorter}",
+            ]
         for channel in range(self.config.channels):
             nand = f"nand{channel}"
             strobe, dq = f"[get_clocks {nand}_dqs]", f"[get_ports {{{nand}_dq[*]}}]"

@@ -34,10 +34,10 @@ CELLS: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
                  {"DELAY_FORMAT": '"TIME"', "DELAY_SRC": '"IDATAIN"', "DELAY_TYPE": '"FIXED"',
                   "DELAY_VALUE": "0", "REFCLK_FREQUENCY": "300.0", "SIM_DEVICE": '"ULTRASCALE"'}),
     "IDELAYCTRL": ({"RDY": "output", **_inputs("REFCLK", "RST")}, {}),
-    **{name: ({**dict.fromkeys(("CLKFBOUT", "CLKOUT0", "CLKOUT1", "LOCKED"), "output"),
+    **{name: ({**dict.fromkeys(("CLKFBOUT", "CLKOUT0", "CLKOUT1", "CLKOUT2", "LOCKED"), "output"),
                **_inputs("CLKIN1", "CLKFBIN", "PWRDWN", "RST")},
               {"CLKIN1_PERIOD": "0.0", "CLKFBOUT_MULT_F": "5.0", "CLKOUT0_DIVIDE_F": "1.0",
-               "CLKOUT1_DIVIDE": "1"}) for name in ("MMCME2_BASE", "MMCME4_BASE")},
+               "CLKOUT1_DIVIDE": "1", "CLKOUT2_DIVIDE": "1"}) for name in ("MMCME2_BASE", "MMCME4_BASE")},
 }
 """Ports of a cell and their directions; its parameters and their defaults."""
 

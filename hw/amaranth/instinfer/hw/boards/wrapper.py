@@ -55,11 +55,7 @@ def make_wrapper(target: Target, config: EngineConfig, flash: FlashSide) -> Wrap
     found = buses(engine, control_bits=control_bits)
     outer = [*_common_ports(found), *(port for bus in found for port in bus.ports()), *flash.ports()]
     pins = {"clk": "ap_clk", "rst": "rst", "irq": "engine_interrupt"}
-    lines = [
-        "reg rst = 1'b1;",
-        "always @(posedge ap_clk) rst <= ~ap_rst_n;",
-        "wire engine_interrupt;",
-    ]
+    lines = [*_reset(flash.reset_cycles), "wire engine_interrupt;"]
     base = "device_memory" if target.platform else "DRAM_BASE"
     for bus in found:
         kernel = target.platform is not None and bus.name == CONTROL
@@ -104,6 +100,16 @@ def make_wrapper(target: Target, config: EngineConfig, flash: FlashSide) -> Wrap
         "endmodule",
     ]) + "\n"
     return Wrapper(name=wrapper_name(config), text=text, ports=tuple(outer), buses=tuple(found))
+
+
+def _reset(cycles: int) -> list[str]:
+    """``rst``: a cycle behind ``ap_rst_n``, and at least ``cycles`` long."""
+    if cycles == 1:
+        return ["reg rst = 1'b1;", "always @(posedge ap_clk) rst <= ~ap_rst_n;"]
+    ones = f"{{{cycles}{{1'b1}}}}"
+    return [f"reg [{cycles - 1}:0] resets = {ones};",
+            f"always @(posedge ap_clk) resets <= ap_rst_n ? {{resets[{cycles - 2}:0], 1'b0}} : {ones};",
+            f"wire rst = resets[{cycles - 1}];"]
 
 
 def _common_ports(found: Sequence[Bus]) -> list[Port]:

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import AXI_BEAT_BYTES, EngineConfig
 
-from ..flash.queues import DEPTH, row_extent, wanted_slots
+from ..flash.queues import DEPTH, row_extent, slot_count, wanted_slots
 from ..flash.ring import requested, slot_ticket
 from ..flash.scheduler import READ_PULSES
 from ..signatures import BEAT_BITS, SLOT_ROWS_MAX, MemoryReadPort, channel_request
@@ -91,7 +91,7 @@ class SlotFetcher(wiring.Component):
                 m.next = "FIND ROW"
             with m.State("FIND ROW"):
                 m.d.sync += [
-                    left.eq(wanted_slots(m, config, entry)),
+                    left.eq(wanted_slots(m, config, entry, slot_count(entry))),
                     row.eq(row_number(config, die=self.die, block=entry.block, page=entry.page)),
                 ]
                 m.next = "FIND STRIPE"

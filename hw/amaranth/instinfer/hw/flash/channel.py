@@ -111,6 +111,7 @@ class FlashChannel(wiring.Component):
             self.masks.ready.eq(queues.masks.ready & run),
             scheduler.write_erase.eq(queues.write_erase), scheduler.next_erase.eq(queues.next_erase),
             # Bus
+            scheduler.begun.eq(sequencer.request.valid & sequencer.request.ready),
             scheduler.ready.eq(phy.ready),
             *(getattr(scheduler, name).eq(getattr(sequencer, name))
               for name in ("failed", "failed_before", "array_ready", "spoilt")),

@@ -13,6 +13,8 @@ from .queues import DEPTH
 
 PATIENCE = 4
 """Stripes read from a die while a program or erase waits for it; then one of them has its turn."""
+LEAD = 12
+"""The scheduler needs more cycles than that to offer a slot that it has chosen."""
 TIMEOUT_TICKS = 8
 """The time-out in ticks of the channel's shared timer; it fires up to one tick late."""
 
@@ -89,7 +91,7 @@ class DieControl(wiring.Component):
     column_done, run_start : the column change for the run that begins at slot ``run_start`` has started
     slot_done, run_done, stripe_done : a slot, the last one of its run, of the front stripe, was asked for
     transferable : the front has a run of slots to transfer
-    prepared : its column is set and tCCS is over
+    prepared : its column is set and tCCS is over in `LEAD` cycles
     columned : its column is set
     arrived : pulse, a stripe became front
     abandon : pulse, the die died while it held the page encoder
@@ -124,20 +126,23 @@ class DieControl(wiring.Component):
         running_spoilt, spoilt = Signal(), Signal()
         last_status, two_ends, polled = Signal(MediaStatus), Signal(), Signal()
         settled, expired = Signal(), Signal()
+        over, soon = Signal(init=1), Signal(init=1)  # the timer is at 0, will be when a job can be offered
         m.d.comb += [
-            settled.eq((timer == 0) & self.ready), expired.eq(watch > TIMEOUT_TICKS),
-            self.offset.eq(front + back + running), self.prepared.eq(self.columned & (timer == 0)),
+            settled.eq(over & self.ready), expired.eq(watch > TIMEOUT_TICKS),
+            self.offset.eq(front + back + running), self.prepared.eq(self.columned & soon),
         ]
-        with m.If(timer != 0):
+        m.d.sync += [over.eq(timer <= 1), soon.eq(timer <= LEAD)]
+        with m.If(~over):
             m.d.sync += timer.eq(timer - 1)
         with m.If(self.tick):
             m.d.sync += watch.eq(watch + 1)
         with m.If(self.done):
-            m.d.sync += [timer.eq(times.settle), self.columned.eq(0)]
+            m.d.sync += [timer.eq(times.settle), over.eq(0), soon.eq(0), self.columned.eq(0)]
             with m.If(~polled | self.array_ready):
                 m.d.sync += watch.eq(0)
         with m.If(self.column_done):
-            m.d.sync += [timer.eq(times.column), self.columned.eq(1), self.position.eq(self.run_start)]
+            m.d.sync += [timer.eq(times.column), over.eq(0), soon.eq(0), self.columned.eq(1),
+                         self.position.eq(self.run_start)]
         with m.If(self.slot_done):
             m.d.sync += self.position.eq(self.position + 1)
         with m.If(self.run_done):
@@ -146,15 +151,18 @@ class DieControl(wiring.Component):
             m.d.sync += [self.position.eq(0), begun.eq(0), front.eq(0)]
 
         # May a write start, and must reads make way for it?
-        write, turn = Signal(), Signal()
+        # Levels are known a cycle late: REST lets them settle behind what the die has finished.
+        waits, write = Signal(), Signal()
+        more, turn = Signal(), Signal()
         patience = Signal(range(PATIENCE + 1))
         m.d.comb += [
-            write.eq((self.write_level != 0) & (self.write_erase | self.encoder_free)),
+            write.eq(waits & (self.write_erase | self.encoder_free)),
             turn.eq(write & (patience == PATIENCE)),
         ]
+        m.d.sync += [waits.eq(self.write_level != 0), more.eq((self.read_level > self.offset) & ~turn)]
         with m.If(~write):
             m.d.sync += patience.eq(0)
-        with m.Elif(self.stripe_done & ~turn):
+        with m.Elif(self.stripe_done & (patience != PATIENCE)):
             m.d.sync += patience.eq(patience + 1)
 
         # How long the array has been at work, in looks that would have been in vain.
@@ -164,20 +172,21 @@ class DieControl(wiring.Component):
         with m.If(self.poll & (age != in_vain)):
             m.d.sync += age.eq(age + 1)
 
-        more = (self.read_level > self.offset) & ~turn
         with m.FSM(init="ASK RESET"):
             with m.State("ASK RESET"):
                 self._ask(m, Work.RESET, "WAIT RESET")
             with m.State("WAIT RESET"):
-                self._wait(m, settled, expired, "IDLE")
+                self._wait(m, settled, expired, "REST")
 
+            with m.State("REST"):
+                m.next = "IDLE"
             with m.State("IDLE"):
                 m.d.sync += self.plane.eq(0)
                 with m.If(front):
                     # After 3Fh the page registers hold nothing that 31h could move on.
                     with m.If(~back & ~finishing & more & ~self.held & (self.bus_served | begun)):
                         m.d.sync += self.cached.eq(1)
-                        m.next = "SENSE"
+                        m.next = "LEAVE"
                     with m.Else():
                         m.d.comb += self.transferable.eq(1)
                 with m.Elif(back):
@@ -198,6 +207,11 @@ class DieControl(wiring.Component):
                         m.d.sync += [erasing.eq(0), patience.eq(0)]
                         m.next = "CLAIM"
 
+            with m.State("LEAVE"):
+                # Not if the bus has just chosen this die.
+                m.next = "SENSE"
+                with m.If(self.held):
+                    m.next = "IDLE"
             with m.State("SENSE"):
                 self._ask(m, Work.SENSE, "WAIT PLANE")
                 with m.If(self.done):
@@ -210,7 +224,7 @@ class DieControl(wiring.Component):
                 m.d.sync += finishing.eq(1)
                 self._ask(m, Work.FINISH, "WAIT SENSE")
             with m.State("WAIT SENSE"):
-                self._wait(m, settled, expired, "IDLE")
+                self._wait(m, settled, expired, "REST")
                 with m.If(settled):
                     m.d.sync += [front.eq(1), back.eq(self.cached & ~finishing)]
                     m.d.comb += self.arrived.eq(~front)
@@ -228,7 +242,7 @@ class DieControl(wiring.Component):
             with m.State("WAIT WRITE PLANE"):
                 m.d.sync += self.closes.eq(self.read_level != 0)
                 self._wait(m, settled, expired, "WRITE")
-                m.d.comb += self.abandon.eq(expired & ~erasing)
+                m.d.comb += self.abandon.eq(expired & ~settled & ~erasing)
             with m.State("WAIT WRITE"):
                 self._wait(m, settled, expired, "STATUS")
                 with m.If(settled):
@@ -263,7 +277,7 @@ class DieControl(wiring.Component):
                     m.d.sync += [self.status.eq(_result(self.failed | running_spoilt)), running.eq(0)]
                     m.next = "REPORT"
             with m.State("REPORT"):
-                self._ask(m, Work.REPORT, "IDLE")
+                self._ask(m, Work.REPORT, "REST")
                 with m.If(self.done):
                     m.d.sync += [two_ends.eq(0), self.status.eq(last_status)]
                     with m.If(two_ends):

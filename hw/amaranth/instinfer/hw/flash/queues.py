@@ -106,21 +106,43 @@ class RequestQueues(wiring.Component):
         return m
 
 
-def wanted_slots(m: Module, config: EngineConfig, entry: Any) -> Value:
-    """The slots that a read moves, a bit each."""
-    tokens, slots = entry.tokens, config.slots_per_stripe
-    per_place = config.slots_per_page // DIMS_PER_PAGE
+def slot_count(entry: Any) -> Value:
+    """How many slots a read moves that is not masked: of the stripe, of ``dims`` of each place."""
+    tokens = entry.tokens
+    pairs = (_by_rows(entry, *(tokens[rows:] for rows in (2, 3, 4)))
+             + _by_rows(entry, *(tokens[:rows].any() for rows in (2, 3, 4))))
+    return Mux(entry.dims | entry.sketch, tokens, pairs << 1)
+
+
+def wanted_slots(m: Module, config: EngineConfig, entry: Any, count: Value) -> Value:
+    """The slots that a read moves, a bit each; ``count`` is its `slot_count`."""
+    slots, per_place = config.slots_per_stripe, config.slots_per_page // DIMS_PER_PAGE
+    first = below(m, count, slots)
     # Signals, not expressions: each use of one of their bits would repeat what they are made of.
-    count, pairs = Signal(len(tokens)), Signal(slots // 2)
     rows, dims = Signal(slots), Signal(slots)
     m.d.comb += [
-        count.eq(_by_rows(entry, *((tokens + (1 << rows) - 1) >> rows for rows in (2, 3, 4)))),
-        pairs.eq(Mux(entry.masked, entry.pairs, Cat(count > pair for pair in range(slots // 2)))),
-        *(rows[slot].eq(pairs[slot // 2] & ~(entry.keys & (slot & 1))) for slot in range(slots)),
-        *(dims[slot].eq(entry.pairs[slot // per_place] & (tokens > slot % per_place))
+        *(rows[slot].eq(Mux(entry.masked, entry.pairs[slot // 2], first[slot]) & ~(entry.keys & (slot & 1)))
           for slot in range(slots)),
+        *(dims[slot].eq(entry.pairs[slot // per_place] & first[slot % per_place]) for slot in range(slots)),
     ]
-    return Mux(entry.dims, dims, Mux(entry.sketch, Cat(tokens > slot for slot in range(slots)), rows))
+    return Mux(entry.dims, dims, rows)
+
+
+def below(m: Module, number: Value, size: int) -> Signal:
+    """Bit i of ``size``: i is less than ``number``. By eights: comparisons would be chains of carries."""
+    groups = -(-size // 8)
+    bits = (groups - 1).bit_length()
+    high, more = number[3:3 + bits], number[3 + bits:].any()
+    in_group, whole, partly = Signal(8), Signal(groups), Signal(groups)
+    result = Signal(size)
+    m.d.comb += [
+        in_group.eq(Cat(Cat(number[:3] == other for other in range(slot + 1, 8)).any() for slot in range(8))),
+        whole.eq(Cat(more | Cat(high == other for other in range(group + 1, groups)).any()
+                     for group in range(groups))),
+        partly.eq(Cat(~more & (high == group) for group in range(groups))),
+        result.eq(Cat(whole[slot // 8] | partly[slot // 8] & in_group[slot % 8] for slot in range(size))),
+    ]
+    return result
 
 
 def row_extent(entry: Any) -> tuple[Value, Value]:

@@ -106,14 +106,16 @@ class SlotRing(wiring.Component):
     lost : with one of them: it is not what was stored (memory answered with an error)
     stray : a beat came while no slot was expected (a status)
     slots : checked slots for the core, pair by pair, each pair ``passes`` times, of each slot the wanted
-        rows; slots of sketches, of dims and of keys alone one by one, likewise. A slot that failed, and the
-        value slot of a key slot that failed, has no rows
+        rows; for a core that channels share a pair is not begun before its value slot is there. Slots of
+        sketches, of dims and of keys alone one by one, likewise. A slot that failed, and the value slot
+        of a key slot that failed, has no rows
     fault : one pulse per failed or absent slot, with its cause; none for a slot without a wanted row, nor for
         keys that are read back
     tuple_error : that pulse, without the absent and the lost ones
 
-    Latency: a slot is offered 2 cycles after its last beat came. Throughput: one beat per cycle, no bubble
-    between slots. Back-pressure: only through ``free``; the PHY's beats cannot wait.
+    Latency: a slot is offered 2 cycles after its last beat came, or, before a shared core, its pair's.
+    Throughput: one beat per cycle, no bubble between slots. Back-pressure: only through ``free``; the PHY's
+    beats cannot wait.
     """
 
     def __init__(self, *, config: EngineConfig):
@@ -207,9 +209,13 @@ class SlotRing(wiring.Component):
             Signal(name=name) for name in ("step", "last_beat", "last_pass", "unit_end", "whole"))
         empty = Array(bad)[offered[:-1]] | (leaving.rows == 0)
         left = Signal(SLOT_ROWS_MAX)
+        held: Value = Const(0)
+        if config.channels_per_core > 1:
+            alone = leaving.kind | whole | leaving.keys | leaving.read_back
+            held = ~alone & (checked == (offered + 1)[:len(checked)])
         m.d.comb += [
             left.eq(leaving.rows & ~gone), last_row.eq((left & (left - 1)) == 0),
-            step.eq((offered != checked) & (~self.slots.valid | self.slots.ready)),
+            step.eq((offered != checked) & ~held & (~self.slots.valid | self.slots.ready)),
             last_pass.eq(this_pass + 1 >= leaving.passes),
             unit_end.eq(leaving.kind | whole | leaving.keys), whole.eq(leaving.sketch | leaving.dims),
             get.en.eq(step), out.data.eq(get.data),

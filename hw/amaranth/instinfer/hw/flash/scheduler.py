@@ -3,43 +3,42 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
 from ..signatures import CHANNEL_EVENT, SLOT_ROWS_MAX, ChannelOp, MediaStatus, channel_request
+from . import choice, span
+from .choice import Choice, Task, first_of, one_of
 from .die import TIMEOUT_TICKS, DieControl, Work, poll_cycles
-from .onfi import ADDRESS_CYCLES, Command
-from .queues import DEPTH, row_extent, wanted_slots
+from .onfi import Command
+from .queues import DEPTH
 from .ring import requested, slot_ticket
 from .sequencer import JOB, JobKind
+from .span import Span
 from .turns import Turns
 
 PROGRAM_PATIENCE = 2
 """Pages' worth of slots read on the channel while a page of a program waits for the bus."""
+SETTLE = choice.LATENCY + 2
+"""Cycles from the end of a job to a choice that knows what it changed, the next run's die too."""
+PREPARED = SETTLE + span.LATENCY + 4
+"""Cycles from the end of a job to the next one, if nothing was prepared."""
+CALM = (Work.CLAIM, Work.REPORT, Work.FORGO)
+"""Works that need no bus."""
 
 
-class Task(enum.Enum, shape=2):
-    """What the scheduler decided on."""
-
-    WORK = 0
-    """What the die asked for."""
-    COLUMN = 1
-    TRANSFER = 2
-
-
-def reads_over(config: EngineConfig) -> bool:
-    """A gap of one pair is read when that is cheaper than the commands that skip it."""
-    skip = (ADDRESS_CYCLES + 2) * config.command_cycles * 1000
-    return 2 * config.slot_beats * config.beat_cycles_x1000 < skip
-
-
-def read_span(config: EngineConfig) -> data.StructLayout:
-    """What a read moves from its die's position on: slots, bit 0 the one there; whether that one is
-    wanted or lies between two pairs that are; the planes with a wanted slot."""
-    return data.StructLayout({"slots": config.slots_per_stripe, "wanted": 1, "planes": config.planes})
+def effect(config: EngineConfig) -> data.StructLayout:
+    """What the end of a job does: ``own`` is the bit of its die, ``done`` to ``stripe`` that bit or none, as
+    the members of `DieControl`. ``pop``: its request has ended; ``opens``: a pair's value slot is to come;
+    ``sensed``: it was a read command, of ``sketch`` or ``dims`` or of rows."""
+    return data.StructLayout({
+        **dict.fromkeys(("own", "done", "column", "slot", "run", "stripe"), config.dies),
+        "run_start": range(config.slots_per_stripe),
+        **dict.fromkeys(("final", "pop", "opens", "sensed", "sketch", "dims"), 1),
+    })
 
 
 READ_PULSES = ("stripes_sensed", "pages_sensed", "slots_moved")
@@ -51,8 +50,8 @@ PULSES = (*(f"{kind}{name}" for kind in ("", "sketch_", "dim_") for name in READ
 class Scheduler(wiring.Component):
     """Decides at every slot boundary of the bus, in this order:
 
-    1. commands that dies wait for: reset, sense, end of a cache read, erase, status; behind these the end of
-       a dead die's read;
+    1. commands that dies wait for, each die in its turn: reset, sense, end of a cache read, erase, status;
+       behind these the end of a dead die's read;
     2. the column change of the current run, then of the next run, on another die, so that tCCS hides;
     3. a page of a program that has let PROGRAM_PATIENCE pages pass;
     4. the next slot of the current run, when the slot ring has room;
@@ -72,6 +71,7 @@ class Scheduler(wiring.Component):
     read_level, write_level, write_erase, next_erase : of the request queues
     die, write, offset, entry, pair, rows, pop : look at and end a queued request
     job, failed, failed_before, array_ready, spoilt : of the bus sequencer
+    begun : an operation of the job that is offered starts on the bus
     ticket, issue, free, slots_idle : of the slot ring
     encoder_start, encoder_clear, encoder_busy, encoder_loaded : of the page encoder
     program : the request whose stripe the encoder takes, from ``encoder_start`` on
@@ -80,9 +80,11 @@ class Scheduler(wiring.Component):
     pending : a request is queued
     stripes_sensed ... erased : one pulse per event; the sense counts with its command
 
-    Latency: 4 cycles from the start of a job's last bus operation to the offer of the next job, less than a
-    command cycle at 200 MHz. Back-pressure: a slot is asked for only when the ring has room, an end is
-    reported only when the one before was taken.
+    Latency: while the operations of a job without data move (read command, column change, erase) its
+    successor, for another die, is prepared: offered 1 cycle after the last one has started, if together they
+    take `PREPARED` cycles. Behind other jobs it is offered `PREPARED` + 1 cycles after that, which is less
+    than a slot takes. Back-pressure: a slot is asked for only when the ring has room, an end is reported only
+    when the one before was taken.
     """
 
     def __init__(self, *, config: EngineConfig):
@@ -95,7 +97,7 @@ class Scheduler(wiring.Component):
             "next_erase": In(config.dies),
             "die": Out(3), "write": Out(1), "offset": Out(range(DEPTH)), "entry": In(request), "pop": Out(1),
             "pair": Out(range(max(2, config.slots_per_stripe // 2))), "rows": In(SLOT_ROWS_MAX),
-            "job": Out(stream.Signature(JOB)), "failed": In(1), "failed_before": In(1),
+            "job": Out(stream.Signature(JOB)), "begun": In(1), "failed": In(1), "failed_before": In(1),
             "array_ready": In(1), "spoilt": In(1),
             "ticket": Out(slot_ticket(config)), "issue": Out(1), "free": In(range(config.slot_buffers + 1)),
             "slots_idle": In(1),
@@ -111,238 +113,274 @@ class Scheduler(wiring.Component):
         for index, die in enumerate(dies):
             m.submodules[f"die_{index}"] = die
         m.submodules.turns = turns = Turns(dies=config.dies)
-        task, work, chosen = Signal(Task), Signal(Work), Signal(3)
-        entry = Signal(channel_request(config))
-        span, run_start = Signal(read_span(config)), Signal(range(config.slots_per_stripe))
+        m.submodules.choice = picks = Choice(dies=config.dies)
+        m.submodules.span = measure = Span(config=config)
+        planned, result = Signal(effect(config)), Signal(effect(config))
         patience = PROGRAM_PATIENCE * config.slots_per_page
-        passed = Signal(range(patience + 1))
-        finished, final, in_pair = Signal(), Signal(), Signal()
-        picked = self._decide(m, dies, turns, passed == patience, in_pair)
-        own = [finished & (chosen == index) for index in range(config.dies)]
-        self._connect_dies(m, dies, turns, own=own, task=task, final=final, run_start=run_start)
-        mine = Array(dies)[chosen]
+        passed, in_pair = Signal(range(patience + 1)), Signal()
+        entry, mine = Signal(channel_request(config)), Signal(config.dies)
         m.d.comb += [
-            self.die.eq(chosen), self.pair.eq(mine.position >> 1),
-            self.pending.eq(Cat(*self.read_level, *self.write_level) != 0),
-            self.write.eq((task == Task.WORK) & Cat(
-                work == kind for kind in (Work.CLAIM, Work.PROGRAM, Work.ERASE, Work.REPORT)).any()),
-            self.offset.eq(Mux((task == Task.WORK) & Cat(
-                work == kind for kind in (Work.SENSE, Work.CLAIM, Work.PROGRAM)).any(), mine.offset, 0)),
+            picks.in_pair.eq(in_pair), picks.impatient.eq(passed == patience),
+            picks.away.eq(Mux(self.job.valid, planned.own, 0) | result.own),
+            measure.entry.eq(entry),
+            self.pop.eq(result.pop), self.pending.eq(Cat(*self.read_level, *self.write_level) != 0),
         ]
-        with m.If(self.events.ready):
-            m.d.sync += self.events.valid.eq(0)
-        with m.FSM():
-            with m.State("DECIDE"):
-                m.d.sync += [task.eq(picked.task), work.eq(picked.work), chosen.eq(picked.die)]
-                with m.If(picked.valid):
-                    m.next = "LOOK UP"
-            with m.State("LOOK UP"):
-                m.d.sync += entry.eq(self.entry)
-                m.next = "MEASURE"
-            with m.State("MEASURE"):
-                self._measure(m, mine, entry, span)
-                m.next = "RUN"
-            with m.State("RUN"):
-                self._run(m, mine, turns, task, work, entry, span, run_start, final, finished, in_pair)
-                with m.If(finished):
-                    m.next = "DECIDE"
-        with m.If(finished & (task == Task.WORK) & (work == Work.PROGRAM)):
+        m.d.sync += Value.cast(result).eq(Mux(self._accepted, Value.cast(planned), 0))
+        with m.If(self._accepted):
+            m.d.sync += self.job.valid.eq(0)
+        self._connect_dies(m, dies, turns, result)
+        self._connect_choice(m, dies, turns, picks)
+        self._count(m, result)
+        with m.If((result.done & Cat(die.work == Work.PROGRAM for die in dies)).any()):
             m.d.sync += passed.eq(0)
-        with m.Elif(self._slot_moved & (passed != patience)):
+        with m.Elif(result.slot.any() & (passed != patience)):
             m.d.sync += passed.eq(passed + 1)
+        with m.If(result.slot.any()):
+            m.d.sync += in_pair.eq(result.opens)
+        self._prepare(m, dies, picks, measure, entry, mine, planned, result)
         return m
 
     @property
-    def _slot_moved(self) -> Any:
-        return self.slots_moved | self.sketch_slots_moved | self.dim_slots_moved
+    def _accepted(self) -> Value:
+        return self.job.valid & self.job.ready
 
-    def _measure(self, m: Module, die: Any, entry: Any, span: Any) -> None:
-        config = self._config
-        per_page = config.slots_per_page
-        slots, joined = (Signal(config.slots_per_stripe, name=name) for name in ("slots", "joined"))
-        m.d.comb += [slots.eq(wanted_slots(m, config, entry)), joined.eq(slots)]
-        if reads_over(config):
-            whole = ~(entry.keys | entry.sketch | entry.dims)
-            inside = (slot for slot in range(len(slots)) if 2 <= slot % per_page < per_page - 2)
-            m.d.comb += [joined[slot].eq(whole & slots[slot - 2] & slots[slot + 2] | slots[slot])
-                         for slot in inside]
-        m.d.sync += [
-            span.slots.eq(joined >> die.position), span.wanted.eq(slots.bit_select(die.position, 1)),
-            span.planes.eq(Cat(slots.word_select(plane, per_page).any() for plane in range(config.planes))),
-        ]
-
-    def _connect_dies(self, m: Module, dies: list[DieControl], turns: Turns, *, own: list[Any],
-                      task: Signal, final: Signal, run_start: Signal) -> None:
+    def _connect_dies(self, m: Module, dies: list[DieControl], turns: Turns, result: Any) -> None:
         tick_cycles = -(-self._config.timeout_us * self._config.clock_mhz // TIMEOUT_TICKS)
-        timer, tick, claiming = Signal(range(tick_cycles)), Signal(), Signal()
+        timer, tick = Signal(range(tick_cycles)), Signal()
         period = poll_cycles(self._config)
         poll_timer, poll = Signal(range(period)), Signal()
-        m.d.sync += [timer.eq(Mux(tick, 0, timer + 1)), poll_timer.eq(Mux(poll, 0, poll_timer + 1))]
-        m.d.comb += [
-            tick.eq(timer == tick_cycles - 1), poll.eq(poll_timer == period - 1),
-            claiming.eq(Cat(die.work == Work.CLAIM for die in dies) != 0),
-            self.encoder_clear.eq(Cat(die.abandon for die in dies) != 0),
+        failed, failed_before, array_ready, spoilt = said = [
+            Signal(name=name) for name in ("failed", "failed_before", "array_ready", "spoilt")]
+        m.d.sync += [
+            timer.eq(Mux(tick, 0, timer + 1)), tick.eq(timer == tick_cycles - 2),
+            poll_timer.eq(Mux(poll, 0, poll_timer + 1)), poll.eq(poll_timer == period - 2),
+            *(signal.eq(getattr(self, signal.name)) for signal in said),
         ]
+        m.d.comb += [self.encoder_clear.eq(Cat(die.abandon for die in dies) != 0),
+                     turns.run_done.eq(result.run.any())]
+        encoder_free, may_claim = self._share_encoder(m, dies)
         for index, die in enumerate(dies):
-            # Dies at rest first: the others have tPROG to move their next stripe.
-            idle = [other.wants_claim & ~other.running for other in dies]
-            first = Cat(idle[:index]).any() | (
-                die.running & Cat(*idle, *(other.wants_claim for other in dies[:index])).any())
             m.d.comb += [
                 die.ready.eq(self.ready[index]), die.tick.eq(tick), die.read_level.eq(self.read_level[index]),
                 die.write_level.eq(self.write_level[index]), die.write_erase.eq(self.write_erase[index]),
                 die.next_erase.eq(self.next_erase[index]), die.poll.eq(poll),
-                die.encoder_free.eq(~self.encoder_busy & ~claiming), die.may_claim.eq(~first),
-                die.held.eq(turns.held[index]), die.bus_served.eq(turns.current_valid),
-                die.done.eq(own[index] & (task == Task.WORK)), die.final.eq(final),
-                *(getattr(die, name).eq(getattr(self, name))
-                  for name in ("failed", "failed_before", "array_ready", "spoilt")),
-                die.column_done.eq(own[index] & (task == Task.COLUMN)),
-                die.run_start.eq(run_start), die.slot_done.eq(own[index] & self._slot_moved),
-                die.run_done.eq(own[index] & turns.run_done),
-                die.stripe_done.eq(own[index] & turns.run_done & final),
+                die.encoder_free.eq(encoder_free), die.may_claim.eq(may_claim[index]),
+                die.held.eq(turns.held[index]), die.bus_served.eq(turns.current.any()),
+                die.done.eq(result.done[index]), die.final.eq(result.final),
+                die.failed.eq(failed), die.failed_before.eq(failed_before), die.array_ready.eq(array_ready),
+                die.spoilt.eq(spoilt),
+                die.column_done.eq(result.column[index]), die.run_start.eq(result.run_start),
+                die.slot_done.eq(result.slot[index]), die.run_done.eq(result.run[index]),
+                die.stripe_done.eq(result.stripe[index]),
                 turns.transferable[index].eq(die.transferable), turns.arrived[index].eq(die.arrived),
             ]
 
-    def _decide(self, m: Module, dies: list[DieControl], turns: Turns, impatient: Value,
-                in_pair: Value) -> Any:
-        """The best thing to do in this cycle."""
-        picked = Signal(data.StructLayout({"valid": 1, "task": Task, "work": Work, "die": 3}))
-        current, following = Array(dies)[turns.current], Array(dies)[turns.following]
-        ready, transfer, between = Signal(), Signal(), Signal()
+    def _share_encoder(self, m: Module, dies: list[DieControl]) -> tuple[Signal, Signal]:
+        """Is the page encoder free, and whose is it then? Dies at rest first: the others have tPROG to move
+        their next stripe. A die has its leave for one cycle, and it shows in the next but one that it
+        took it; nobody else has leave in between."""
+        encoder_free, may_claim = Signal(), Signal(len(dies))
+        wants, idle, chosen = (Signal(len(dies), name=name) for name in ("wants", "idle", "chosen"))
+        m.d.comb += chosen.eq(Mux(idle.any(), idle, wants))
+        m.d.sync += [
+            wants.eq(Cat(die.wants_claim for die in dies)),
+            idle.eq(Cat(die.wants_claim & ~die.running for die in dies)),
+            encoder_free.eq(~(self.encoder_busy | Cat(die.work == Work.CLAIM for die in dies).any())),
+            may_claim.eq(Mux(may_claim.any(), 0, first_of(chosen))),
+        ]
+        return encoder_free, may_claim
+
+    def _connect_choice(self, m: Module, dies: list[DieControl], turns: Turns, picks: Choice) -> None:
         m.d.comb += [
-            # The empty slots of a dead die come between two pairs, while no slot is on its way.
-            between.eq((Cat(die.work == Work.FORGO for die in dies) != 0) & ~in_pair),
-            ready.eq(turns.current_valid & current.prepared),
-            transfer.eq(ready & (self.free != 0) & ~between),
-            self.buffer_wait.eq(ready & (self.free == 0)),
+            *(work.eq(die.work) for work, die in zip(picks.work, dies, strict=True)),
+            picks.columned.eq(Cat(die.columned for die in dies)),
+            picks.prepared.eq(Cat(die.prepared for die in dies)),
+            picks.current.eq(turns.current), picks.following.eq(turns.following),
+            picks.encoder_loaded.eq(self.encoder_loaded), picks.room.eq(self.free != 0),
+            picks.room_for_pair.eq(self.free >= 2), picks.slots_idle.eq(self.slots_idle),
+            picks.events_full.eq(self.events.valid), self.buffer_wait.eq(picks.buffer_wait),
         ]
 
-        def pick(task: Task, die: Any, work: Any = Work.NONE) -> None:
-            m.d.comb += [picked.valid.eq(1), picked.task.eq(task), picked.die.eq(die), picked.work.eq(work)]
-
-        # Later ones win.
-        with m.If(transfer):
-            pick(Task.TRANSFER, turns.current)
-        for index, die in enumerate(dies):
-            with m.If((die.work == Work.PROGRAM) & self.encoder_loaded & (
-                    impatient | ~transfer)):
-                pick(Task.WORK, index, Work.PROGRAM)
-        with m.If(turns.following_valid & ~following.columned):
-            pick(Task.COLUMN, turns.following)
-        with m.If(turns.current_valid & ~current.columned):
-            pick(Task.COLUMN, turns.current)
-        # A dead die comes behind the commands of the others: its reads and the ends of its writes, in turn,
-        # would leave no room for them.
-        for index, die in reversed(list(enumerate(dies))):
-            with m.If((die.work == Work.FORGO) & (self.free >= 2) & between & self.slots_idle):
-                pick(Task.WORK, index, Work.FORGO)
-        for index, die in reversed(list(enumerate(dies))):
-            blocked = (die.work == Work.REPORT) & self.events.valid
-            other = Cat(die.work == kind for kind in (Work.NONE, Work.PROGRAM, Work.FORGO)).any()
-            with m.If(~other & ~blocked):
-                pick(Task.WORK, index, die.work)
-        return picked
-
-    def _run(self, m: Module, die: Any, turns: Turns, task: Signal, work: Signal, entry: Any,
-             span: Any, run_start: Signal, final: Signal, finished: Signal, in_pair: Signal) -> None:
-        """Offer the job to the sequencer, or do what needs no bus."""
-        config = self._config
-        job, ticket = self.job.payload, self.ticket
-        page_bits = (config.slots_per_page - 1).bit_length()
-        forgone = Signal(range(config.slots_per_stripe))
-        index, plane = Signal(range(config.slots_per_stripe)), Signal(range(max(2, config.planes)))
-        number = Signal.like(index)  # of the slot that a ticket is for
-        last_pair, accepted, whole, single = (
-            Signal(name=name) for name in ("last_pair", "accepted", "whole", "single"))
-        rows_whole, rows_last = row_extent(entry)
-        sensed, moved = Signal(), Signal()
-        done = {"pages_sensed": sensed, "stripes_sensed": sensed & final, "slots_moved": moved}
+    def _count(self, m: Module, result: Any) -> None:
+        sensed = result.sensed
+        done = {"pages_sensed": sensed, "stripes_sensed": sensed & result.final,
+                "slots_moved": result.slot.any()}
         for name in READ_PULSES:
-            m.d.comb += [getattr(self, name).eq(done[name] & ~whole),
-                         getattr(self, f"sketch_{name}").eq(done[name] & entry.sketch),
-                         getattr(self, f"dim_{name}").eq(done[name] & entry.dims)]
+            m.d.comb += [getattr(self, name).eq(done[name] & ~(result.sketch | result.dims)),
+                         getattr(self, f"sketch_{name}").eq(done[name] & result.sketch),
+                         getattr(self, f"dim_{name}").eq(done[name] & result.dims)]
+
+    def _prepare(self, m: Module, dies: list[DieControl], picks: Choice, measure: Span, entry: Any,
+                 mine: Signal, planned: Any, result: Any) -> None:
+        """Look up what was chosen, then offer it to the sequencer, or do it if it needs no bus."""
+        config = self._config
+        task, work, wait = Signal(Task), Signal(Work), Signal(range(max(span.LATENCY, SETTLE)))
+        position, plane = Signal(range(config.slots_per_stripe)), Signal(range(max(2, config.planes)))
+        cached, closes, status = Signal(), Signal(), Signal(MediaStatus)
+        number, rows, ended = Signal.like(position), Signal(SLOT_ROWS_MAX), Signal()
+        ahead = Signal()
+        m.d.comb += [self.pair.eq(position >> 1), self.issue.eq(self._accepted & planned.slot.any())]
+        with m.If(wait != 0):
+            m.d.sync += wait.eq(wait - 1)
+        with m.If(self.events.ready):
+            m.d.sync += self.events.valid.eq(0)
+
+        def mine_of(name: str) -> Value:
+            return one_of(mine, (getattr(die, name) for die in dies))
+
+        with m.FSM():
+            with m.State("CHOOSE"):
+                m.d.sync += [mine.eq(picks.die), task.eq(picks.task), work.eq(picks.work_chosen)]
+                with m.If(picks.die.any()):
+                    m.d.comb += picks.taken.eq(1)
+                    m.next = "LOOK UP"
+            with m.State("LOOK UP"):
+                with m.If(task != Task.WORK):
+                    m.d.sync += work.eq(Work.NONE)
+                m.d.sync += [
+                    self.die.eq(one_of(mine, range(config.dies))), position.eq(mine_of("position")),
+                    plane.eq(mine_of("plane")), cached.eq(mine_of("cached")), closes.eq(mine_of("closes")),
+                    status.eq(mine_of("status")),
+                    self.write.eq(_is(work, Work.CLAIM, Work.PROGRAM, Work.ERASE, Work.REPORT)
+                                  & (task == Task.WORK)),
+                    self.offset.eq(Mux(_is(work, Work.SENSE, Work.CLAIM, Work.PROGRAM) & (task == Task.WORK),
+                                       mine_of("offset"), 0)),
+                ]
+                m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.sync += [
+                    entry.eq(self.entry), measure.cursor.eq(position + (task == Task.TRANSFER)),
+                    number.eq(position), rows.eq(0),
+                    wait.eq(Mux((task == Task.WORK) & (work != Work.FORGO), span.PLANES_LATENCY,
+                                span.LATENCY) - 1),
+                ]
+                m.next = "MEASURE"
+            with m.State("MEASURE"), m.If(wait == 0):
+                m.next = "OFFER"
+                with m.If(_is(work, *CALM)):
+                    m.next = "ACT"
+            with m.State("OFFER"), m.If(~self.job.valid | self.job.ready):
+                self._offer(m, task, work, measure, entry, mine, planned, position=position, plane=plane,
+                            cached=cached, closes=closes)
+                m.d.sync += [
+                    ahead.eq((task == Task.COLUMN) | _is(work, Work.SENSE, Work.ERASE)),
+                    rows.eq(Mux(entry.sketch | entry.dims, (1 << SLOT_ROWS_MAX) - 1,
+                                Mux(~entry.masked, measure.rows, Mux(measure.before_wanted, self.rows, 0)))),
+                ]
+                m.next = "HOLD"
+            with m.State("HOLD"):
+                # Until the job is taken; one without data lets the next one be prepared as soon as it moves.
+                m.d.sync += wait.eq(SETTLE - 1)
+                with m.If(self.job.ready | self.begun & ahead):
+                    m.next = "SETTLE"
+            with m.State("ACT"), m.If(~self.job.valid):
+                self._act(m, work, measure, entry, number, status, ended, wait)
+                with m.If(ended):
+                    m.d.sync += [
+                        wait.eq(SETTLE - 1),
+                        result.own.eq(mine), result.done.eq(mine), result.final.eq(1),
+                        result.pop.eq(work != Work.CLAIM),
+                    ]
+                    m.next = "SETTLE"
+            with m.State("SETTLE"), m.If(wait == 0):
+                m.next = "CHOOSE"
+        self._describe_slot(m, work, measure, entry, number, rows)
+
+    def _offer(self, m: Module, task: Signal, work: Signal, measure: Span, entry: Any, mine: Signal,
+               planned: Any, *, position: Signal, plane: Signal, cached: Signal, closes: Signal) -> None:
+        """The job, and what its end does."""
+        config, job = self._config, self.job.payload
+        page_bits = (config.slots_per_page - 1).bit_length()
+        index, final, last = Signal.like(position), Signal(), Signal.like(job.confirm)
+        column, transfer, senses = task == Task.COLUMN, task == Task.TRANSFER, work == Work.SENSE
         m.d.comb += [
-            accepted.eq(self.job.valid & self.job.ready), whole.eq(entry.sketch | entry.dims),
-            single.eq(whole | entry.keys), number.eq(index),
-            last_pair.eq((span.slots[2:] == 0) & ~(index[0] & span.slots[1])),
-            index.eq(Mux(task == Task.COLUMN, run_start, die.position)),
-            plane.eq(Mux(task == Task.WORK, die.plane, index >> page_bits)),
-            job.die.eq(self.die), job.slot.eq(index[:page_bits]),
-            job.plane.eq(plane), job.block.eq(entry.block), job.page.eq(entry.page),
-            *(ticket[name].eq(value) for name, value in requested(entry, number).items()),
-            ticket.die.eq(self.die),
+            index.eq(Mux(column, measure.first, position)),
+            final.eq(Mux(senses, (measure.planes >> (plane + 1)) == 0, plane == config.planes - 1)),
         ]
-        # The first wanted slot at or behind the position.
-        for slot in reversed(range(len(span.slots))):
-            with m.If(span.slots[slot]):
-                m.d.comb += run_start.eq(die.position + slot)
+        single = entry.sketch | entry.dims | entry.keys
+        page_ends = position[:page_bits].all()
+        m.d.sync += [
+            self.job.valid.eq(1), job.die.eq(self.die), job.slot.eq(index[:page_bits]),
+            job.plane.eq(Mux(task == Task.WORK, plane, index >> page_bits)),
+            job.block.eq(entry.block), job.page.eq(entry.page), job.confirm.eq(last),
+            planned.own.eq(mine), planned.run_start.eq(measure.first), planned.final.eq(final),
+            planned.done.eq(Mux(task == Task.WORK, mine, 0)), planned.column.eq(Mux(column, mine, 0)),
+            planned.slot.eq(Mux(transfer, mine, 0)),
+            planned.run.eq(Mux(transfer & (~measure.adjacent | page_ends), mine, 0)),
+            planned.stripe.eq(Mux(transfer & measure.none, mine, 0)), planned.pop.eq(transfer & measure.none),
+            planned.opens.eq(~single & ~position[0]), planned.sensed.eq(senses),
+            planned.sketch.eq(entry.sketch), planned.dims.eq(entry.dims),
+        ]
 
-        def bus(kind: JobKind, confirm: Any = 0) -> None:
-            m.d.comb += [self.job.valid.eq(1), job.kind.eq(kind), job.confirm.eq(confirm),
-                         finished.eq(accepted)]
+        def case(kind: JobKind, confirm: Any = 0) -> None:
+            m.d.sync += job.kind.eq(kind)
+            m.d.comb += last.eq(confirm)
 
-        writes = (work == Work.PROGRAM) | (work == Work.ERASE)
-        with m.If(task == Task.WORK):
-            m.d.comb += final.eq(Mux(writes, plane == config.planes - 1, (span.planes >> (plane + 1)) == 0))
-        with m.If(task == Task.COLUMN):
-            bus(JobKind.COLUMN, Command.COLUMN_CONFIRM)
-        with m.Elif(task == Task.TRANSFER):
-            bus(JobKind.TRANSFER)
-            last = span.slots[1:] == 0
-            run_end = index[:page_bits].all() | ~span.slots[1]
-            m.d.comb += [
-                self.issue.eq(accepted), moved.eq(accepted), final.eq(last),
-                ticket.kind.eq(index[0] & ~whole), ticket.stripe_end.eq(last),
-                ticket.rows.eq(Mux(entry.masked, Mux(span.wanted, self.rows, 0),
-                                   Mux(last_pair, rows_last, rows_whole))),
-                turns.run_done.eq(accepted & (run_end | last)), self.pop.eq(accepted & last),
-            ]
-            with m.If(accepted):
-                m.d.sync += in_pair.eq(~single & ~index[0])
-            with m.If(whole):
-                m.d.comb += ticket.rows.eq((1 << SLOT_ROWS_MAX) - 1)
-        with m.Else(), m.Switch(work):
+        with m.Switch(work):
             with m.Case(Work.RESET):
-                bus(JobKind.BYTE, Command.RESET)
-            with m.Case(Work.SENSE):
-                last = Mux(die.cached, Command.READ_CACHE, Command.READ_CONFIRM)
-                bus(JobKind.READ, Mux(final, last, Command.READ_PLANE))
-                m.d.comb += sensed.eq(accepted)
+                case(JobKind.BYTE, Command.RESET)
             with m.Case(Work.FINISH):
-                bus(JobKind.BYTE, Command.READ_CACHE_END)
-            with m.Case(Work.CLAIM):
-                m.d.comb += [self.encoder_start.eq(1), finished.eq(1)]
-                m.d.sync += self.program.eq(entry)
+                case(JobKind.BYTE, Command.READ_CACHE_END)
+            with m.Case(Work.SENSE):
+                confirm = Mux(cached, Command.READ_CACHE, Command.READ_CONFIRM)
+                case(JobKind.READ, Mux(final, confirm, Command.READ_PLANE))
             with m.Case(Work.PROGRAM):
-                last = Mux(die.closes, Command.PROGRAM_CONFIRM, Command.PROGRAM_CACHE)
-                bus(JobKind.PROGRAM, Mux(final, last, Command.PROGRAM_PLANE))
+                confirm = Mux(closes, Command.PROGRAM_CONFIRM, Command.PROGRAM_CACHE)
+                case(JobKind.PROGRAM, Mux(final, confirm, Command.PROGRAM_PLANE))
             with m.Case(Work.ERASE):
-                bus(JobKind.ERASE, Mux(final, Command.ERASE_CONFIRM, Command.ERASE_PLANE))
+                case(JobKind.ERASE, Mux(final, Command.ERASE_CONFIRM, Command.ERASE_PLANE))
             with m.Case(Work.STATUS):
-                bus(JobKind.STATUS)
+                case(JobKind.STATUS)
+            with m.Default():
+                case(JobKind.COLUMN, Command.COLUMN_CONFIRM)
+                with m.If(transfer):
+                    m.d.sync += job.kind.eq(JobKind.TRANSFER)
+
+    def _describe_slot(self, m: Module, work: Signal, measure: Span, entry: Any, number: Signal,
+                       rows: Signal) -> None:
+        """The slot that a transfer asks for, or one of a dead die's."""
+        ticket, absent, whole = self.ticket, work == Work.FORGO, entry.sketch | entry.dims
+        single = whole | entry.keys
+        m.d.comb += [
+            *(ticket[name].eq(value) for name, value in requested(entry, number).items()),
+            ticket.die.eq(self.die), ticket.rows.eq(rows), ticket.absent.eq(absent),
+            ticket.kind.eq(number[0] & ~Mux(absent, single, whole)),
+            ticket.stripe_end.eq(Mux(absent & ~single, number[0], measure.none)),
+        ]
+
+    def _act(self, m: Module, work: Signal, measure: Span, entry: Any, number: Signal, status: Signal,
+             ended: Signal, wait: Signal) -> None:
+        """What needs no bus; ``ended`` with its last cycle."""
+        single = entry.sketch | entry.dims | entry.keys
+        begun = Signal(name="forgoes")  # ``number`` is that of a slot of a dead die
+        with m.Switch(work):
+            with m.Case(Work.CLAIM):
+                m.d.comb += [self.encoder_start.eq(1), ended.eq(1)]
+                m.d.sync += self.program.eq(entry)
             with m.Case(Work.REPORT):
-                good = die.status == MediaStatus.OK
+                good = status == MediaStatus.OK
                 erase = entry.op == ChannelOp.ERASE
+                event = self.events.payload
                 m.d.comb += [
-                    finished.eq(1), self.pop.eq(1),
-                    self.programmed.eq(good & ~erase), self.erased.eq(good & erase),
+                    ended.eq(1), self.programmed.eq(good & ~erase), self.erased.eq(good & erase),
                     self.program_failures.eq(~good & ~erase),
                 ]
-                m.d.sync += [
-                    self.events.valid.eq(1), self.events.payload.op.eq(entry.op),
-                    self.events.payload.tag.eq(entry.tag), self.events.payload.status.eq(die.status),
-                ]
-            with m.Case(Work.FORGO):
+                m.d.sync += [self.events.valid.eq(1), event.op.eq(entry.op), event.tag.eq(entry.tag),
+                             event.status.eq(status)]
+            with m.Default():
                 # A pair of rows, or all single slots that are still to come: whoever scores them counts.
-                wanted = ~single | span.slots.bit_select(forgone, 1)
-                last = Mux(single, (span.slots >> forgone)[1:] == 0, forgone[0])
-                m.d.comb += [
-                    self.issue.eq((self.free != 0) & wanted), ticket.absent.eq(1), ticket.stripe_end.eq(last),
-                    ticket.kind.eq(forgone[0] & ~single),
-                    finished.eq(self.issue & last), self.pop.eq(finished),
-                ]
-                with m.If(single):
-                    m.d.comb += number.eq(index + forgone)
-                with m.If(self.issue | ~wanted):
-                    m.d.sync += forgone.eq(Mux(last, 0, forgone + 1))
+                gone = self.free != 0
+                with m.If(begun):
+                    m.d.comb += [self.issue.eq(gone), ended.eq(gone & self.ticket.stripe_end)]
+                with m.If(ended):
+                    m.d.sync += begun.eq(0)
+                with m.Elif(gone & ~single):
+                    m.d.sync += [begun.eq(1), number.eq(Cat(begun, number[1:]))]
+                with m.Elif(gone):
+                    m.d.sync += [begun.eq(1), number.eq(measure.first), measure.cursor.eq(measure.first + 1),
+                                 wait.eq(span.LATENCY - 1)]
+                    m.next = "MEASURE"
+
+
+def _is(work: Signal, *kinds: Work) -> Value:
+    return Cat(work == kind for kind in kinds).any()

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -16,7 +16,7 @@ from ..selection.dimports import block_tokens_max, dim_beat, parts, short_write
 from ..selection.dimscorer import DimScorer
 from ..selection.ports import group_beat, token_shape
 from ..selection.sparfports import DIMS_MAX
-from ..signatures import slot_beat, stripe_finish
+from ..signatures import slot_beat, slot_source, stripe_finish
 from .ports import TOKEN_BITS
 
 _SCALE_PLACES = SCALE_BYTES // ELEMENT_BYTES[Dtype.INT8]
@@ -68,8 +68,9 @@ class DimIntake(wiring.Component):
 
     Members
     -------
-    slots : slots of dims and of keys alone, all passes, in the order that `DimScorer` asks for; a head's
-        blocks in ascending order
+    slots : slots of dims and of keys alone, all passes, in the order that `DimScorer` asks for; of each
+        source a head's blocks in ascending order
+    source : of the slot at hand (`slot_source`)
     setup : comes before a head slot's slots and holds until its last one has gone
     beats : to a `DimScorer`
     finish : the last slot of a stripe has gone on
@@ -83,6 +84,7 @@ class DimIntake(wiring.Component):
         self._config = config
         super().__init__({
             "slots": In(stream.Signature(slot_beat(config))), "setup": In(dim_setup(config)),
+            **{name: In(shape) for name, shape in slot_source(config).items()},
             "beats": Out(stream.Signature(dim_beat(config))), "finish": Out(stripe_finish(config)),
         })
 
@@ -94,16 +96,19 @@ class DimIntake(wiring.Component):
         m.submodules.table = table
         put, get = table.write_port(), table.read_port(domain="comb")
         setup: Any = get.data
+        heads, sources = self._config.head_slots, self._config.channels_per_scorer
         states = Array(Signal(_block_state(self._config), name=f"state_{index}")
-                       for index in range(self._config.head_slots))
+                       for index in range(heads * sources))
+        mine = Cat(slot.head_slot, *(getattr(self, name) for name in slot_source(self._config)))
         state: Any = Signal(_block_state(self._config))
         moved, place = Signal(), Signal(range(2 * DIMS_MAX))
         part, dim, scales, empty = Signal.like(beat.part), Signal.like(beat.dim), Signal(), Signal()
         m.d.comb += [
             put.addr.eq(self.setup.head_slot), put.data.eq(self.setup.setup), put.en.eq(self.setup.valid),
-            get.addr.eq(slot.head_slot), state.eq(states[slot.head_slot]),
+            get.addr.eq(slot.head_slot), state.eq(states[mine]),
             moved.eq(self.beats.valid & self.beats.ready & slot.last),
             *(beat[name].eq(slot[name]) for name in ("data", "scale", "head_slot", "int8", "wide", "last")),
+            *(beat[name].eq(getattr(self, name)) for name in slot_source(self._config)),
             beat.rows.eq(~slot.dims), beat.pass_.eq(slot.head_slot - slot.base_slot),
             empty.eq(slot.rows == 0), scales.eq(slot.dims & (place >= setup.head_dim)),
             dim.eq(Mux(scales, place - setup.head_dim, place)),
@@ -118,8 +123,8 @@ class DimIntake(wiring.Component):
             with m.State("FIND_BLOCK"), m.If(self.slots.valid):
                 m.d.comb += finding.eq(1)
                 with m.If(slot.dims & (offset >= setup.stripes)):
-                    m.d.sync += [states[slot.head_slot].stripe.eq(state.stripe + setup.stripes),
-                                 states[slot.head_slot].block.eq(state.block + 1)]
+                    m.d.sync += [states[mine].stripe.eq(state.stripe + setup.stripes),
+                                 states[mine].block.eq(state.block + 1)]
                 with m.Else():
                     m.next = "COUNT"
             with m.State("COUNT"):
@@ -129,10 +134,11 @@ class DimIntake(wiring.Component):
                 m.d.comb += [self.beats.valid.eq(self.slots.valid), self.slots.ready.eq(self.beats.ready)]
                 with m.If(moved):
                     with m.If(slot.dims):
-                        m.d.sync += states[slot.head_slot].eq(after)
+                        m.d.sync += states[mine].eq(after)
                     m.next = "FIND_BLOCK"
         with m.If(self.setup.valid):
-            m.d.sync += states[self.setup.head_slot].eq(0)
+            for source in range(sources):
+                m.d.sync += states[self.setup.head_slot + source * heads].eq(0)
         return m
 
     def _place(self, m: Module, slot: Any, state: Any, finding: Signal, place: Signal,
@@ -212,7 +218,7 @@ class DimSlotScorer(wiring.Component):
 
     Members
     -------
-    slots, finish : see `DimIntake`
+    slots, source, finish : see `DimIntake`
     port : see `DimScorerPort`; ``write`` and ``setup`` count one cycle late
     busy : see `DimScorer`
 
@@ -225,6 +231,7 @@ class DimSlotScorer(wiring.Component):
         super().__init__({
             "slots": In(stream.Signature(slot_beat(config))), "finish": Out(stripe_finish(config)),
             "port": In(DimScorerPort(config)), "busy": Out(1),
+            **{name: In(shape) for name, shape in slot_source(config).items()},
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -235,7 +242,8 @@ class DimSlotScorer(wiring.Component):
         connect(m, intake.beats, scorer.slots)
         connect(m, scorer.maxima, flipped(self.port.maxima))
         connect(m, intake.finish, flipped(self.finish))
-        m.d.comb += self.busy.eq(scorer.busy)
+        m.d.comb += [self.busy.eq(scorer.busy), *(getattr(intake, name).eq(getattr(self, name))
+                                                  for name in slot_source(self._config))]
         # Registers at the end of long wires.
         m.d.sync += [
             *(getattr(scorer.write, name).eq(getattr(self.port.write, name))

@@ -40,7 +40,7 @@ from .dimslots import dim_setup
 from .dispatch import ChannelDispatch, EventCollector, ReadShare, SharedService
 from .entries import EntryReader, EntryWriter
 from .flushes import FlushEngine, programs_in_flight
-from .headports import SKETCH_LOAD, sketch_setup
+from .headports import SKETCH_LOAD, sketch_setup, sources
 from .headwalker import HeadWalker
 from .outputs import OutputWriter
 from .peek import PagePeek
@@ -138,8 +138,8 @@ class KvEngine(wiring.Component):
             "row_masks": Out(stream.Signature(row_mask(config))).array(config.channels),
             "faults": In(read_fault(config)).array(config.channels),
             "finish": In(stripe_finish(config)).array(config.cores),
-            "sketch_finish": In(stripe_finish(config)).array(config.cores),
-            "dim_finish": In(stripe_finish(config)).array(config.cores),
+            "sketch_finish": In(stripe_finish(config)).array(config.scorers),
+            "dim_finish": In(stripe_finish(config)).array(sources(config)),
             **{name: Out(stream.Signature(slot_beat(config))).array(config.tail_cores)
                for name in ("tail", "tail_sketches", "tail_keys")},
             "tail_read": Out(MemoryReadPort()).array(config.tail_cores),
@@ -162,7 +162,7 @@ class KvEngine(wiring.Component):
             "share": In(share_report(config)), "shared": In(pulse), "quotient": Out(QuotientPort()),
             "count_commands": Out(1),
             "count_errors": Out(1),
-            "count_tail_beats": Out(range(config.tail_cores + 1)),
+            "count_tail_beats": Out(range(2 * config.tail_cores + 1)),
             "rows_wanted": Out(19),
             "ready": Out(1),
         })
@@ -426,7 +426,7 @@ class KvEngine(wiring.Component):
               for line in (ours.valid.eq(theirs.valid), ours.base_slot.eq(theirs.base_slot))),
             attends.masks_waiting.eq(self.masks.valid), self.sketches_loaded.eq(attends.sketches_loaded),
             attends.collected.eq(outputs.collected),
-            self.count_tail_beats.eq(sum((tail.beat for tail in tails), start=Value.cast(0))),
+            self.count_tail_beats.eq(sum((tail.beats for tail in tails), start=Value.cast(0))),
         ]
 
     def _read_back(self, m: Module) -> None:

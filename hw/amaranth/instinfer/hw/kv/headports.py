@@ -80,6 +80,11 @@ def sketch_setup(config: EngineConfig) -> wiring.Signature:
 
 
 def finish_reports(config: EngineConfig) -> int:
-    """Reports of finished stripes: of the cores, the read-back, the scorers of sketches and those of dims, in
-    the cores' order."""
-    return 3 * config.cores + 1
+    """Reports of finished stripes: of the cores, the read-back, the scorers of sketches, and of dims by
+    source; of each the tails' last."""
+    return config.cores + 1 + config.scorers + sources(config)
+
+
+def sources(config: EngineConfig) -> int:
+    """Where slots come from: channels, and behind them the tails."""
+    return config.channels + config.tail_cores

@@ -11,6 +11,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..signatures import BEAT_BITS, MemoryWritePort, slot_beat, stripe_finish
 from ..stream.fifo import StreamFIFO
+from .headports import sources
 from .ports import READ_PLACE, read_place
 from .slots import SlotArbiter
 
@@ -227,7 +228,7 @@ class ReadBack(wiring.Component):
         outputs = self._writer.signature.members
         super().__init__({
             "places": In(read_place(config)),
-            "slots": In(stream.Signature(slot_beat(config))).array(config.cores),
+            "slots": In(stream.Signature(slot_beat(config))).array(sources(config)),
             "raw": In(1), "raw_slots": Out(stream.Signature(slot_beat(config))),
             "keys": Out(stream.Signature(slot_beat(config))),
             **{name: outputs[name] for name in ("memory", "finish", "refused")},
@@ -235,7 +236,7 @@ class ReadBack(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.arbiter = arbiter = SlotArbiter(config=self.config, ports=self.config.cores)
+        m.submodules.arbiter = arbiter = SlotArbiter(config=self.config, ports=sources(self.config))
         m.submodules.picker = picker = RowPicker(config=self.config)
         m.submodules.writer = writer = self._writer
         for outside, inside in zip(self.slots, arbiter.i, strict=True):

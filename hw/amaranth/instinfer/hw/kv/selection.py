@@ -44,7 +44,7 @@ class Selection(wiring.Component):
         scorer
     masks : rows of the heads in the order of ``choices``
     share, shared : see `GroupChooser`
-    scorers, dim_scorers : one per core, the tail's last
+    scorers, dim_scorers : one for some channels each, the tails' last
     scores_read, scores_written : device DRAM, for heads of more groups than the score memory holds
     spilled : pulse, a word of scores went there
     scores_lost : pulse, DRAM refused scores of a head, whose choice has no meaning; before its masks end
@@ -66,8 +66,8 @@ class Selection(wiring.Component):
             "tap": In(query_tap(config)), "folds": In(stream.Signature(sparf_job(config))),
             "kept": Out(stream.Signature(kept_dims(config))), "folded": Out(pulse),
             "dim_setup": In(dim_setup(config)),
-            "scorers": Out(ScorerPort(config)).array(config.cores),
-            "dim_scorers": Out(DimScorerPort(config)).array(config.cores),
+            "scorers": Out(ScorerPort(config)).array(config.scorers),
+            "dim_scorers": Out(DimScorerPort(config)).array(config.scorers),
             "scores_read": Out(MemoryReadPort()), "scores_written": Out(MemoryWritePort()),
             "spilled": Out(1), "scores_lost": Out(pulse),
         })

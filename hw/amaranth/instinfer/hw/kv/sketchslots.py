@@ -12,7 +12,7 @@ from instinfer.abi.config import EngineConfig
 
 from ..selection.ports import group_beat, operand_write, sketch_beat, token_shape
 from ..selection.scorer import SketchScorer
-from ..signatures import slot_beat, stripe_finish
+from ..signatures import slot_beat, slot_source, stripe_finish
 from .headports import SKETCH_SETUP, sketch_setup
 from .ports import TOKEN_BITS
 from .sketchplace import vectors_per_slot
@@ -39,6 +39,7 @@ class SketchIntake(wiring.Component):
     Members
     -------
     slots : slots of sketches alone, all passes
+    source : of the slot at hand (`slot_source`)
     setup : of a head slot; comes before its slots and holds until its last one has gone
     beats : to a `SketchScorer`; a slot without rows goes on as a failed one
     finish : the last slot of a stripe has gone on
@@ -52,6 +53,7 @@ class SketchIntake(wiring.Component):
         self._config = config
         super().__init__({
             "slots": In(stream.Signature(slot_beat(config))), "setup": In(sketch_setup(config)),
+            **{name: In(shape) for name, shape in slot_source(config).items()},
             "beats": Out(stream.Signature(sketch_beat(config))), "finish": Out(stripe_finish(config)),
         })
 
@@ -77,6 +79,7 @@ class SketchIntake(wiring.Component):
             beat.failed.eq(slot.rows == 0), beat.first_token.eq(first), beat.vectors.eq(vectors),
             beat.final.eq(final),
             *(beat[name].eq(setup[name]) for name in ("size", "bits", "group_log2")),
+            *(beat[name].eq(getattr(self, name)) for name in slot_source(self._config)),
             self.finish.valid.eq(moved & slot.stripe_end), self.finish.base_slot.eq(slot.base_slot),
         ]
         with m.FSM():
@@ -103,7 +106,7 @@ class SlotScorer(wiring.Component):
 
     Members
     -------
-    slots, finish : see `SketchIntake`
+    slots, source, finish : see `SketchIntake`
     port : see `ScorerPort`; ``write`` and ``setup`` count one cycle late
     busy : see `SketchScorer`
 
@@ -115,6 +118,7 @@ class SlotScorer(wiring.Component):
         super().__init__({
             "slots": In(stream.Signature(slot_beat(config))), "finish": Out(stripe_finish(config)),
             "port": In(ScorerPort(config)), "busy": Out(1),
+            **{name: In(shape) for name, shape in slot_source(config).items()},
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -125,7 +129,8 @@ class SlotScorer(wiring.Component):
         connect(m, intake.beats, scorer.slots)
         connect(m, scorer.maxima, flipped(self.port.maxima))
         connect(m, intake.finish, flipped(self.finish))
-        m.d.comb += self.busy.eq(scorer.busy)
+        m.d.comb += [self.busy.eq(scorer.busy), *(getattr(intake, name).eq(getattr(self, name))
+                                                  for name in slot_source(self._config))]
         # Registers at the end of long wires.
         m.d.sync += [
             *(getattr(scorer.write, name).eq(getattr(self.port.write, name))

@@ -7,6 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
+from instinfer.abi.layout import KIND_VALUE
 
 from ..signatures import slot_beat
 from ..stream.arbiter import RoundRobin
@@ -56,28 +57,32 @@ class SlotGate(wiring.Component):
 
 
 class SlotArbiter(wiring.Component):
-    """Joins streams of slots, round robin slot by slot.
+    """Joins streams of slots, round robin slot by slot, or pair by pair.
 
     Parameters
     ----------
     config : the slots' layout
     ports : number of inputs
+    pairs : a key slot and the value slot behind it stay together. Every slot is one of such a pair then, and
+        an input that offers the first one must not wait for anybody before it offers the second
 
     Members
     -------
     i : inputs
     o : output; the beats of a slot are not mixed with those of another
+    owner : number of the input that the beat at ``o`` came from, valid with it
 
-    Latency: 2 cycles. Throughput: one beat per cycle, a bubble between slots. Back-pressure: an input waits
-    for the slots of others, each of them of bounded length.
+    Latency: 2 cycles. Throughput: one beat per cycle, a bubble between slots, or between pairs.
+    Back-pressure: an input waits for at most one slot, or pair, of each other one, of bounded length each;
+    an input that offers nothing is not waited for, but within its slot or pair.
     """
 
-    def __init__(self, *, config: EngineConfig, ports: int):
+    def __init__(self, *, config: EngineConfig, ports: int, pairs: bool = False):
         if ports < 1:
             raise ValueError(f"ports = {ports}: at least one input is needed")
-        self.ports = ports
+        self.ports, self._pairs = ports, pairs
         slots = stream.Signature(slot_beat(config))
-        super().__init__({"i": In(slots).array(ports), "o": Out(slots)})
+        super().__init__({"i": In(slots).array(ports), "o": Out(slots), "owner": Out(range(max(2, ports)))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -85,14 +90,18 @@ class SlotArbiter(wiring.Component):
         owner, owned = Signal.like(choice.grant), Signal()
         free = ~self.o.valid | self.o.ready
         offered = Array(Cat(each.valid, Value.cast(each.payload)) for each in self.i)[owner]
-        last = Array(each.payload.last for each in self.i)[owner]
+        ends: list[Value] = [each.payload.last for each in self.i]
+        if self._pairs:
+            ends = [each.payload.last & (each.payload.kind == KIND_VALUE) for each in self.i]
+        last = Array(ends)[owner]
         m.d.comb += [choice.requests.eq(Cat(each.valid for each in self.i)), choice.advance.eq(~owned)]
         with m.If(~owned):
             m.d.sync += [owner.eq(choice.grant), owned.eq(choice.any)]
         for number, each in enumerate(self.i):
             m.d.comb += each.ready.eq(owned & (owner == number) & free)
         with m.If(free):
-            m.d.sync += [self.o.valid.eq(0), Value.cast(self.o.payload).eq(offered[1:])]
+            m.d.sync += [self.o.valid.eq(0), Value.cast(self.o.payload).eq(offered[1:]),
+                         self.owner.eq(owner)]
             with m.If(owned & offered[0]):
                 m.d.sync += [self.o.valid.eq(1), owned.eq(~last)]
         return m

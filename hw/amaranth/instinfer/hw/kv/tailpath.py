@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig
 
+from ..axi import ReadArbiter
 from ..signatures import MemoryReadPort, row_mask, slot_beat
 from ..stream.arbiter import StreamArbiter
 from ..stream.fifo import StreamFIFO
@@ -20,7 +21,8 @@ JOBS_WAITING = 4
 class TailTurns(wiring.Component):
     """Leads the stripe buffers of a head to one tail core, those of the next head to the next one.
 
-    A head's rows must all go to one core: its softmax over them is one partial, whatever the number of cores.
+    A head's rows all go to one core: then its softmax over them is one partial, whose last bits do not depend
+    on the number of cores.
     Its sketches go there too: while one head's are scored another one's rows are attended.
 
     Parameters
@@ -72,7 +74,10 @@ class TailTurns(wiring.Component):
 
 
 class TailPath(wiring.Component):
-    """From stripe buffers to one tail core and its scorers: a `TailReader` and a `SlotGate`.
+    """From stripe buffers to one tail core and to its scorers: a `TailReader` and a `SlotGate` for each.
+
+    What a head is scored by passes the rows of the heads before it: a choice waits for its scores, so the
+    rows of one head are attended while the next one is scored and chosen.
 
     Parameters
     ----------
@@ -80,49 +85,78 @@ class TailPath(wiring.Component):
 
     Members
     -------
-    jobs, masks : of attentions, see `TailReader`; ``JOBS_WAITING`` jobs wait inside
+    jobs, masks : of attentions, see `TailReader`; ``JOBS_WAITING`` jobs of each kind wait inside
     keys : reads of keys for a `DimBuilder`, round robin with ``jobs``
     loaded, sketches_loaded, core, scorer, dims, read_back : see `SlotGate`
-    errors, spoilt, memory : see `TailReader`
-    beat : pulse, a beat of rows for an attention or a read-back went by
+    errors, spoilt : see `TailReader`; of errors in the same cycle one comes later, one per cycle
+    memory : both readers' device DRAM
+    beats : beats of rows for attentions and read-backs that went by in this cycle
 
-    Latency: that of the `TailReader` and 2 cycles. Throughput and back-pressure are those of its parts.
+    Latency: that of the `TailReader` and 3 cycles. Throughput: that of a `TailReader` for each of ``core``
+    and ``read_back``, and ``scorer`` and ``dims``. Back-pressure: those of either pair hold up neither the
+    other pair nor ``memory``.
     """
 
     def __init__(self, *, config: EngineConfig):
         self.config = config
-        self._reader, self._gate = TailReader(config=config), SlotGate(config=config)
+        self._readers = [TailReader(config=config) for _ in range(2)]
         jobs, slots = stream.Signature(tail_job(config)), stream.Signature(slot_beat(config))
-        reader = self._reader.signature.members
+        reader = self._readers[0].signature.members
         super().__init__({
             "jobs": In(jobs), "keys": In(jobs), "masks": reader["masks"],
             "loaded": In(config.head_slots), "sketches_loaded": In(config.head_slots),
             **{name: Out(slots) for name in ("core", "scorer", "dims", "read_back")},
             **{name: reader[name] for name in ("errors", "spoilt")}, "memory": Out(MemoryReadPort()),
-            "beat": Out(1),
+            "beats": Out(range(3)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
+        rows, scores = self._readers
         m.submodules.turns = turns = StreamArbiter(shape=tail_job(config), ports=2)
-        m.submodules.waiting = waiting = StreamFIFO(shape=tail_job(config), depth=JOBS_WAITING)
-        m.submodules.reader, m.submodules.gate = reader, gate = self._reader, self._gate
+        m.submodules.memories = memories = ReadArbiter(ports=2)
         connect(m, flipped(self.jobs), turns.i[0])
         connect(m, flipped(self.keys), turns.i[1])
-        connect(m, turns.o, waiting.i)
-        connect(m, waiting.o, reader.jobs)
-        connect(m, flipped(self.masks), reader.masks)
-        connect(m, reader.memory, flipped(self.memory))
-        connect(m, reader.errors, flipped(self.errors))
-        connect(m, reader.slots, gate.slots)
-        for name in ("core", "scorer", "dims", "read_back"):
-            connect(m, getattr(gate, name), flipped(getattr(self, name)))
-        slot = reader.slots
-        m.d.comb += [
-            self.spoilt.eq(reader.spoilt), gate.loaded.eq(self.loaded),
-            gate.sketches_loaded.eq(self.sketches_loaded),
-            self.beat.eq(slot.valid & slot.ready & ~slot.payload.sketch
-                         & ~(slot.payload.keys & slot.payload.read_back)),
-        ]
+        connect(m, memories.memory, flipped(self.memory))
+        connect(m, flipped(self.masks), rows.masks)
+        job = turns.o.payload
+        scored = (job.sketch | job.keys) & ~job.read_back
+        for number, (name, reader, mine, outputs) in enumerate((
+                ("rows", rows, ~scored, ("core", "read_back")),
+                ("scores", scores, scored, ("scorer", "dims")))):
+            m.submodules[name] = reader
+            m.submodules[f"{name}_waiting"] = waiting = StreamFIFO(
+                shape=tail_job(config), depth=JOBS_WAITING)
+            m.submodules[f"{name}_gate"] = gate = SlotGate(config=config)
+            m.d.comb += [waiting.i.payload.eq(job), waiting.i.valid.eq(turns.o.valid & mine),
+                         gate.loaded.eq(self.loaded), gate.sketches_loaded.eq(self.sketches_loaded)]
+            with m.If(mine):
+                m.d.comb += turns.o.ready.eq(waiting.i.ready)
+            connect(m, waiting.o, reader.jobs)
+            connect(m, reader.memory, memories.ports[number])
+            connect(m, reader.slots, gate.slots)
+            for output in outputs:
+                connect(m, getattr(gate, output), flipped(getattr(self, output)))
+        self._report(m, rows, scores)
         return m
+
+    def _report(self, m: Module, rows: TailReader, scores: TailReader) -> None:
+        """Errors of both readers, one per cycle, and their beats."""
+        waiting = Signal(self.config.head_slots)
+        found = Signal.like(waiting)
+        sent = Signal.like(waiting)
+        with m.If(scores.errors.valid):
+            m.d.comb += found.eq(1 << scores.errors.head_slot)
+        with m.If(rows.errors.valid):
+            m.d.comb += [self.errors.valid.eq(1), self.errors.head_slot.eq(rows.errors.head_slot)]
+        with m.Else():
+            m.d.comb += [self.errors.valid.eq(waiting != 0), sent.eq(waiting & -waiting)]
+            for slot in reversed(range(self.config.head_slots)):
+                with m.If(waiting[slot]):
+                    m.d.comb += self.errors.head_slot.eq(slot)
+        m.d.sync += waiting.eq(waiting & ~sent | found)
+        row, key = (each.slots.valid & each.slots.ready for each in (rows, scores))
+        built = rows.slots.payload.keys & rows.slots.payload.read_back
+        m.d.comb += [self.spoilt.eq(rows.spoilt),
+                     self.beats.eq((row & ~built) + (key & ~scores.slots.payload.sketch))]

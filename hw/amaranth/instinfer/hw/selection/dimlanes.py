@@ -13,10 +13,10 @@ from instinfer.abi.sparf import FIXED_BITS, SHORT_BITS
 
 from ..numeric.pipeline import stages
 from ..numeric.score import RIGHT_BITS
-from ..signatures import BEAT_BITS, LANES
+from ..signatures import BEAT_BITS, LANES, slot_source
 from .dimelement import FixedElement
 from .dimports import BYTE_SUM_BITS
-from .dimsteps import block_rows, step_layout
+from .dimsteps import block_rows, sources, step_layout
 from .ports import passes_max
 
 WORD_BITS = 2 * BYTE_SUM_BITS
@@ -137,13 +137,17 @@ class DimLanes(wiring.Component):
     def _memory(self, m: Module, totals: list[list[Signal]], valid: list[Any], step: list[Any]) -> Value:
         """Sums of a block's rows, one cycle after ``_term_cycle``; steps store theirs as they leave."""
         config = self._config
-        depth = block_rows(config) * passes_max(config)
+        depth = block_rows(config) * passes_max(config) * sources(config)
         memory: Memory = Memory(shape=WORD_BITS * LANES * config.queries, depth=depth, init=[])
         m.submodules.memory = memory
         read, write = memory.read_port(), memory.write_port()
         asked, stored = step[self._term_cycle], step[self.emit_cycle]
+
+        def place(each: Any) -> Value:
+            return Cat(each.row, *(each[name] for name in slot_source(config)), each.pass_)
+
         m.d.comb += [
-            read.addr.eq(Cat(asked.row, asked.pass_)), write.addr.eq(Cat(stored.row, stored.pass_)),
+            read.addr.eq(place(asked)), write.addr.eq(place(stored)),
             write.data.eq(Cat(Cat(*of_query) for of_query in totals)),
             write.en.eq(valid[self.emit_cycle] & ~stored.keys & ~stored.emit),
         ]

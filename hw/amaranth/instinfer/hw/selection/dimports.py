@@ -10,7 +10,7 @@ from instinfer.abi.layout import ELEMENT_BYTES, SCALE_BYTES, Dtype
 from instinfer.abi.sparf import FIXED_BITS, SHORT_BITS
 
 from ..numeric.score import RIGHT_BITS
-from ..signatures import BEAT_BITS, LANES
+from ..signatures import BEAT_BITS, LANES, slot_source
 from .ports import passes_max, query_shape, token_shape
 from .sparfports import DIM_BITS, GROUP_BITS
 
@@ -45,7 +45,7 @@ def dim_beat(config: EngineConfig) -> data.StructLayout:
     the block's last slot in this pass; its first ``tokens`` tokens, from ``first_token`` on, are of the
     context, and those of the halves marked in ``failed`` get the lowest score.
     ``final``: the context's last token is among them. ``empty``: a slot that did not pass its check, one beat
-    without meaning.
+    without meaning. ``source``: see `slot_source`; `DimScorer` keeps a block for each.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "scale": 16, "head_slot": range(config.head_slots), "rows": 1, "int8": 1,
@@ -53,6 +53,7 @@ def dim_beat(config: EngineConfig) -> data.StructLayout:
         "pass_": range(max(2, passes_max(config))), "start": 1, "complete": 1, "empty": 1,
         "failed": 2 * parts(config), "first_token": token_shape(config),
         "tokens": range(block_tokens_max(config) + 1), "final": 1, "last": 1,
+        **slot_source(config),
     })
 
 

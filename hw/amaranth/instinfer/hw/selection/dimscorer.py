@@ -38,7 +38,7 @@ class DimScorer(wiring.Component):
     Members
     -------
     slots : see `dim_beat`. Slots of a block may come in any order, those of keys and of other passes among
-        them, but all of a block in all passes before the first of another block
+        them, but of each source all of a block in all passes before the first of another block
     write : from the `DimOperands`; a head slot's operands lie still while its slots are scored
     maxima : tokens as groups of one, those of a block when its last slot is in, in order
     busy : something is inside
@@ -51,7 +51,8 @@ class DimScorer(wiring.Component):
     tokens without dim pages alone). A block's tokens leave one per cycle; meanwhile nothing is taken.
     Back-pressure: beats are refused while 57 tokens or more wait.
 
-    Sums are kept for one block in all passes: (46 bits x 4 lanes x queries) x 128 x slots of a dim x passes.
+    Sums are kept for one block of each source in all passes: (46 bits x 4 lanes x queries) x 128 x slots of a
+    dim x passes x sources.
     """
 
     latency = 1 + DimLanes.emit_cycle + DimTokens.latency + 3 + 2

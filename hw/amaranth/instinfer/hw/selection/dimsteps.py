@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..signatures import BEAT_BITS, LANES, SLOT_ROWS_MAX
+from ..signatures import BEAT_BITS, LANES, SLOT_ROWS_MAX, slot_source
 from .dimports import HALF_TOKENS, SLOT_BEATS, dim_beat, parts
 from .ports import passes_max, token_shape
 from .sparfports import GROUP_BITS
@@ -24,9 +24,15 @@ def block_rows(config: EngineConfig) -> int:
     return parts(config) * SLOT_BEATS
 
 
+def sources(config: EngineConfig) -> int:
+    """Blocks that a scorer has memory for: of each source one, their number a power of two."""
+    return 1 << (config.channels_per_scorer - 1).bit_length()
+
+
 def step_layout(config: EngineConfig) -> data.StructLayout:
     """``multiply``: four elements of ``keys`` by the factors of ``group``, or a beat of a dim by factor
-    ``lane`` of it; ``first`` starts a row of keys, or the sums of row ``row`` of a block in ``pass_``.
+    ``lane`` of it; ``first`` starts a row of keys, or the sums of row ``row`` of ``source``'s block in
+    ``pass_``.
     ``emit``: the sums of that row are final, they are ``count`` tokens from ``token`` on. A row of keys ends
     with ``emit`` too, for one token. ``lowest``: the tokens get the lowest score; ``last``: the last of them
     ends the context."""
@@ -34,7 +40,7 @@ def step_layout(config: EngineConfig) -> data.StructLayout:
         "head_slot": range(config.head_slots), "int8": 1, "keys": 1, "multiply": 1, "group": GROUP_BITS,
         "lane": range(LANES), "first": 1, "pass_": range(max(2, passes_max(config))),
         "row": range(block_rows(config)), "emit": 1, "token": token_shape(config), "count": range(9),
-        "lowest": 1, "last": 1, "scale": 16,
+        "lowest": 1, "last": 1, "scale": 16, **slot_source(config),
     })
 
 
@@ -53,13 +59,14 @@ class DimSteps(wiring.Component):
         super().__init__({
             "slots": In(stream.Signature(dim_beat(config))), "go": In(1),
             "valid": Out(1), "step": Out(step_layout(config)), "data": Out(BEAT_BITS),
-            "scales_valid": Out(1), "scales_row": Out(range(2 * block_rows(config))),
+            "scales_valid": Out(1), "scales_row": Out(range(2 * block_rows(config) * sources(config))),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         slot: Any = self.slots.payload
         step: Any = self.step
+        part_log2 = (parts(self._config) - 1).bit_length()
         beat, row, half = Signal(_BEAT_LOG2), Signal(range(SLOT_ROWS_MAX)), Signal()
         halves, half_end, emits, idle, beats_end = (
             Signal(name=name) for name in ("halves", "half_end", "emits", "idle", "beats_end"))
@@ -68,7 +75,8 @@ class DimSteps(wiring.Component):
             halves.eq(slot.rows & slot.int8), half_end.eq(half | ~halves | idle),
             beats_end.eq(beat == Mux(slot.wide & ~slot.int8, 31, Mux(slot.int8 & ~slot.wide, 7, 15))),
             self.data.eq(Mux(half & halves, slot.data >> (BEAT_BITS // 2), slot.data)),
-            *(step[name].eq(slot[name]) for name in ("head_slot", "int8", "pass_", "scale")),
+            *(step[name].eq(slot[name])
+              for name in ("head_slot", "int8", "pass_", "scale", *slot_source(self._config))),
             step.keys.eq(slot.rows),
         ]
         index, tokens, left, whole = self._row_of_block(m, slot)
@@ -81,7 +89,8 @@ class DimSteps(wiring.Component):
                     step.lane.eq(slot.dim), step.row.eq(Cat(beat, slot.part)),
                     step.emit.eq(slot.rows & beats_end & half_end), step.token.eq(slot.first_token + row),
                     step.count.eq(1), step.last.eq(slot.final & (row + 1 == slot.tokens)),
-                    self.scales_row.eq(Cat(beat, slot.dim[0], slot.part)),
+                    self.scales_row.eq(Cat(beat, slot.dim[0], slot.part[:part_log2],
+                                           *(slot[name] for name in slot_source(self._config)))),
                 ]
                 with m.If(self.slots.valid & self.go):
                     m.d.comb += [self.valid.eq(~idle), self.scales_valid.eq(slot.scales & ~slot.empty)]

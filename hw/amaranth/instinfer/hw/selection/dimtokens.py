@@ -13,11 +13,11 @@ from instinfer.abi.selection import SCORE_LOWEST
 
 from ..numeric.pipeline import stages
 from ..numeric.score import RIGHT_BITS
-from ..signatures import BEAT_BITS, LANES
+from ..signatures import BEAT_BITS, LANES, slot_source
 from .dimlanes import WORD_BITS
 from .dimports import BYTE_SUM_BITS, SUM_BITS, short_write
 from .dimscore import DimScore
-from .dimsteps import block_rows, step_layout
+from .dimsteps import block_rows, sources, step_layout
 from .ports import group_beat
 
 
@@ -50,7 +50,8 @@ class DimTokens(wiring.Component):
         super().__init__({
             "emitted": In(1), "emission": In(step_layout(config)),
             "sums": In(WORD_BITS).array(config.queries, LANES),
-            "scales_valid": In(1), "scales_row": In(range(2 * block_rows(config))), "scales": In(BEAT_BITS),
+            "scales_valid": In(1), "scales_row": In(range(2 * block_rows(config) * sources(config))),
+            "scales": In(BEAT_BITS),
             "write": In(short_write(config)),
             "found_valid": Out(1), "found": Out(group_beat(config)), "busy": Out(1),
         })
@@ -75,7 +76,8 @@ class DimTokens(wiring.Component):
         valid = stages(m, active & (~row.keys | ending), self.latency - 1, name="valid", reset=True)
 
         # Cycle 1: the token's sum, and its scale.
-        scale = self._scale(m, row.row, index, now) if self._blocks else now.scale
+        of_block = Cat(row.row, *(row[name] for name in slot_source(config)))
+        scale = self._scale(m, of_block, index, now) if self._blocks else now.scale
         at_unit = self._rows(m, "unit", self.write.unit_valid, self.write.unit_slot, self.write.unit, now)
         moves = Signal()
         m.d.comb += moves.eq(active | Cat(*valid).any())
@@ -118,7 +120,8 @@ class DimTokens(wiring.Component):
 
     def _scale(self, m: Module, row: Value, index: Signal, now: Any) -> Value:
         """Scale of the token of cycle 1: its row's own, or one of those kept for the block."""
-        scales: Memory = Memory(shape=BEAT_BITS, depth=2 * block_rows(self._config), init=[])
+        scales: Memory = Memory(shape=BEAT_BITS, depth=2 * block_rows(self._config) * sources(self._config),
+                                init=[])
         m.submodules.scales = scales
         put, get = scales.write_port(), scales.read_port()
         m.d.comb += [

@@ -9,7 +9,7 @@ from instinfer.abi.config import SLOT_DATA_BYTES, EngineConfig
 from instinfer.abi.layout import SCALE_BYTES
 from instinfer.abi.selection import GROUP_LOG2_MAX, SCORE_BITS
 
-from ..signatures import BEAT_BITS
+from ..signatures import BEAT_BITS, slot_source
 
 DIGITS = BEAT_BITS // 2
 """Two-bit digits of a beat: what the scorer multiplies."""
@@ -73,12 +73,13 @@ def sketch_beat(config: EngineConfig) -> data.StructLayout:
     The fields beside ``data`` are constant over a slot: ``first_token`` of the context that the slot holds;
     ``vectors`` wanted of it (fewer than a whole slot's only in a context's last slot); ``final``: the
     context's last token is among them; vectors of 2**``size`` bytes; groups of 2**``group_log2`` tokens.
-    ``failed``: the slot did not pass its check; it then has a single beat without meaning.
+    ``failed``: the slot did not pass its check; it then has a single beat without meaning. ``source``: see
+    `slot_source`.
     """
     return data.StructLayout({
         "data": BEAT_BITS, "head_slot": range(config.head_slots), "first_token": token_shape(config),
         "vectors": VECTOR_BITS, "final": 1, "size": 3, "bits": ElementBits, "group_log2": GROUP_LOG2_BITS,
-        "failed": 1, "last": 1,
+        "failed": 1, "last": 1, **slot_source(config),
     })
 
 

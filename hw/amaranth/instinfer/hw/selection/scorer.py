@@ -12,6 +12,7 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.selection import SCORE_BITS, SCORE_LOWEST
 
 from ..numeric.pipeline import stages
+from ..signatures import slot_source
 from ..stream.fifo import StreamFIFO
 from .dot import DigitDot
 from .ports import (
@@ -40,8 +41,9 @@ class SketchScorer(wiring.Component):
 
     Members
     -------
-    slots : sketch slots of any head slots. The slots of a page come one after the other, but for other head
-        slots' (passes); a group that a slot does not end goes on in the page's next slot
+    slots : sketch slots of any head slots. The slots of a page come one after the other, but for those of
+        other head slots (passes) and of other sources; a group that a slot does not end goes on in the page's
+        next slot
     write : from the `SketchQueryLoader`; a head slot's operands lie still while its slots are scored
     maxima : groups, each when its last token has been scored
     busy : something is inside
@@ -154,8 +156,10 @@ class SketchScorer(wiring.Component):
         inside = Signal(8)
         m.d.comb += inside.eq((1 << now.group_log2) - 1)
         position, mask = now.token & inside, inside
-        memory: Memory = Memory(shape=SCORE_BITS * config.queries, depth=config.head_slots, init=[])
+        depth = config.head_slots << (config.channels_per_scorer - 1).bit_length()
+        memory: Memory = Memory(shape=SCORE_BITS * config.queries, depth=depth, init=[])
         m.submodules.running = memory
+        place = Cat(now.head_slot, *(now[name] for name in slot_source(config)))
         put, get = memory.write_port(), memory.read_port(domain="comb")
         maxima, kept = [], []
         lowest = Const(SCORE_LOWEST, signed(SCORE_BITS))
@@ -168,7 +172,7 @@ class SketchScorer(wiring.Component):
             kept.append(stages(m, best, 1, name=f"maximum_{query}")[1])
         complete = valid & now.final
         m.d.comb += [
-            get.addr.eq(now.head_slot), put.addr.eq(now.head_slot), put.data.eq(Cat(*maxima)),
+            get.addr.eq(place), put.addr.eq(place), put.data.eq(Cat(*maxima)),
             put.en.eq(complete),
         ]
         end = stages(m, complete & ((position == mask) | now.stop), 1, name="end", reset=True)[1]

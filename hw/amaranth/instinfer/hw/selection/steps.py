@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.config import EngineConfig
 
 from ..numeric.fp16 import Fp16
-from ..signatures import BEAT_BITS
+from ..signatures import BEAT_BITS, slot_source
 from .ports import (
     BEAT_LOG2,
     SIZE_MAX,
@@ -35,7 +35,7 @@ def step_layout(config: EngineConfig) -> data.StructLayout:
     """What a vector's beat means: ``first`` and ``final`` beat of it, ``stop``: it ends the context."""
     return data.StructLayout({
         "head_slot": range(config.head_slots), "token": token_shape(config), "group_log2": 3,
-        "bits": ElementBits, "first": 1, "final": 1, "stop": 1, "failed": 1,
+        "bits": ElementBits, "first": 1, "final": 1, "stop": 1, "failed": 1, **slot_source(config),
     })
 
 
@@ -105,7 +105,8 @@ class VectorSteps(wiring.Component):
         step: Any = self.step
         m.d.comb += [
             self.data.eq(bits ^ signs),
-            *(step[name].eq(slot[name]) for name in ("head_slot", "group_log2", "bits", "failed")),
+            *(step[name].eq(slot[name]) for name in ("head_slot", "group_log2", "bits", "failed",
+                                                             *slot_source(self._config))),
             step.token.eq(slot.first_token + vector),
             step.first.eq(self.beat == 0), step.final.eq(vector_end),
             step.stop.eq(slot.final & (following == slot.vectors)),
