@@ -87,6 +87,7 @@ class Bench:
         asked = [(row, turn) for row in range(rows) for turn in range(1 if keys else passes)]
         found: dict[tuple[int, int], np.ndarray] = {}
         due: deque[tuple[int, tuple[int, int] | None]] = deque()
+        ctx.set(dut.row, 0)
         ctx.set(dut.sweep, 1)
         ctx.set(dut.sweep_keys, keys)
         await self.tick(ctx)
@@ -99,6 +100,7 @@ class Bench:
             if asked:
                 ctx.set(dut.row, asked[0][0])
                 ctx.set(dut.pass_, asked[0][1])
+                ctx.set(dut.final, keys or asked[0][1] == passes - 1)
                 if ctx.get(dut.ready):
                     begun = asked[0][1] + 1 < (1 if keys else passes)
                     due.append((cycle, asked.pop(0)))

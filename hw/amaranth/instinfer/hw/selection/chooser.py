@@ -27,6 +27,8 @@ from .sweep import ScoreSweep
 _EMIT = ScoreStore.latency + 2
 _LINES_CYCLES = 16 * 12
 """To send all lines that are begun."""
+_SPILL_CYCLES = 12
+"""From the start of a sweep to its request, and from the answer to the first row."""
 
 
 class GroupChooser(wiring.Component):
@@ -90,7 +92,7 @@ class GroupChooser(wiring.Component):
         rows = -(-groups // self._lanes)
         others = ScoreStore.latency + self._terms.latency + QueryShares.latency + 4
         beyond = self._rows_beyond(rows, passes)
-        slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + 8 if beyond else 0)
+        slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + _SPILL_CYCLES if beyond else 0)
         return passes * (passes * rows + others + slow + self._config.queries * QueryShares.cycles)
 
     def cycles(self, groups: int, passes: int = 1, *, dram: int = 100) -> int:
@@ -110,7 +112,7 @@ class GroupChooser(wiring.Component):
         scans = 2 * (BINS + BinScan.latency + 2)
         others = ScoreStore.latency + _EMIT + 12
         beyond = self._rows_beyond(rows, passes)
-        waits = 4 * (dram + 8) + 2 * (dram + _LINES_CYCLES) if beyond else 0
+        waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
         return 2 * passes * rows + sums + keys + scans + 2 * rows + others + waits + slow
 
@@ -167,6 +169,7 @@ class _Elaboration:
         m.d.comb += [
             sweep.job.eq(self.job), sweep.go.eq(self.emitter.go & (store.ready | blind)),
             store.read.eq(sweep.reading & ~blind), store.row.eq(sweep.row), store.pass_.eq(sweep.pass_),
+            store.final.eq(sweep.final),
         ]
 
     def _start_sweep(self, m: Module, *, keys: bool = False, looking: Value | int = 1) -> None:
@@ -320,7 +323,7 @@ class _Elaboration:
         stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
         candidates = Signal.like(job.groups)
         ending = Mux(job.end > job.groups, job.groups, job.end)
-        added = Signal(range(self.passes + 1))
+        added, last = Signal(range(self.passes + 1)), Signal()
         idle = Signal()
         m.d.comb += [
             candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
@@ -341,7 +344,10 @@ class _Elaboration:
                     self.everything.eq(job.keep >= candidates),
                 ]
                 with m.If(added == job.passes - 1):
-                    m.next = "GATHER"
+                    m.next = "EXPECT_MAXIMA"
+            with m.State("EXPECT_MAXIMA"):
+                m.d.sync += last.eq(self.left == 1)
+                m.next = "GATHER"
             with m.State("GATHER"):
                 found: Any = ports.maxima.payload
                 m.d.comb += [
@@ -353,14 +359,12 @@ class _Elaboration:
                                                   & self.store.put_ready)
                 m.d.comb += self.sums.clear.eq(1)
                 with m.If(ports.maxima.valid & ports.maxima.ready):
-                    m.d.sync += self.left.eq(self.left - 1)
-                    with m.If(self.left == 1):
+                    m.d.sync += [self.left.eq(self.left - 1), last.eq(self.left == 2)]
+                    with m.If(last):
                         m.next = "SETTLE_MAXIMA"
-                        with m.If(~self.long):
-                            self._begin(m)
             with m.State("SETTLE_MAXIMA"):
-                m.d.comb += self.settling.eq(1)
-                with m.If(self.store.settled):
+                m.d.comb += self.settling.eq(self.long)
+                with m.If(self.store.settled | ~self.long):
                     self._begin(m)
             self._numeric_states(m)
             with m.State("EMIT"):

@@ -44,7 +44,7 @@ class TermArray(wiring.Component):
         self._lanes, self._queries, self._passes = lanes, queries, passes
         self._levels = max(1, (queries - 1).bit_length())
         self.lead = passes + self._levels + 2
-        self.latency = self.lead + 1 + Exp2Term.latency
+        self.latency = self.lead + 2 + Exp2Term.latency
         super().__init__({
             "marks": In(MARKS), "values": In(signed(SCORE_BITS)).array(lanes, queries),
             "offsets": In(signed(RELATIVE_BITS)).array(queries),
@@ -56,7 +56,7 @@ class TermArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        wait = self.lead - 1
+        wait = self.lead - 1  # of a value, for its top
         marks: list[Any] = stages(m, self.marks, self.latency, name="marks", reset=True)
         m.d.comb += self.marks_out.eq(marks[-1])
         relative = [[Signal(signed(RELATIVE_BITS), name=f"relative_{lane}_{query}", reset_less=True)
@@ -73,14 +73,16 @@ class TermArray(wiring.Component):
         fixed_tops = [stages(m, self.fixed_tops[query], 1, name=f"fixed_{query}")[1]
                       for query in range(self._queries)]
         for lane in range(self._lanes):
-            m.d.comb += self.tops[lane].eq(stages(m, tops[lane], Exp2Term.latency, name=f"top_{lane}")[-1])
+            m.d.comb += self.tops[lane].eq(stages(
+                m, tops[lane], 1 + Exp2Term.latency, name=f"top_{lane}")[-1])
             for query in range(self._queries):
                 value = stages(m, relative[lane][query], wait, name=f"late_{lane}_{query}")[wait]
                 m.submodules[f"term_{lane}_{query}"] = term = Exp2Term()
                 top = Mux(self.fixed, fixed_tops[query], tops[lane])
+                distance = (top - value[SCORE_FRACTION:].as_signed())[:DISTANCE_BITS]
                 m.d.comb += [
-                    term.fraction.eq(value[:SCORE_FRACTION]),
-                    term.distance.eq((top - value[SCORE_FRACTION:].as_signed())[:DISTANCE_BITS]),
+                    term.fraction.eq(stages(m, value[:SCORE_FRACTION], 1, name=f"part_{lane}_{query}")[1]),
+                    term.distance.eq(stages(m, distance, 1, name=f"distance_{lane}_{query}")[1]),
                     self.terms[lane][query].eq(term.term),
                 ]
         return m
