@@ -48,15 +48,16 @@ class Bench:
         await ctx.tick()
         self.memory.drive(ctx)
 
-    async def put(self, ctx: Any, words: np.ndarray) -> None:
-        """words (groups, passes, queries), in random order."""
+    async def put(self, ctx: Any, words: np.ndarray, *, shuffled: bool = True) -> None:
+        """words (groups, passes, queries), in random order or by groups."""
         dut, (groups, passes, queries) = self.dut, words.shape
         for port, value in ((dut.passes, passes), (dut.stride, (passes - 1).bit_length()),
                             (dut.rows, -(-groups // self.lanes)), (dut.settle, 0)):
             ctx.set(port, value)
         self.memory.drive(ctx)
         await self.tick(ctx)
-        for number in self.random.permutation(groups * passes).tolist():
+        numbers = np.arange(groups * passes)
+        for number in (self.random.permutation(numbers) if shuffled else numbers).tolist():
             group, turn = divmod(number, passes)
             ctx.set(dut.put_group, group)
             ctx.set(dut.put_pass, turn)
@@ -87,6 +88,7 @@ class Bench:
         asked = [(row, turn) for row in range(rows) for turn in range(1 if keys else passes)]
         found: dict[tuple[int, int], np.ndarray] = {}
         due: deque[tuple[int, tuple[int, int] | None]] = deque()
+        ctx.set(dut.row, 0)
         ctx.set(dut.sweep, 1)
         ctx.set(dut.sweep_keys, keys)
         await self.tick(ctx)
@@ -99,6 +101,7 @@ class Bench:
             if asked:
                 ctx.set(dut.row, asked[0][0])
                 ctx.set(dut.pass_, asked[0][1])
+                ctx.set(dut.final, keys or asked[0][1] == passes - 1)
                 if ctx.get(dut.ready):
                     begun = asked[0][1] + 1 < (1 if keys else passes)
                     due.append((cycle, asked.pop(0)))
@@ -162,6 +165,18 @@ async def there_and_back(bench: Bench, ctx: Any) -> None:
 def test_words_and_keys_come_back(shape: str, noise: float) -> None:
     lanes, queries, head_slots = SHAPES[shape]
     Bench(shape, noise=noise, lanes=lanes, queries=queries, head_slots=head_slots).run(there_and_back)
+
+
+def test_the_last_word_is_waited_for() -> None:
+    """Nothing is in DRAM or on its way there when it is put, and it belongs there."""
+    async def one_out(bench: Bench, ctx: Any) -> None:
+        words = bench.random.integers(-9, 9, (65, 1, 2))
+        await bench.put(ctx, words, shuffled=False)
+        assert bench.memory.writes == 1
+        found = await bench.sweep(ctx, 65, 1)
+        assert found[:, 0].reshape(-1, 2)[:65].tolist() == words[:, 0].tolist()
+
+    Bench("one out", noise=0.0, lanes=2, queries=2, head_slots=2).run(one_out)
 
 
 async def refusals(bench: Bench, ctx: Any) -> None:

@@ -2,6 +2,7 @@
 """Histograms: counters per bin, and the search for the bin that a rank falls into."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -11,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.errors import require
 from instinfer.abi.selection import KEY_BITS
 
+from ..numeric.pipeline import stages
 from .ports import KEEP_BITS
 
 DIGIT_BITS = KEY_BITS // 2
@@ -30,8 +32,8 @@ class BinCounter(wiring.Component):
     """A counter per bin in a block RAM. Each cycle one bin is counted up (``add``), set to zero (``zero``) or
     just looked at.
 
-    ``count`` is that of the bin of two cycles before, as it was before that cycle's operation. Throughput:
-    one operation per cycle, the same bin again and again included. No back-pressure.
+    ``count`` is that of the bin of ``latency`` cycles before, as it was before that cycle's operation.
+    Throughput: one operation per cycle, the same bin again and again included. No back-pressure.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ class BinCounter(wiring.Component):
     count_max : a counter never exceeds it
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, *, bins: int, count_max: int) -> None:
         require(isinstance(bins, int) and bins >= 2, "bins", bins, "2 or more", "One bin needs no histogram.")
@@ -54,21 +56,24 @@ class BinCounter(wiring.Component):
         m.submodules.memory = memory
         read, write = memory.read_port(), memory.write_port()
         before, after = Signal(self._count), Signal(self._count)
-        bin_1, bin_2 = Signal(range(self._bins), reset_less=True), Signal(range(self._bins), reset_less=True)
-        add, zero, written = Signal(), Signal(), Signal()
-        stored = Signal(self._count, reset_less=True)
+        bins = stages(m, self.bin, 2, name="bin")
+        adds = stages(m, self.add, 2, name="add", reset=True)
+        zeros = stages(m, self.zero, 2, name="zero", reset=True)
+        read_1 = stages(m, read.data, 1, name="read")[1]
+        stored = stages(m, after, 2, name="stored")
+        # What was written in the two cycles before came too late for the read.
+        again = []
+        for age in (1, 2):
+            written = stages(m, write.en, age - 1, name=f"written_{age}", reset=True)[-1]
+            same = stages(m, bins[2], age - 1, name=f"bin_{age}")[-1] == bins[1]
+            again.append(stages(m, written & same, 1, name=f"again_{age}", reset=True)[1])
         m.d.comb += [
             read.addr.eq(self.bin),
-            # What was written in the cycle before came too late for the read.
-            before.eq(Mux(written & (bin_1 == bin_2), stored, read.data)),
-            after.eq(Mux(zero, 0, before + 1)),
-            write.addr.eq(bin_1), write.data.eq(after), write.en.eq(add | zero),
+            before.eq(Mux(again[0], stored[1], Mux(again[1], stored[2], read_1))),
+            after.eq(Mux(zeros[2], 0, before + 1)),
+            write.addr.eq(bins[2]), write.data.eq(after), write.en.eq(adds[2] | zeros[2]),
         ]
-        m.d.sync += [
-            bin_1.eq(self.bin), add.eq(self.add), zero.eq(self.zero),
-            bin_2.eq(bin_1), written.eq(write.en), stored.eq(after),
-            self.count.eq(before),
-        ]
+        m.d.sync += self.count.eq(before)
         return m
 
 
@@ -134,10 +139,10 @@ class KeyHistogram(wiring.Component):
     rows : most rows that are added
     """
 
-    settle = BinCounter.latency
-
     def __init__(self, *, lanes: int, rows: int) -> None:
         self._lanes, self._rows = lanes, rows
+        self._levels = (lanes - 1).bit_length()
+        self.settle = 1 + max(BinCounter.latency, 2 + self._levels)
         super().__init__({
             "low": In(1), "add": In(lanes), "digits": In(DIGIT_BITS).array(lanes),
             "search": In(1), "need": In(KEEP_BITS),
@@ -156,19 +161,23 @@ class KeyHistogram(wiring.Component):
             m.d.sync += self.clearing.eq(1)
         m.submodules.scan = scan = BinScan(
             bins=BINS, lanes=self._lanes, count_max=self._rows, need_bits=KEEP_BITS)
-        counted = []
+        counted: list[Any] = []
+        adds = stages(m, self.add, 1, name="adds", reset=True)[1]
         for lane in range(self._lanes):
             m.submodules[f"bins_{lane}"] = counter = BinCounter(bins=2 * BINS, count_max=self._rows)
             digit = Signal(DIGIT_BITS, name=f"digit_{lane}")
+            given = stages(m, self.digits[lane], 1, name=f"given_{lane}")[1]
             m.d.comb += [
-                counter.zero.eq(self.clearing), counter.add.eq(self.add[lane] & ~self.clearing),
-                counter.bin.eq(Mux(self.clearing, cleared,
-                                   Cat(Mux(self.add[lane], self.digits[lane], scan.bin), self.low))),
+                counter.zero.eq(self.clearing), counter.add.eq(adds[lane] & ~self.clearing),
+                counter.bin.eq(Mux(self.clearing, cleared, Cat(Mux(adds[lane], given, scan.bin), self.low))),
                 scan.counts[lane].eq(counter.count),
             ]
-            m.d.sync += digit.eq(Mux(self.add[lane], self.digits[lane], 0))
+            m.d.sync += digit.eq(Mux(adds[lane], given, 0))
             counted.append(digit)
-        highest, top = Signal(DIGIT_BITS), largest(counted)
+        for level in range(self._levels):
+            counted = [stages(m, largest(counted[at:at + 2]), 1, name=f"top_{level}_{at}", reset=True)[1]
+                       for at in range(0, len(counted), 2)]
+        highest, top = Signal(DIGIT_BITS), counted[0]
         with m.If(self.search):
             m.d.sync += highest.eq(0)
         with m.Elif(top > highest):

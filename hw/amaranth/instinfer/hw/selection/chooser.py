@@ -27,6 +27,8 @@ from .sweep import ScoreSweep
 _EMIT = ScoreStore.latency + 2
 _LINES_CYCLES = 16 * 12
 """To send all lines that are begun."""
+_SPILL_CYCLES = 12
+"""From the start of a sweep to its request, and from the answer to the first row."""
 
 
 class GroupChooser(wiring.Component):
@@ -67,8 +69,12 @@ class GroupChooser(wiring.Component):
         self._passes = passes_max(config)
         self._rows = -(-config.max_context // lanes)
         self._terms = TermArray(lanes=lanes, queries=config.queries, passes=self._passes)
+        self._sums = QuerySums(
+            lanes=lanes, queries=config.queries, groups=self._rows * lanes, passes=self._passes)
+        self._keys = [GroupKey(queries=config.queries, passes=self._passes) for _ in range(lanes)]
+        self._histogram = KeyHistogram(lanes=lanes, rows=self._rows)
         self._store = ScoreStore(config=config, lanes=lanes, key_latency=(
-            ScoreStore.latency + self._terms.latency + GroupKey.latency))
+            ScoreStore.latency + self._terms.latency + self._keys[0].latency))
         super().__init__({
             "jobs": In(stream.Signature(choice_job(config))),
             "maxima": In(stream.Signature(group_beat(config))), "wanted": Out(config.head_slots),
@@ -86,7 +92,7 @@ class GroupChooser(wiring.Component):
         rows = -(-groups // self._lanes)
         others = ScoreStore.latency + self._terms.latency + QueryShares.latency + 4
         beyond = self._rows_beyond(rows, passes)
-        slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + 8 if beyond else 0)
+        slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + _SPILL_CYCLES if beyond else 0)
         return passes * (passes * rows + others + slow + self._config.queries * QueryShares.cycles)
 
     def cycles(self, groups: int, passes: int = 1, *, dram: int = 100) -> int:
@@ -101,12 +107,12 @@ class GroupChooser(wiring.Component):
         """
         rows = -(-groups // self._lanes)
         latency = ScoreStore.latency + self._terms.latency
-        sums = latency + QuerySums.latency + passes * self._config.queries + 3 + 4
-        keys = latency + GroupKey.latency + KeyHistogram.settle + 4
+        sums = latency + QuerySums.latency + passes * self._config.queries + self._sums.settle + 4
+        keys = latency + self._keys[0].latency + self._histogram.settle + 4
         scans = 2 * (BINS + BinScan.latency + 2)
         others = ScoreStore.latency + _EMIT + 12
         beyond = self._rows_beyond(rows, passes)
-        waits = 4 * (dram + 8) + 2 * (dram + _LINES_CYCLES) if beyond else 0
+        waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
         return 2 * passes * rows + sums + keys + scans + 2 * rows + others + waits + slow
 
@@ -116,16 +122,17 @@ class GroupChooser(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         return _Elaboration(self, self._config, self._lanes, self._rows, self._passes, self._store,
-                            self._terms).module
+                            self._terms, self._sums, self._keys, self._histogram).module
 
 
 class _Elaboration:
     """One elaboration of a `GroupChooser`: its signals, and the methods that write its parts."""
 
     def __init__(self, ports: GroupChooser, config: EngineConfig, lanes: int, rows: int, passes: int,
-                 store: ScoreStore, terms: TermArray) -> None:
+                 store: ScoreStore, terms: TermArray, sums: QuerySums, keys: list[GroupKey],
+                 histogram: KeyHistogram) -> None:
         self.ports, self.config, self.lanes, self.rows, self.passes = ports, config, lanes, rows, passes
-        self.store, self.terms = store, terms
+        self.store, self.terms, self.sums, self.keys, self.histogram = store, terms, sums, keys, histogram
         self.lane_bits = lanes.bit_length() - 1
         self.module = m = Module()
         self.job: Any = Signal(choice_job(config))
@@ -162,6 +169,7 @@ class _Elaboration:
         m.d.comb += [
             sweep.job.eq(self.job), sweep.go.eq(self.emitter.go & (store.ready | blind)),
             store.read.eq(sweep.reading & ~blind), store.row.eq(sweep.row), store.pass_.eq(sweep.pass_),
+            store.final.eq(sweep.final),
         ]
 
     def _start_sweep(self, m: Module, *, keys: bool = False, looking: Value | int = 1) -> None:
@@ -191,10 +199,13 @@ class _Elaboration:
         ]
         wiring.connect(m, store.source, wiring.flipped(ports.source))
         wiring.connect(m, store.target, wiring.flipped(ports.target))
-        for number in range(self.passes):
-            for query, top in enumerate(self.tops[number]):
-                whole = found.maxima[query][SCORE_FRACTION:].as_signed()
-                with m.If(arriving & (mine == number) & (whole > top)):
+        arrived = [stages(m, arriving & (mine == number), 1, name=f"arrived_{number}", reset=True)[1]
+                   for number in range(self.passes)]
+        for query in range(config.queries):
+            whole = stages(m, found.maxima[query][SCORE_FRACTION:].as_signed(), 1, name=f"whole_{query}")[1]
+            for number in range(self.passes):
+                top = self.tops[number][query]
+                with m.If(arrived[number] & (whole > top)):
                     m.d.sync += top.eq(whole)
 
     # -- sums and keys -----------------------------------------------------------------------------
@@ -203,12 +214,11 @@ class _Elaboration:
         queries = config.queries
         now = self.now
         m.submodules.terms = terms = self.terms
-        m.submodules.sums = self.sums = sums = QuerySums(
-            lanes=self.lanes, queries=queries, groups=self.rows * self.lanes, passes=self.passes)
+        m.submodules.sums = sums = self.sums
         self.summing, self.sharing = Signal(), Signal()
         each_word = self.summing | self.sharing
         mine = self.summing | self.adding_high | (self.sharing & (now["pass"] == self.shared))
-        marks = stages(m, now, terms.latency + GroupKey.latency, name="marks", reset=True)
+        marks = stages(m, now, terms.latency + self.keys[0].latency, name="marks", reset=True)
         log_sums = Array(Array(row) for row in sums.results)
         tops = Array(Array(row) for row in self.tops)
         last_pass = now["pass"] == job.passes - 1
@@ -229,9 +239,8 @@ class _Elaboration:
                 *(sums.tops[number][query].eq(row[query]) for number, row in enumerate(self.tops)),
             ]
         self.key_marks = key_marks = marks[-1]
-        self.keys = []
-        for lane in range(self.lanes):
-            m.submodules[f"key_{lane}"] = key = GroupKey(queries=queries, passes=self.passes)
+        for lane, key in enumerate(self.keys):
+            m.submodules[f"key_{lane}"] = key
             m.d.comb += [
                 key.marks.valid.eq(terms.marks_out.valid & self.adding_high),
                 key.marks.first.eq(terms.marks_out.first), key.marks.final.eq(terms.marks_out.final),
@@ -243,11 +252,10 @@ class _Elaboration:
                     key.terms[query].eq(terms.terms[lane][query]),
                     sums.terms[lane][query].eq(terms.terms[lane][query]),
                 ]
-            self.keys.append(key)
         m.d.comb += [self.store.key_valid.eq(self.keys[0].valid), self.store.key_row.eq(key_marks.row)]
         self.sums_end = stages(m, now.end & self.summing, terms.latency + QuerySums.latency,
                                name="sums_end", reset=True)[-1]
-        self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + KeyHistogram.settle,
+        self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + self.histogram.settle,
                                name="keys_end", reset=True)[-1]
 
     # -- shares ------------------------------------------------------------------------------------
@@ -281,7 +289,7 @@ class _Elaboration:
     # -- histograms --------------------------------------------------------------------------------
     def _histogram(self, m: Module) -> None:
         """High digits of the candidates' keys as these are made; then low digits in the threshold's bin."""
-        m.submodules.histogram = self.histogram = histogram = KeyHistogram(lanes=self.lanes, rows=self.rows)
+        m.submodules.histogram = histogram = self.histogram
         now, keyed = self.now, self.key_marks
         for lane, made in enumerate(self.keys):
             key = self._key(lane)
@@ -315,7 +323,7 @@ class _Elaboration:
         stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
         candidates = Signal.like(job.groups)
         ending = Mux(job.end > job.groups, job.groups, job.end)
-        added = Signal(range(self.passes + 1))
+        added, last = Signal(range(self.passes + 1)), Signal()
         idle = Signal()
         m.d.comb += [
             candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
@@ -336,7 +344,10 @@ class _Elaboration:
                     self.everything.eq(job.keep >= candidates),
                 ]
                 with m.If(added == job.passes - 1):
-                    m.next = "GATHER"
+                    m.next = "EXPECT_MAXIMA"
+            with m.State("EXPECT_MAXIMA"):
+                m.d.sync += last.eq(self.left == 1)
+                m.next = "GATHER"
             with m.State("GATHER"):
                 found: Any = ports.maxima.payload
                 m.d.comb += [
@@ -348,14 +359,12 @@ class _Elaboration:
                                                   & self.store.put_ready)
                 m.d.comb += self.sums.clear.eq(1)
                 with m.If(ports.maxima.valid & ports.maxima.ready):
-                    m.d.sync += self.left.eq(self.left - 1)
-                    with m.If(self.left == 1):
+                    m.d.sync += [self.left.eq(self.left - 1), last.eq(self.left == 2)]
+                    with m.If(last):
                         m.next = "SETTLE_MAXIMA"
-                        with m.If(~self.long):
-                            self._begin(m)
             with m.State("SETTLE_MAXIMA"):
-                m.d.comb += self.settling.eq(1)
-                with m.If(self.store.settled):
+                m.d.comb += self.settling.eq(self.long)
+                with m.If(self.store.settled | ~self.long):
                     self._begin(m)
             self._numeric_states(m)
             with m.State("EMIT"):

@@ -41,7 +41,7 @@ class ChoiceEmitter(wiring.Component):
     """
 
     def __init__(self, *, lanes: int, rows: int, passes: int, latency: int) -> None:
-        self._lanes, self._reserve = lanes, latency + 2
+        self._lanes, self._reserve = lanes, latency + 3
         super().__init__({
             "emitting": In(1), "mark": In(sweep_mark(lanes=lanes, rows=rows, passes=passes)),
             "keys": In(KEY_BITS).array(lanes), "threshold": In(KEY_BITS),
@@ -75,8 +75,10 @@ class ChoiceEmitter(wiring.Component):
         with m.Elif(emitted):
             m.d.sync += left.eq(Mux(lower < left, left - lower, 0))
         note: Any = self.note
+        room = Signal()
+        m.d.sync += room.eq(fifo.level < _FIFO_DEPTH - self._reserve)
         m.d.comb += [
-            self.go.eq(~self.emitting | (fifo.level < _FIFO_DEPTH - self._reserve)),
+            self.go.eq(~self.emitting | room),
             emitted.eq(marks[1].valid & self.emitting), self.end.eq(emitted & marks[1].end),
             self.empty.eq(fifo.level == 0),
             fifo.i.valid.eq(emitted), fifo.i.payload.chosen.eq(chosen), fifo.i.payload.last.eq(marks[1].end),

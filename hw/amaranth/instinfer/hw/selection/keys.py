@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums of powers of two over groups and over queries (``selection.log_sums``, ``selection.group_keys``)."""
 
+import functools
+from operator import or_
 from typing import Any
 
 from amaranth.hdl import C, Cat, Const, Module, Mux, Signal, Value, signed
@@ -40,8 +42,9 @@ class TermArray(wiring.Component):
 
     def __init__(self, *, lanes: int, queries: int, passes: int) -> None:
         self._lanes, self._queries, self._passes = lanes, queries, passes
-        self.lead = passes + 2
-        self.latency = self.lead + Exp2Term.latency
+        self._levels = max(1, (queries - 1).bit_length())
+        self.lead = passes + self._levels + 2
+        self.latency = self.lead + 2 + Exp2Term.latency
         super().__init__({
             "marks": In(MARKS), "values": In(signed(SCORE_BITS)).array(lanes, queries),
             "offsets": In(signed(RELATIVE_BITS)).array(queries),
@@ -53,50 +56,61 @@ class TermArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        wait = self._passes + 1
+        wait = self.lead - 1  # of a value, for its top
         marks: list[Any] = stages(m, self.marks, self.latency, name="marks", reset=True)
         m.d.comb += self.marks_out.eq(marks[-1])
         relative = [[Signal(signed(RELATIVE_BITS), name=f"relative_{lane}_{query}", reset_less=True)
                      for query in range(self._queries)] for lane in range(self._lanes)]
-        for lane in range(self._lanes):
-            for query in range(self._queries):
-                use = self.use_lane[lane] & self.use_query[query]
+        use_lane = stages(m, self.use_lane, 1, name="use_lane")[1]
+        use_query = stages(m, self.use_query, 1, name="use_query")[1]
+        for query in range(self._queries):
+            offset = stages(m, self.offsets[query], 1, name=f"offset_{query}")[1]
+            for lane in range(self._lanes):
+                value = stages(m, self.values[lane][query], 1, name=f"value_{lane}_{query}")[1]
                 m.d.sync += relative[lane][query].eq(
-                    Mux(use, self.values[lane][query] - self.offsets[query], NOWHERE))
-        tops = self._tops(m, relative, marks, wait)
+                    Mux(use_lane[lane] & use_query[query], value - offset, NOWHERE))
+        tops = self._tops(m, relative, marks)
+        fixed_tops = [stages(m, self.fixed_tops[query], 1, name=f"fixed_{query}")[1]
+                      for query in range(self._queries)]
         for lane in range(self._lanes):
-            m.d.comb += self.tops[lane].eq(stages(m, tops[lane], Exp2Term.latency, name=f"top_{lane}")[-1])
+            m.d.comb += self.tops[lane].eq(stages(
+                m, tops[lane], 1 + Exp2Term.latency, name=f"top_{lane}")[-1])
             for query in range(self._queries):
                 value = stages(m, relative[lane][query], wait, name=f"late_{lane}_{query}")[wait]
                 m.submodules[f"term_{lane}_{query}"] = term = Exp2Term()
-                top = Mux(self.fixed, self.fixed_tops[query], tops[lane])
+                top = Mux(self.fixed, fixed_tops[query], tops[lane])
+                distance = (top - value[SCORE_FRACTION:].as_signed())[:DISTANCE_BITS]
                 m.d.comb += [
-                    term.fraction.eq(value[:SCORE_FRACTION]),
-                    term.distance.eq((top - value[SCORE_FRACTION:].as_signed())[:DISTANCE_BITS]),
+                    term.fraction.eq(stages(m, value[:SCORE_FRACTION], 1, name=f"part_{lane}_{query}")[1]),
+                    term.distance.eq(stages(m, distance, 1, name=f"distance_{lane}_{query}")[1]),
                     self.terms[lane][query].eq(term.term),
                 ]
         return m
 
-    def _tops(self, m: Module, relative: list[list[Signal]], marks: list[Any], wait: int) -> list[Value]:
+    def _tops(self, m: Module, relative: list[list[Signal]], marks: list[Any]) -> list[Value]:
         """Top of each lane's group, in the cycle in which the waiting value leaves: the tops go through a
-        queue of their own, as they are known with a group's last word only."""
+        queue of their own, as they are known with a group's last word only. A comparison per cycle."""
         depth = 1 << self._passes.bit_length()
         memory: Memory = Memory(shape=TOP_BITS * self._lanes, depth=depth, init=[])
         m.submodules.tops = memory
-        write, read = memory.write_port(), memory.read_port(domain="comb")
+        write, read = memory.write_port(), memory.read_port()
         put, take = Signal(range(depth)), Signal(range(depth))
+        known = marks[2 + self._levels]
         best = []
         for lane in range(self._lanes):
-            whole = largest([value[SCORE_FRACTION:].as_signed() for value in relative[lane]])
-            word = Signal(signed(TOP_BITS), name=f"word_top_{lane}", reset_less=True)
+            level = [value[SCORE_FRACTION:].as_signed() for value in relative[lane]]
+            for number in range(self._levels):
+                level = [stages(m, largest(level[at:at + 2]), 1, name=f"top_{lane}_{number}_{at}")[1]
+                         for at in range(0, len(level), 2)]
+            word = level[0]
             group = Signal(signed(TOP_BITS), name=f"group_top_{lane}", reset_less=True)
             now = Signal(signed(TOP_BITS), name=f"now_top_{lane}")
-            m.d.comb += now.eq(Mux(marks[2].first | (word > group), word, group))
-            m.d.sync += [word.eq(whole), group.eq(now)]
+            m.d.comb += now.eq(Mux(known.first | (word > group), word, group))
+            m.d.sync += group.eq(now)
             best.append(now)
-        leaves = marks[1 + wait]
+        leaves = marks[self.lead]
         m.d.comb += [
-            write.addr.eq(put), write.data.eq(Cat(*best)), write.en.eq(marks[2].valid & marks[2].final),
+            write.addr.eq(put), write.data.eq(Cat(*best)), write.en.eq(known.valid & known.final),
             read.addr.eq(take),
         ]
         with m.If(write.en):
@@ -118,11 +132,11 @@ class GroupKey(wiring.Component):
     passes : most words of a group
     """
 
-    latency = 3 + Log2OfSum.latency
-
     def __init__(self, *, queries: int, passes: int) -> None:
         self._queries = queries
         self._width = TERM_BITS + (queries * passes).bit_length()
+        self._log2 = Log2OfSum(width=self._width)
+        self.latency = 4 + self._log2.latency
         super().__init__({
             "marks": In(MARKS), "terms": In(TERM_BITS).array(queries), "top": In(signed(TOP_BITS)),
             "valid": Out(1), "key": Out(KEY_BITS),
@@ -131,16 +145,16 @@ class GroupKey(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         marks: list[Any] = stages(m, self.marks, self.latency, name="marks", reset=True)
-        top = stages(m, self.top, self.latency - 1, name="top")[-1]
+        top = stages(m, self.top, self.latency - 2, name="top")[-1]
         word, total = Signal(self._width, reset_less=True), Signal(self._width, reset_less=True)
-        m.submodules.log2 = log2 = Log2OfSum(width=self._width)
+        m.submodules.log2 = log2 = self._log2
         m.d.sync += word.eq(sum(self.terms[query] for query in range(self._queries)))
         with m.If(marks[1].valid):
             m.d.sync += total.eq(Mux(marks[1].first, 0, total) + word)
-        exact = Signal(signed(RELATIVE_BITS + 1))
+        exact = Signal(signed(RELATIVE_BITS + 1), reset_less=True)
+        m.d.sync += exact.eq(Cat(C(0, SCORE_FRACTION), top).as_signed() + log2.value)
         m.d.comb += [
             log2.total.eq(total),
-            exact.eq(Cat(C(0, SCORE_FRACTION), top).as_signed() + log2.value),
             self.valid.eq(marks[-1].valid & marks[-1].final),
         ]
         with m.If(exact < SCORE_LOWEST):
@@ -157,7 +171,7 @@ class QuerySums(wiring.Component):
     its top.
 
     ``finish``, once the last word's ``latency`` is over, starts the logarithms of ``passes``, one query per
-    cycle; ``done`` comes with the last of them, ``queries`` * ``passes`` + `Log2OfSum.latency` cycles later.
+    cycle; ``done`` comes with the last of them, ``queries`` * ``passes`` + ``settle`` cycles later.
     ``results`` stay until the next ``finish``. One word per cycle, no back-pressure.
 
     Parameters
@@ -172,6 +186,8 @@ class QuerySums(wiring.Component):
     def __init__(self, *, lanes: int, queries: int, groups: int, passes: int) -> None:
         self._lanes, self._queries, self._passes = lanes, queries, passes
         self._width = TERM_BITS + groups.bit_length()
+        self._log2 = Log2OfSum(width=self._width)
+        self.settle = 3 + self._log2.latency
         super().__init__({
             "clear": In(1), "valid": In(1), "pass_": In(range(max(2, passes))),
             "terms": In(TERM_BITS).array(lanes, queries),
@@ -182,7 +198,7 @@ class QuerySums(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.log2 = log2 = Log2OfSum(width=self._width)
+        m.submodules.log2 = log2 = self._log2
         valid = stages(m, self.valid, 1, name="valid", reset=True)[1]
         at = stages(m, self.pass_, 1, name="at")[1]
         words = []
@@ -190,22 +206,25 @@ class QuerySums(wiring.Component):
             word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"word_{query}", reset_less=True)
             m.d.sync += word.eq(sum(self.terms[lane][query] for lane in range(self._lanes)))
             words.append(word)
-        count = self._passes * self._queries
-        turns: list[Any] = [self.finish]
-        turns += stages(m, self.finish, count + log2.latency, name="turn", reset=True)[1:]
-        for index in range(count):
-            number, query = divmod(index, self._queries)
+        places = [(number, query) for number in range(self._passes) for query in range(self._queries)]
+        # The first of each place is up a cycle behind ``finish``.
+        turns: list[Any] = stages(m, self.finish, len(places) + self.settle, name="turn", reset=True)[1:]
+        totals, tops = [], []
+        value = Signal(signed(RELATIVE_BITS), reset_less=True)
+        for index, (number, query) in enumerate(places):
             total = Signal(self._width, name=f"total_{number}_{query}", reset_less=True)
             with m.If(self.clear):
                 m.d.sync += total.eq(0)
             with m.Elif(valid & (at == number)):
                 m.d.sync += total.eq(total + words[query])
-            with m.If(turns[index]):
-                m.d.comb += log2.total.eq(total)
-            with m.If(turns[index + log2.latency]):
-                m.d.sync += self.results[number][query].eq(
-                    Cat(C(0, SCORE_FRACTION), self.tops[number][query]).as_signed() + log2.value)
-            if query == self._queries - 1:
-                with m.If(self.passes == number + 1):
-                    m.d.comb += self.done.eq(turns[index + 1 + log2.latency])
+            totals.append(Mux(turns[index], total, 0))
+            tops.append(Mux(turns[index + log2.latency], self.tops[number][query], 0))
+            with m.If(turns[index + log2.latency + 2]):
+                m.d.sync += self.results[number][query].eq(value)
+        m.d.comb += log2.total.eq(stages(m, functools.reduce(or_, totals), 1, name="total")[1])
+        top = stages(m, functools.reduce(or_, tops), 1, name="top")[1]
+        m.d.sync += value.eq(Cat(C(0, SCORE_FRACTION), top).as_signed() + log2.value)
+        for number in range(self._passes):
+            with m.If(self.passes == number + 1):
+                m.d.comb += self.done.eq(turns[(number + 1) * self._queries - 1 + self.settle])
         return m

@@ -12,8 +12,8 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
 from instinfer.abi.selection import SCORE_BITS
 
+from ..numeric.pipeline import stages
 from ..signatures import AXI_BYTES, MemoryWritePort
-from ..stream.arbiter import RoundRobin
 from ..stream.fifo import StreamFIFO
 from .spillports import COLUMN_BITS, COLUMNS, LINE_BEATS, LINE_COLUMNS, spill_write
 
@@ -42,7 +42,7 @@ class LineGather(wiring.Component):
     error : pulse, DRAM refused a write
     memory : device DRAM
 
-    Latency: 4 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
+    Latency: 8 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
     in 10 cycles out, so fewer words where lines go as they are. Back-pressure: ``i`` waits while no place is
     free. A request is made when its data are here.
     """
@@ -66,58 +66,95 @@ class LineGather(wiring.Component):
         filled = Array(Signal(range(LINE_COLUMNS + 1), name=f"filled_{each}") for each in place)
         used, growing = Signal(lines), Signal(lines)
 
-        # Cycle 0: whose line it is.
-        same = Cat(growing[each] & (tags[each] == line) for each in place)
-        hit, free, entry = Signal(), Signal(place), Signal(place)
-        for each in reversed(place):
-            with m.If(~used[each]):
-                m.d.comb += free.eq(each)
-        m.d.comb += [
-            hit.eq(same.any()), self.i.ready.eq(hit | ~used.all()),
-            entry.eq(Mux(hit, _index(same), free)),
-        ]
-        taken = self.i.valid & self.i.ready
-        with m.If(taken & ~hit):
+        # Cycle 0: lines of its beat among those that grow; or that of the word in front, whose place is not
+        # written yet.
+        held: Any = Signal(spill_write(self._config), reset_less=True)
+        have, taken, same = Signal(), Signal(), Signal(lines, reset_less=True)
+        again, before = Signal(), Signal(lines, reset_less=True)
+        many = Signal(range(COLUMNS + 1), reset_less=True)
+        m.d.comb += self.i.ready.eq(~have | taken)
+        with m.If(self.i.ready):
             m.d.sync += [
-                tags[entry].eq(line), touched[entry].eq(0), filled[entry].eq(0),
-                used.bit_select(entry, 1).eq(1), growing.bit_select(entry, 1).eq(1),
+                have.eq(self.i.valid), held.eq(word),
+                many.eq(sum((bit for bit in word.enable), start=Value.cast(0))),
+                same.eq(Cat(growing[each] & (tags[each] == line) for each in place)),
+                again.eq(have & (held.beat[_LINE_LOG2:] == line)),
             ]
 
-        # Cycle 1: it is stored, and the line sent when that was its last column, or when room is short.
-        put, at = Signal(), Signal(place)
+        # Cycle 1: its place, or the free one that is kept ready.
+        hits, hit, begins = Signal(lines), Signal(), Signal()
+        free, free_valid = Signal(lines, reset_less=True), Signal()
+        entry = Signal(place)
+        m.d.comb += [
+            hits.eq((same | Mux(again, before, 0)) & growing), hit.eq(hits.any()),
+            taken.eq(have & (hit | free_valid)), begins.eq(have & ~hit & free_valid),
+            entry.eq(Mux(hit, _index(hits), _index(free))),
+        ]
+        with m.If(taken):
+            m.d.sync += before.eq(Mux(hit, hits, free))
+        with m.If(begins | ~free_valid):
+            unused = ~(used | Mux(free_valid, free, 0))
+            m.d.sync += [free.eq(unused & (~unused + 1)), free_valid.eq(unused.any())]
+        for each in place:
+            with m.If(begins & free[each]):
+                m.d.sync += [
+                    tags[each].eq(held.beat[_LINE_LOG2:]), touched[each].eq(0), filled[each].eq(0),
+                    used[each].eq(1), growing[each].eq(1),
+                ]
+
+        # Cycle 2: what its line has; cycle 3: it is stored.
+        found, put = Signal(), Signal()
+        found_at, at = Signal(place), Signal(place)
+        late: Any = Signal(spill_write(self._config), reset_less=True)
         now: Any = Signal(spill_write(self._config), reset_less=True)
-        m.d.sync += [put.eq(taken), at.eq(entry), now.eq(word)]
-        count = Signal(range(LINE_COLUMNS + 1))
+        had, old = Signal(range(LINE_COLUMNS + 1), reset_less=True), Signal(LINE_BEATS, reset_less=True)
+        count, marks = Signal(range(LINE_COLUMNS + 1)), Signal(LINE_BEATS)
+        now_many = stages(m, many, 2, name="many")[2]
+        follows = put & (found_at == at)
+        m.d.comb += [count.eq(had + now_many), marks.eq(old | (1 << now.beat[:_LINE_LOG2]))]
+        m.d.sync += [
+            found.eq(taken), found_at.eq(entry), late.eq(held),
+            put.eq(found), at.eq(found_at), now.eq(late),
+            had.eq(Mux(follows, count, filled[found_at])), old.eq(Mux(follows, marks, touched[found_at])),
+        ]
+        with m.If(put):
+            m.d.sync += [filled[at].eq(count), touched[at].eq(marks)]
+
+        # Cycle 4: the line is sent when that was its last column. When room is short and few lines are on
+        # their way, one goes that nothing came for since the hand was there before.
+        whole, whole_at = Signal(), Signal(place)
+        hand, recent = Signal(place), Signal(lines)
+        short, looks = Signal(), Signal()
+        victim, victim_valid = Signal(place), Signal()
+        begun = Signal(range(lines + 1))
+        goes, gone, gone_at = Signal(), Signal(), Signal(place)
+        m.submodules.queue = queue = StreamFIFO(shape=place, depth=lines)
         complete = Signal()
         m.d.comb += [
-            count.eq(filled[at] + sum((bit for bit in now.enable), start=Value.cast(0))),
-            complete.eq(put & (count == LINE_COLUMNS) & growing.bit_select(at, 1)),
+            complete.eq(whole & growing.bit_select(whole_at, 1)),
+            looks.eq((self.flush | short) & ~victim_valid),
+            goes.eq(complete | (victim_valid & growing.bit_select(victim, 1))),
+            queue.i.valid.eq(gone), queue.i.payload.eq(gone_at),
         ]
-        with m.If(put):
-            m.d.sync += [filled[at].eq(count), touched[at].eq(touched[at] | (1 << now.beat[:_LINE_LOG2]))]
-        m.submodules.queue = queue = StreamFIFO(shape=place, depth=lines)
-        # When room is short and few lines are on their way, one goes that nothing came for of late.
-        m.submodules.turns = turns = RoundRobin(ports=lines)
-        recent, idle = Signal(lines), Signal(lines)
-        short, evict = Signal(), Signal()
-        m.d.sync += short.eq((sum((bit for bit in used), start=Value.cast(0)) > lines - lines // 4)
-                             & (queue.level <= 1))
-        m.d.comb += [
-            idle.eq(growing & ~recent), turns.requests.eq(Mux(idle.any(), idle, growing)),
-            turns.advance.eq(evict), evict.eq((self.flush | short) & turns.any & ~complete),
-            queue.i.valid.eq(complete | evict), queue.i.payload.eq(Mux(complete, at, turns.grant)),
+        m.d.sync += [
+            whole.eq(put & (count == LINE_COLUMNS)), whole_at.eq(at),
+            begun.eq(begun + begins - (queue.o.valid & queue.o.ready)),
+            short.eq((begun > lines - lines // 4) & (queue.level <= 1)),
+            victim.eq(hand), victim_valid.eq(looks & growing.bit_select(hand, 1)
+                                             & (self.flush | ~recent.bit_select(hand, 1))),
+            gone.eq(goes), gone_at.eq(Mux(complete, whole_at, victim)),
         ]
-        with m.If(evict & ~idle.any()):
-            m.d.sync += recent.eq(0)
+        with m.If(looks):
+            m.d.sync += [hand.eq(hand + 1), recent.bit_select(hand, 1).eq(0)]
         with m.If(put):
             m.d.sync += recent.bit_select(at, 1).eq(1)
-        with m.If(queue.i.valid):
-            m.d.sync += growing.bit_select(queue.i.payload, 1).eq(0)
-        self._send(m, queue, tags, touched, used, put, at, now)
+        with m.If(goes):
+            m.d.sync += growing.bit_select(Mux(complete, whole_at, victim), 1).eq(0)
+        self._send(m, queue, tags, touched, used, have, put, at, now, old)
         return m
 
-    def _send(self, m: Module, queue: StreamFIFO, tags: Any, touched: Any, used: Signal, put: Value,
-              at: Value, now: Any) -> None:
+    def _send(self, m: Module, queue: StreamFIFO, tags: Any, touched: Any, used: Signal, have: Value,
+              put: Value, at: Value, now: Any, old: Value) -> None:
         """The lines of the queue."""
         columns: Memory = Memory(shape=SCORE_BITS * COLUMNS, depth=self._lines * LINE_BEATS, init=[])
         strobes: Memory = Memory(shape=COLUMNS, depth=self._lines * LINE_BEATS, init=[])
@@ -129,13 +166,14 @@ class LineGather(wiring.Component):
         m.d.comb += [
             write.addr.eq(where), write.data.eq(now.columns.as_value()), write.en.eq(Mux(put, now.enable, 0)),
             marked.addr.eq(where), mark.addr.eq(where), mark.en.eq(put),
-            mark.data.eq(now.enable | Mux(touched[at].bit_select(now.beat[:_LINE_LOG2], 1), marked.data, 0)),
+            mark.data.eq(now.enable | Mux(old.bit_select(now.beat[:_LINE_LOG2], 1), marked.data, 0)),
         ]
         entry = queue.o.payload
         request, beat = self.memory.request, self.memory.data
         index = Signal(range(LINE_BEATS + 1))
         enable = Signal(COLUMNS, reset_less=True)
         moves, ends = Signal(), Signal()
+        marks = Signal(LINE_BEATS, reset_less=True)
         m.d.comb += [
             request.payload.address.eq(self._config.scores_first
                                        + (tags[entry] << (LINE_BEATS * AXI_BYTES - 1).bit_length())),
@@ -151,7 +189,7 @@ class LineGather(wiring.Component):
         with m.FSM():
             with m.State("REQUEST"):
                 m.d.comb += request.valid.eq(queue.o.valid)
-                m.d.sync += index.eq(0)
+                m.d.sync += [index.eq(0), marks.eq(touched[entry])]
                 with m.If(request.valid & request.ready):
                     m.next = "SEND"
             with m.State("SEND"):
@@ -159,7 +197,7 @@ class LineGather(wiring.Component):
                 with m.If(moves):
                     m.d.sync += [
                         beat.valid.eq(index != LINE_BEATS), beat.payload.last.eq(index == LINE_BEATS - 1),
-                        enable.eq(Mux(touched[entry].bit_select(index[:_LINE_LOG2], 1), found.data, 0)),
+                        enable.eq(Mux(marks.bit_select(index[:_LINE_LOG2], 1), found.data, 0)),
                     ]
                     with m.If(index != LINE_BEATS):
                         m.d.sync += index.eq(index + 1)
@@ -172,7 +210,8 @@ class LineGather(wiring.Component):
             self.error.eq(answered & self.memory.response.payload.error),
         ]
         m.d.comb += [
-            self.memory.response.ready.eq(1), self.settled.eq((used == 0) & ~put & (owed == 0) & ~self.error),
+            self.memory.response.ready.eq(1),
+            self.settled.eq((used == 0) & ~have & (owed == 0) & ~self.error),
         ]
 
 

@@ -20,7 +20,9 @@ from .scorememory import STRIDE_BITS, ScoreMemory
 from .spillports import COLUMNS, keys_beat, spill_write, word_columns
 from .spillreader import SpillReader
 
-_SLACK = 8
+_SLACK = 12
+_PUTS = 2
+"""Cycles from a word that is put to the queue for DRAM."""
 
 
 class ScoreStore(wiring.Component):
@@ -42,11 +44,12 @@ class ScoreStore(wiring.Component):
     passes, stride : of the head, constant from its first ``put`` on: words of a group, and log2 of its places
         on chip
     rows : of the head
-    put, put_ready : the maxima of ``put_group`` for ``put_pass``
+    put, put_ready : the maxima of ``put_group`` for ``put_pass``; on chip they are there for a row that is
+        read 2 cycles later
     sweep : pulse: all rows will be read once, in order, the passes of each in order; ``sweep_keys``: their
         keys, one each. A head's words, and later its keys, have to be settled before
-    row, pass_, read, ready : the row that is read when both are 1; once its pass 0 is ready, so are the
-        others in the cycles that follow
+    row, pass_, final, read, ready : the row that is read when both are 1, ``final`` its last pass; row is 0
+        from the cycle of ``sweep`` on. Once its pass 0 is ready, so are the others in the cycles that follow
     words, found_keys : of the row that was read ``latency`` cycles before
     key_valid, key_row, keys : keys of a row; no back-pressure (``ready`` sees to room)
     settle : nothing more is put, and no key comes, until ``settled``: DRAM has everything
@@ -62,7 +65,7 @@ class ScoreStore(wiring.Component):
     def __init__(self, *, config: EngineConfig, lanes: int, key_latency: int) -> None:
         self._config, self._lanes = config, lanes
         self._kept = config.score_groups // lanes
-        self._queue_depth, self._queue_room = key_latency + _SLACK, _SLACK - 2
+        self._queue_depth, self._queue_room = key_latency + _SLACK, _SLACK - 6
         self._reader = SpillReader(config=config, lanes=lanes)
         number = range(max(2, config.passes_max))
         rows = -(-config.max_context // lanes)
@@ -72,7 +75,8 @@ class ScoreStore(wiring.Component):
             "put": In(1), "put_ready": Out(1), "put_group": In(token_shape(config)), "put_pass": In(number),
             "maxima": In(signed(SCORE_BITS)).array(config.queries),
             "sweep": In(1), "sweep_keys": In(1),
-            "row": In(range(max(2, rows))), "pass_": In(number), "read": In(1), "ready": Out(1),
+            "row": In(range(max(2, rows))), "pass_": In(number), "final": In(1),
+            "read": In(1), "ready": Out(1),
             "words": Out(signed(SCORE_BITS)).array(lanes, config.queries),
             "found_keys": Out(KEY_BITS).array(lanes),
             "key_valid": In(1), "key_row": In(range(max(2, rows))), "keys": In(KEY_BITS).array(lanes),
@@ -93,25 +97,34 @@ class ScoreStore(wiring.Component):
         m.submodules.reader = reader = self._reader
         connect(m, reader.memory, flipped(self.source))
         border = Signal(range(self._kept + 1))
-        put_row = self.put_group[lane_bits:]
+        last_kept = Signal.like(border)
+        put = stages(m, self.put, 1, name="put", reset=True)[1]
+        group, number = (stages(m, port, 1, name=name)[1] for port, name in (
+            (self.put_group, "put_group"), (self.put_pass, "put_pass")))
+        maxima = [stages(m, each, 1, name=f"maximum_{query}")[1] for query, each in enumerate(self.maxima)]
+        put_row = group[lane_bits:]
         put_out, key_out, out = put_row >= border, self.key_row >= border, Signal()
+        m.d.sync += [
+            border.eq(self._kept >> self.stride),
+            last_kept.eq(Mux(self._kept >> self.stride == 0, 0, (self._kept >> self.stride) - 1)),
+            out.eq(Mux(self.read & self.final, self.row >= last_kept, self.row >= border)),
+        ]
         m.d.comb += [
-            border.eq(self._kept >> self.stride), out.eq(self.row >= border),
             memory.stride.eq(self.stride),
-            memory.put.eq(self.put & ~put_out), memory.put_group.eq(self.put_group),
-            memory.put_pass.eq(self.put_pass), memory.row.eq(self.row), memory.pass_.eq(self.pass_),
+            memory.put.eq(put & ~put_out), memory.put_group.eq(group),
+            memory.put_pass.eq(number), memory.row.eq(self.row), memory.pass_.eq(self.pass_),
             memory.key_valid.eq(self.key_valid & ~key_out), memory.key_row.eq(self.key_row),
             *(mine.eq(given) for mine, given in zip(memory.keys, self.keys, strict=True)),
-            *(mine.eq(given) for mine, given in zip(memory.maxima, self.maxima, strict=True)),
+            *(mine.eq(given) for mine, given in zip(memory.maxima, maxima, strict=True)),
         ]
-        key_room = self._write(m, put_row, put_out, key_out)
+        key_room = self._write(m, put, group, number, maxima, put_out, key_out)
         beyond, first = Signal.like(self.rows), Signal.like(reader.first)
         column_bits = COLUMNS.bit_length() - 1
         m.d.sync += [
             beyond.eq(Mux(self.rows > border, self.rows - border, 0)),
             first.eq(self._times_passes(border) * (self._lanes * word_columns(self._config)) >> column_bits),
         ]
-        m.d.comb += [
+        m.d.sync += [
             reader.start.eq(self.sweep & (beyond != 0)), reader.keys.eq(self.sweep_keys),
             reader.rows.eq(Mux(self.sweep_keys, beyond, self._times_passes(beyond))),
             reader.first.eq(Mux(self.sweep_keys,
@@ -124,7 +137,8 @@ class ScoreStore(wiring.Component):
         """Words of so many rows, a lane's."""
         return sum((Mux(bit, rows << index, 0) for index, bit in enumerate(self.passes)), start=Value.cast(0))
 
-    def _write(self, m: Module, put_row: Value, put_out: Value, key_out: Value) -> Value:
+    def _write(self, m: Module, put_1: Value, group_1: Value, number_1: Value, maxima_1: list[Value],
+               put_out: Value, key_out: Value) -> Value:
         """Words and keys that have no place on chip. Returns: room for the keys of one more row."""
         config = self._config
         m.submodules.gather = gather = LineGather(config=config)
@@ -135,23 +149,31 @@ class ScoreStore(wiring.Component):
         wide = word_columns(config)
         word_bits = column_bits - (wide - 1).bit_length()
         waiting: Any = queue.i.payload
+        put = stages(m, put_1 & put_out, 1, name="put_out", reset=True)[1]
+        lane, number = (stages(m, value, 1, name=name)[1] for value, name in (
+            (group_1[:lane_bits], "put_lane"), (number_1, "put_number")))
+        maxima = [stages(m, each, 1, name=f"maximum_out_{query}")[1] for query, each in enumerate(maxima_1)]
+        words = stages(m, self._times_passes(group_1[lane_bits:]), 1, name="words")[1]
+        empty, room = Signal(), Signal()
         word = Signal(range(config.passes_max * config.max_context + self._lanes))
         key = Signal(range(config.max_context + self._lanes))
         m.d.comb += [
-            word.eq(((self._times_passes(put_row) + self.put_pass) << lane_bits)
-                    | self.put_group[:lane_bits]),
+            word.eq(((words + number) << lane_bits) | lane),
             key.eq(self.key_row << lane_bits),
-            self.spilled.eq(self.put & put_out), queue.i.valid.eq(self.spilled | (self.key_valid & key_out)),
-            self.put_ready.eq(~put_out | queue.i.ready),
-            gather.flush.eq(self.settle & (queue.level == 0)),
-            self.settled.eq(gather.settled & (queue.level == 0)),
+            self.spilled.eq(put), queue.i.valid.eq(put | (self.key_valid & key_out)),
+            self.put_ready.eq(room),
+            empty.eq(self.settle & ~put_1 & ~put & (queue.level == 0)),
             self.error.eq(gather.error | self._reader.error),
         ]
-        with m.If(self.put):
+        m.d.sync += [
+            room.eq(queue.level <= self._queue_depth - _PUTS - 2),
+            gather.flush.eq(empty), self.settled.eq(empty & gather.settled),
+        ]
+        with m.If(put):
             m.d.comb += [
                 waiting.beat.eq(word >> word_bits),
                 waiting.enable.eq(((1 << wide) - 1) << wide * word[:word_bits]),
-                *(waiting.columns[column].eq(self.maxima[column % wide])
+                *(waiting.columns[column].eq(maxima[column % wide])
                   for column in range(COLUMNS) if column % wide < config.queries),
             ]
         with m.Else():
@@ -160,7 +182,9 @@ class ScoreStore(wiring.Component):
                 waiting.enable.eq(((1 << self._lanes) - 1) << key[:column_bits]),
                 *(waiting.columns[column].eq(self.keys[column % self._lanes]) for column in range(COLUMNS)),
             ]
-        return queue.level <= self._queue_room
+        key_room = Signal()
+        m.d.sync += key_room.eq(queue.level <= self._queue_room)
+        return key_room
 
     def _give(self, m: Module, memory: ScoreMemory, reader: SpillReader, out: Value, key_room: Value) -> None:
         """Words of the row that was read, wherever it was. A row in DRAM begins when all of its passes are
@@ -171,12 +195,15 @@ class ScoreStore(wiring.Component):
         keyed = Signal()
         with m.If(self.sweep):
             m.d.sync += keyed.eq(self.sweep_keys)
-        whole = (waiting.level >= Mux(keyed, 1, self.passes)) & key_room
+        # Its words are here; one that is taken in this cycle is no longer.
+        whole, taken = Signal(), Signal()
+        need = Mux(keyed, 1, self.passes)
+        m.d.sync += whole.eq(Mux(taken, waiting.level > need, waiting.level >= need))
         m.d.comb += [
             waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.valid),
             reader.take.eq(waiting.i.valid & waiting.i.ready),
-            self.ready.eq(~out | (waiting.o.valid & ((self.pass_ != 0) | whole))),
-            waiting.o.ready.eq(self.read & self.ready & out),
+            self.ready.eq(~out | (waiting.o.valid & ((self.pass_ != 0) | (whole & key_room)))),
+            taken.eq(self.read & self.ready & out), waiting.o.ready.eq(taken),
         ]
         beyond = stages(m, out, self.latency, name="beyond", reset=True)[-1]
         late = stages(m, waiting.o.payload, self.latency, name="late")[-1]

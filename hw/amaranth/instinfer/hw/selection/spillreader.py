@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -35,7 +35,7 @@ class SpillReader(wiring.Component):
     error : pulse, DRAM refused a beat
     memory : device DRAM
 
-    Latency: a round trip of DRAM and 5 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
+    Latency: a round trip of DRAM and 7 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
     words, 1 of keys, while a round trip takes at most 100 cycles. Back-pressure: what is asked for has room.
     """
 
@@ -60,61 +60,67 @@ class SpillReader(wiring.Component):
         m.submodules.beats = fifo = StreamFIFO(shape=BEAT_COLUMNS, depth=_DEPTH)
         by_keys = Signal()
         self._ask(m, fifo)
-        left = Signal(range(self._rows_max + 1))
+        left, final = Signal(range(self._rows_max + 1)), Signal()
         part, last_part, whole = Signal(range(max(2, self.cycles_per_row))), Signal(), Signal()
-        piece = Signal(range(COLUMNS))
-        loads = Signal()
-        beat = Value.cast(fifo.o.payload)
+        piece, last_piece = Signal(range(COLUMNS)), Signal()
+        loads, taken = Signal(), Signal()
+        # A beat by itself, since block RAM is slow; the rows that it holds move down one after the other.
+        beat, beat_valid = Signal(len(Value.cast(fifo.o.payload)), reset_less=True), Signal()
+        with m.If(fifo.o.ready):
+            m.d.sync += [beat.eq(Value.cast(fifo.o.payload)), beat_valid.eq(fifo.o.valid)]
+        with m.Elif(loads):
+            m.d.sync += beat.eq(Mux(by_keys, beat >> SCORE_BITS * self._lanes,
+                                    beat >> SCORE_BITS * min(self._columns, COLUMNS)))
+        following = Mux(whole, 0, piece + 1)
         m.d.comb += [
-            loads.eq(fifo.o.valid & (~self.valid | self.take)),
+            fifo.o.ready.eq(~beat_valid | taken),
+            loads.eq(beat_valid & (~self.valid | self.take)),
             last_part.eq(by_keys | (part == self.cycles_per_row - 1)),
             # Rows narrower than a beat: the last one of it, or of all.
-            whole.eq((left == 1) | (piece == self._pieces(by_keys))),
-            fifo.o.ready.eq(loads & (~last_part | whole)),
+            whole.eq(final | last_piece),
+            taken.eq(loads & (~last_part | whole)),
         ]
         with m.If(self.take):
             m.d.sync += self.valid.eq(0)
         with m.If(loads):
-            m.d.sync += [self.valid.eq(last_part), part.eq(Mux(last_part, 0, part + 1))]
+            m.d.sync += [
+                self.valid.eq(last_part), part.eq(Mux(last_part, 0, part + 1)),
+                self.row.word_select(part, SCORE_BITS * COLUMNS).eq(beat),
+            ]
             with m.If(last_part):
-                m.d.sync += [left.eq(left - 1), piece.eq(Mux(whole, 0, piece + 1))]
-            with m.If(by_keys | (self._columns < COLUMNS)):
-                m.d.sync += self.row[:SCORE_BITS * COLUMNS].eq(beat >> self._offset(by_keys, piece))
-            with m.Else():
-                m.d.sync += self.row.word_select(part, SCORE_BITS * COLUMNS).eq(beat)
+                m.d.sync += [
+                    left.eq(left - 1), final.eq(left == 2), piece.eq(following),
+                    last_piece.eq(following == self._pieces(by_keys)),
+                ]
         with m.If(self.start):
-            m.d.sync += [by_keys.eq(self.keys), left.eq(self.rows), part.eq(0), piece.eq(0)]
+            m.d.sync += [
+                by_keys.eq(self.keys), left.eq(self.rows), final.eq(self.rows == 1), part.eq(0), piece.eq(0),
+                last_piece.eq(self._pieces(self.keys) == 0),
+            ]
         return m
 
     def _pieces(self, by_keys: Value) -> Value:
         """Rows of a beat, less one."""
         return Mux(by_keys, COLUMNS // self._lanes - 1, max(1, COLUMNS // self._columns) - 1)
 
-    def _offset(self, by_keys: Value, piece: Value) -> Value:
-        """Bits of a beat in front of a row."""
-        def of(columns: int) -> Value:
-            step = SCORE_BITS * columns
-            return Array(Value.cast(each * step % (SCORE_BITS * COLUMNS)) for each in range(COLUMNS))[piece]
-
-        return Mux(by_keys, of(self._lanes), of(min(self._columns, COLUMNS)))
-
     def _ask(self, m: Module, fifo: StreamFIFO) -> None:
         """Requests, as far ahead as there is room; their data."""
         request, answer = self.memory.request, self.memory.data
         address, left = Signal(range(beats(self._config) + _CHUNK)), Signal(range(beats(self._config) + 1))
         room = Signal(range(_DEPTH + 1), init=_DEPTH)
-        chunk = Signal(range(_CHUNK + 1))
-        asked, taken = request.valid & request.ready, fifo.o.valid & fifo.o.ready
+        chunk, wanted, taken = Signal(range(_CHUNK + 1)), Signal(), Signal()
+        asked = request.valid & request.ready
         payload: Any = fifo.i.payload
         m.d.comb += [
-            chunk.eq(Mux(left < _CHUNK, left, _CHUNK)),
-            request.valid.eq((left != 0) & (room >= _CHUNK)), request.payload.beats.eq(chunk),
+            request.valid.eq(wanted), request.payload.beats.eq(chunk),
             request.payload.address.eq(self._config.scores_first + (address << (AXI_BYTES - 1).bit_length())),
             fifo.i.valid.eq(answer.valid), answer.ready.eq(fifo.i.ready),
             *(payload[column].eq(answer.payload.data.word_select(column, COLUMN_BITS))
               for column in range(COLUMNS)),
         ]
         m.d.sync += [
+            wanted.eq((wanted | ((left != 0) & (room >= _CHUNK))) & ~asked),
+            chunk.eq(Mux(left < _CHUNK, left, _CHUNK)), taken.eq(fifo.o.valid & fifo.o.ready),
             room.eq(room - Mux(asked, chunk, 0) + taken),
             self.error.eq(answer.valid & answer.ready & answer.payload.error),
         ]

@@ -35,7 +35,7 @@ class ScoreSweep(wiring.Component):
     job : lies still during a sweep
     start : begins one, over ``all_passes`` of that cycle or over one word per row
     go : 1 when the next word may be asked for
-    reading, row, pass_ : a word is asked for; its address
+    reading, row, pass_, final : a word is asked for; its address; the row's last
     mark : of the word that was asked for ``latency`` cycles ago
 
     A word per cycle while ``go``, from the cycle after ``start`` on.
@@ -46,7 +46,7 @@ class ScoreSweep(wiring.Component):
         self._mark = sweep_mark(lanes=lanes, rows=rows, passes=passes)
         super().__init__({
             "job": In(choice_job(config)), "start": In(1), "all_passes": In(1), "go": In(1),
-            "reading": Out(1), "row": Out(range(rows)), "pass_": Out(range(max(2, passes))),
+            "reading": Out(1), "row": Out(range(rows)), "pass_": Out(range(max(2, passes))), "final": Out(1),
             "mark": Out(self._mark),
         })
 
@@ -56,10 +56,12 @@ class ScoreSweep(wiring.Component):
         lane_bits = self._lanes.bit_length() - 1
         sweeping, all_passes = Signal(), Signal()
         asked: Any = Signal(self._mark)
-        last_row = (job.groups - 1)[lane_bits:]
-        final = ~all_passes | (self.pass_ == job.passes - 1)
+        last_row, last_pass = Signal.like(self.row), Signal.like(self.pass_)
+        m.d.sync += [last_row.eq((job.groups - 1)[lane_bits:]), last_pass.eq(job.passes - 1)]
+        final = ~all_passes | (self.pass_ == last_pass)
         end = final & (self.row == last_row)
         m.d.comb += [
+            self.final.eq(final),
             self.reading.eq(sweeping & self.go),
             asked.valid.eq(self.reading), asked.row.eq(self.row), asked["pass"].eq(self.pass_),
             asked.final.eq(final), asked.end.eq(end & self.reading),

@@ -50,29 +50,30 @@ class Log2OfSum(wiring.Component):
     six bits behind it.
 
     ``total`` is 2**15 or more: the largest term of a sum is not shifted. Below, the result has no meaning.
-    Latency 3, one per cycle, no back-pressure.
+    One per cycle, no back-pressure. ``latency`` is a cycle for each of the large steps in which leading zeros
+    go (16, 8, 4 of them, 32 with 48 bits), one for the small ones (2, 1) and one for the table.
 
     Parameters
     ----------
     width : bits of the total, 17 to 48.
     """
 
-    latency = 3
-
     def __init__(self, *, width: int) -> None:
         require(isinstance(width, int) and 17 <= width <= 48, "width", width, "17 to 48 bits",
                 "A term has 16 bits; add those of the number of terms.")
         self._width = width
+        sizes = [1 << bit for bit in reversed(range((width - TERM_BITS).bit_length()))]
+        self._steps = [[size] for size in sizes if size > 2] + [[size for size in sizes if size <= 2]]
+        self.latency = len(self._steps) + 1
         self.value_bits = ((width - TERM_BITS << SCORE_FRACTION) + (1 << SCORE_FRACTION)).bit_length()
         super().__init__({"total": In(width), "value": Out(self.value_bits)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         spare = self._width - TERM_BITS
-        sizes = [1 << bit for bit in reversed(range(spare.bit_length()))]
-        half = (len(sizes) + 1) // 2
-        word, leading = self._normalised(m, self.total, C(spare, spare.bit_length()), sizes[:half], "coarse")
-        word, leading = self._normalised(m, word, leading, sizes[half:], "fine")
+        word, leading = Value.cast(self.total), Value.cast(C(spare, spare.bit_length()))
+        for number, sizes in enumerate(self._steps):
+            word, leading = self._normalised(m, word, leading, sizes, f"step_{number}")
         table = Array(C(int(value), LOG2_VALUE_BITS) for value in selection.LOG2_TABLE)
         m.d.sync += self.value.eq(Cat(C(0, SCORE_FRACTION), leading)
                                   + table[word[self._width - 1 - SCORE_FRACTION:self._width - 1]])
