@@ -391,6 +391,7 @@ def test_doorbell_beyond_the_queue(csd_kind: str, offset: int) -> None:
     with open_csd(csd_kind, erased=True, timeout_us=300) as csd:  # seen when a command's time is up
         stored = Stored(csd)
         csd.transport.bar_write32(Register.DOORBELLS + offset, 64)
+        csd.transport.bar_read32(Register.CSTS)  # behind it: what is fetched before it is judged completes
         with pytest.raises(DeviceFault) as caught:
             csd.io_command(Opcode.KV_SYNC, sequence=0, generation=stored.sequence.generation)
         assert caught.value.fault is Fault.DOORBELL

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine: all subsystems, connected (docs/architecture.md has the picture)."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -259,8 +260,9 @@ class Engine(wiring.Component):
         wiring.connect(m, selection.shared, kv.shared)
         wiring.connect(m, kv.dim_setup, selection.dim_setup)
         ports, finishes = every(groups, "dim_scorer"), every(groups, "dim_finish")
+        alone = dataclasses.replace(self.config, channels_per_scorer=1)
         for number in range(self.config.tail_cores):
-            scorer = DomainRenamer("core")(DimSlotScorer(config=self.config, blocks=False))
+            scorer = DomainRenamer("core")(DimSlotScorer(config=alone, blocks=False))
             m.submodules[tail_name("tail_dims", number)] = scorer
             wiring.connect(m, kv.tail_keys[number], scorer.slots)
             ports.append(scorer.port)
