@@ -219,7 +219,8 @@ def test_definitions_agree_with_the_rest_of_the_project() -> None:
 
 
 @pytest.mark.parametrize(("values", "limit"), [
-    ({"channels": 5}, "channels = 5 is not possible: at most 4, the NAND channels on the pins of Daisy+"),
+    ({"channels": 5, "channels_per_core": 1, "channels_per_scorer": 1},
+     "channels = 5 is not possible: at most 4, the NAND channels on the pins of Daisy+"),
     ({"mega_transfers": 200}, "mega_transfers = 200 is not possible: at most 133"),
     ({"dram_bytes": 1 << 30}, "dram_bytes = 1073741824 is not possible: at most 536870912"),
     ({"planes": 4, "stripe_buffers": 8192}, "stripe_buffers = 8192 is not possible: their data take"),

@@ -15,7 +15,7 @@ from instinfer.hw.boards.nvddr2 import CLOCK, MODULE, PADS, NvDdr2Pads, PadClock
 from instinfer.hw.boards.target import Family
 from support.boards import hollow_engine
 
-SMALL = {"channels": 2, "dies": 4}
+SMALL = {"channels": 2, "dies": 4, "channels_per_core": 1, "channels_per_scorer": 1}
 CELLS = {"cosmosplus": ("ODDR", "IDDR", "IDELAYE2"), "daisyplus": ("ODDRE1", "IDDRE1", "IDELAYE3")}
 
 

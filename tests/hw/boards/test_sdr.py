@@ -15,7 +15,8 @@ from instinfer.hw.boards.sdr import IN_NS, MODULE, OUT_NS, SdrPads
 from support.boards import hollow_engine
 
 BOARD = TARGETS["cosmosplus"]
-CONFIG = configuration(BOARD, overrides={"channels": 2, "dies": 4, "mega_transfers": 33})
+CONFIG = configuration(BOARD, overrides={
+    "channels": 2, "dies": 4, "mega_transfers": 33, "channels_per_core": 1, "channels_per_scorer": 1})
 
 
 @pytest.fixture(scope="module")
