@@ -33,8 +33,8 @@ def test_list_names_every_target():
 
 def test_emit_then_check(tmp_path):
     folder = tmp_path / "out"
-    result = run("emit", "--target", "daisyplus", "--phy", "ports", "--set", "channels=2",
-                 "--set", "channels_per_core=2", "--set", "channels_per_scorer=1", "-o", folder, "--json", "-")
+    result = run("emit", "--target", "daisyplus", "--phy", "ports", "--set", "channels=2", "--set",
+                 "channels_per_core=2", "--set", "channels_per_scorer=1", "-o", folder, "--json", "-")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["target"] == "daisyplus"
