@@ -123,6 +123,7 @@ class CompleterBench(Bench):
                    "bell: subtracted"),
             Assert(~(behind("WRAP") | passes | refused) | (step("steps") == steps) | (rung > last),
                    "bell: around the end"),
+            Assert(own("moved") == Mux(passes, steps, 0), "bell: how far a head moves"),
             Assert(~behind("COMPARE") | ~step("fits") | ((rung <= last) & (steps <= unread)), "bell: fits"),
             Assert(~behind("COMPARE") | step("fits") | (rung > last) | (steps > unread_then),
                    "bell: does not fit"),

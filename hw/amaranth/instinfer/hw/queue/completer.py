@@ -95,7 +95,7 @@ class CompletionWriter(wiring.Component):
         # below zero for a moment.
         posted = Array(Signal(signed(POINTER_BITS + 2), name=f"posted_{q}") for q in numbers)
         m.submodules.flying = flying = StreamFIFO(shape=range(self.queues), depth=WRITES_AHEAD)
-        value, steps, passing, refused, absent = self._examine(m, head, last, unread)
+        value, moved, passing, refused, absent = self._examine(m, head, last, unread)
         made_queue = self._write(m, pages, at_end, tail, phase, flying)
 
         # Answers of the memory.
@@ -111,18 +111,16 @@ class CompletionWriter(wiring.Component):
         was_taken = Signal(self.queues)
         was_made = Signal(self.queues)
         for q in numbers:
-            moved = Signal(POINTER_BITS, name=f"moved_{q}")
             taken = self.taken & (self.taken_queue == q)
             with m.If(passing[q]):
-                m.d.comb += moved.eq(steps)
                 m.d.sync += head[q].eq(value)
             m.d.sync += [
                 at_end[q].eq(tail[q] == last[q]),
                 was_taken[q].eq(taken),
                 was_made[q].eq(self.done & (made_queue == q)),
-                left[q].eq(left[q] - was_taken[q] + moved),
-                unread[q].eq(unread[q] + was_made[q] - moved),
-                posted[q].eq(posted[q] + (answered & ~bad_write & (flying.o.payload == q)) - moved),
+                left[q].eq(left[q] - was_taken[q] + moved[q]),
+                unread[q].eq(unread[q] + was_made[q] - moved[q]),
+                posted[q].eq(posted[q] + (answered & ~bad_write & (flying.o.payload == q)) - moved[q]),
                 self.room[q].eq((left[q] > 1) | ((left[q] == 1) & ~taken & ~was_taken[q])),
             ]
             with m.If(self.create_enable & (self.create.queue == q)):
@@ -138,7 +136,8 @@ class CompletionWriter(wiring.Component):
         ]
         return m
 
-    def _examine(self, m: Module, head: Array, last: Array, unread: Array) -> tuple[Value, ...]:
+    def _examine(self, m: Module, head: Array, last: Array,
+                 unread: Array) -> tuple[Value, list[Signal], Signal, Signal, Signal]:
         """One head doorbell at a time, a step of arithmetic per cycle: look its queue up, how far is it, the
         same around the queue's end, is that written.
 
@@ -153,11 +152,12 @@ class CompletionWriter(wiring.Component):
         outside = Signal()
         fits = Signal()
         passing = Signal(self.queues)
+        moved = [Signal(POINTER_BITS, name=f"moved_{q}") for q in range(self.queues)]
         refused = Signal(self.queues)
         absent = Signal()
         known = Cat((bell.queue == q) & self.exists[q] for q in range(self.queues)).any()
         m.d.comb += absent.eq(self.head.valid & self.head.ready & ~known)
-        m.d.sync += [passing.eq(0), refused.eq(0)]
+        m.d.sync += [passing.eq(0), refused.eq(0), *(each.eq(0) for each in moved)]
         with m.FSM(name="bell"):
             with m.State("TAKE"):
                 m.d.comb += self.head.ready.eq(1)
@@ -181,9 +181,11 @@ class CompletionWriter(wiring.Component):
                 m.next = "TELL"
             with m.State("TELL"):
                 for q in range(self.queues):
-                    m.d.sync += [passing[q].eq(fits & (number == q)), refused[q].eq(~fits & (number == q))]
+                    with m.If(number == q):
+                        m.d.sync += [passing[q].eq(fits), refused[q].eq(~fits)]
+                        m.d.sync += moved[q].eq(Mux(fits, steps, 0))
                 m.next = "TAKE"
-        return value, steps, passing, refused, absent
+        return value, moved, passing, refused, absent
 
     def _write(self, m: Module, pages: Memory, at_end: Array, tail: Array, phase: Array,
                flying: StreamFIFO) -> Value:
