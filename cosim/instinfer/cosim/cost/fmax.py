@@ -20,6 +20,7 @@ from instinfer.abi.errors import require
 from instinfer.cosim.paths import cache_root
 
 from .hierarchy import Block
+from .outputregister import absorb
 from .yosys import SynthesisError, keep, require_wheel, run, without_zeros
 
 CRITICAL = ("core", "selection.tokens.chooser", "channel.flash.scheduler", "channel.flash.sequencer",
@@ -33,7 +34,7 @@ AIM_MHZ = 200
 DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")
 SEED = 1
 """Of the placement, unless another one is asked for: rates differ by a tenth."""
-RECIPE = 1
+RECIPE = 2
 """As that of `instinfer.cosim.cost.yosys`."""
 
 WRAPPER = "between_registers"
@@ -121,6 +122,9 @@ def _place_and_route(block: Block, folder: Path, seed: int) -> dict[str, Any]:
     (folder / "block.v").write_text(without_zeros(verilog), encoding="utf-8")
     run(["read_verilog block.v", f"synth_ecp5 -top {WRAPPER} -json block.json"],
         folder=folder, what=block.name)
+    netlist = json.loads((folder / "block.json").read_text(encoding="utf-8"))
+    absorb(netlist, top=WRAPPER)
+    (folder / "block.json").write_text(json.dumps(netlist), encoding="utf-8")
     arguments = [*DEVICE, "--json", "block.json", "--report", "report.json", "--freq", str(AIM_MHZ),
                  "--seed", str(seed), "--lpf-allow-unconstrained", "--timing-allow-fail", "--quiet"]
     compiled = {"YOWASP_CACHE_DIR": str(cache_root() / "yowasp")}
