@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`StreamFIFO`: nothing is lost, made up, reordered or refused while there is room."""
+"""`StreamFIFO` and `BlockFIFO`: nothing is lost, made up, reordered or refused while there is room."""
 
 import pytest
 from amaranth.hdl import Assert, Cover, Module, Signal
 
-from instinfer.hw.stream.fifo import StreamFIFO
+from instinfer.hw.stream.fifo import BlockFIFO, StreamFIFO
 from support.formal import Bench, assert_held, follow, mutated, payload_of, transfer
 
 
 class FifoBench(Bench):
     """Any payload, chosen at will, is followed from its way in to its way out."""
 
-    def __init__(self, fifo: StreamFIFO):
+    def __init__(self, fifo: StreamFIFO | BlockFIFO):
         super().__init__()
         self.fifo = fifo
+        self.latency = 3 if isinstance(fifo, BlockFIFO) else 2
         self.watch = Signal()
         self.free_inputs(fifo)
         self.free(self.watch)
@@ -37,7 +38,7 @@ class FifoBench(Bench):
             Assert(~watched.active | (inside > watched.ahead), "order: it is inside until its turn"),
             Assert(~(turn & fifo.o.valid) | (payload_of(fifo.o) == watched.payload),
                    "order: what went in comes out in its turn"),
-            Assert((inside < 2) | fifo.o.valid, "output: valid while there are two"),
+            Assert((inside < self.latency) | fifo.o.valid, "output: valid while there are enough"),
             Cover(turn & gives & watched.payload.all(), "a watched payload leaves"),
         ]
 
@@ -53,12 +54,20 @@ def test_fifo(proof, depth):
     proof(FifoBench(StreamFIFO(shape=1, depth=depth)))
 
 
+@pytest.mark.formal
+@pytest.mark.parametrize("depth", [4, 8])
+def test_block_fifo(proof, depth):
+    proof(FifoBench(BlockFIFO(shape=1, depth=depth)))
+
+
 def test_a_fifo_of_four(proof):
     proof(FifoBench(StreamFIFO(shape=1, depth=4)))
 
 
 def test_a_broken_fifo_is_seen(refutation):
     refutation(FifoBench(mutated(StreamFIFO(shape=1, depth=4), forgets_an_entry)),
+               "ready: exactly while there is room")
+    refutation(FifoBench(mutated(BlockFIFO(shape=1, depth=4), forgets_an_entry)),
                "ready: exactly while there is room")
     refutation(FifoBench(mutated(StreamFIFO(shape=1, depth=4), forgets_an_entry)),
                "order: what went in comes out in its turn")

@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.errors import require
 from instinfer.abi.selection import KEY_BITS
 
+from ..memory import COLLISION_FREE
 from ..numeric.pipeline import stages
 from .ports import KEEP_BITS
 
@@ -52,7 +53,7 @@ class BinCounter(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        memory: Memory = Memory(shape=len(self.count), depth=self._bins, init=[])
+        memory: Memory = Memory(shape=len(self.count), depth=self._bins, init=[], attrs=COLLISION_FREE)
         m.submodules.memory = memory
         read, write = memory.read_port(), memory.write_port()
         before, after = Signal(self._count), Signal(self._count)

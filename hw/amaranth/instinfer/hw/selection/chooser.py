@@ -5,13 +5,13 @@ from typing import Any
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
 from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 
+from ..memory import BlockMemory
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
 from .bins import BINS, DIGIT_BITS, BinScan, KeyHistogram
@@ -25,7 +25,8 @@ from .sparfports import share_report
 from .sweep import ScoreSweep
 
 _EMIT = ScoreStore.latency + 2
-_LINES_CYCLES = 16 * 12
+_BANK = 16_384
+_LINES_CYCLES = 16 * 13
 """To send all lines that are begun."""
 _SPILL_CYCLES = 12
 """From the start of a sweep to its request, and from the answer to the first row."""
@@ -266,14 +267,10 @@ class _Elaboration:
         now = self.now
         m.submodules.shares = self.shares = shares = QueryShares(
             lanes=self.lanes, queries=config.queries, groups=self.rows * self.lanes)
-        attended: Memory = Memory(shape=self.lanes, depth=self.rows, init=[])
-        m.submodules.attended = attended
-        write, look = attended.write_port(), attended.read_port()
-        note: Any = self.emitter.note
         m.d.comb += [
-            write.en.eq(note.valid), write.addr.eq(note.row), write.data.eq(note.attended),
-            look.addr.eq(now.row), shares.valid_in.eq(terms.marks_out.valid & self.sharing),
-            shares.attended.eq(stages(m, look.data, terms.latency - 1, name="attended")[-1]),
+            shares.valid_in.eq(terms.marks_out.valid & self.sharing),
+            shares.attended.eq(stages(
+                m, self._attended(m), terms.latency - BlockMemory.latency, name="attended")[-1]),
             *(shares.terms[lane][query].eq(terms.terms[lane][query])
               for lane in range(self.lanes) for query in range(config.queries)),
         ]
@@ -285,6 +282,16 @@ class _Elaboration:
             share.head_slot.eq(self.job.head_slot + self.shared),
             self.ports.shared.head_slot.eq(self.job.head_slot),
         ]
+
+    def _attended(self, m: Module) -> Value:
+        """What is attended of the row of `BlockMemory.latency` cycles before."""
+        note: Any = self.emitter.note
+        m.submodules.attended = memory = BlockMemory(width=self.lanes, depth=self.rows, bank=_BANK)
+        m.d.comb += [
+            memory.write_enable.eq(note.valid), memory.write_address.eq(note.row),
+            memory.write_data.eq(note.attended), memory.read_address.eq(self.now.row),
+        ]
+        return memory.read_data
 
     # -- histograms --------------------------------------------------------------------------------
     def _histogram(self, m: Module) -> None:

@@ -12,6 +12,7 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.errors import require
 from instinfer.abi.selection import SCORE_BITS
 
+from ..memory import COLLISION_FREE
 from ..numeric.pipeline import stages
 from ..signatures import AXI_BYTES, MemoryWritePort
 from ..stream.fifo import StreamFIFO
@@ -43,7 +44,7 @@ class LineGather(wiring.Component):
     memory : device DRAM
 
     Latency: 8 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
-    in 10 cycles out, so fewer words where lines go as they are. Back-pressure: ``i`` waits while no place is
+    in 11 cycles out, so fewer words where lines go as they are. Back-pressure: ``i`` waits while no place is
     free. A request is made when its data are here.
     """
 
@@ -156,7 +157,8 @@ class LineGather(wiring.Component):
     def _send(self, m: Module, queue: StreamFIFO, tags: Any, touched: Any, used: Signal, have: Value,
               put: Value, at: Value, now: Any, old: Value) -> None:
         """The lines of the queue."""
-        columns: Memory = Memory(shape=SCORE_BITS * COLUMNS, depth=self._lines * LINE_BEATS, init=[])
+        columns: Memory = Memory(shape=SCORE_BITS * COLUMNS, depth=self._lines * LINE_BEATS, init=[],
+                                 attrs=COLLISION_FREE)
         strobes: Memory = Memory(shape=COLUMNS, depth=self._lines * LINE_BEATS, init=[])
         m.submodules.columns, m.submodules.strobes = columns, strobes
         write, read = columns.write_port(granularity=SCORE_BITS), columns.read_port()
@@ -171,7 +173,10 @@ class LineGather(wiring.Component):
         entry = queue.o.payload
         request, beat = self.memory.request, self.memory.data
         index = Signal(range(LINE_BEATS + 1))
-        enable = Signal(COLUMNS, reset_less=True)
+        # What is read, and what is offered: block RAM has a register of its own at its output.
+        read_valid, read_last = Signal(), Signal()
+        read_enable, enable = Signal(COLUMNS, reset_less=True), Signal(COLUMNS, reset_less=True)
+        line = Signal(len(read.data), reset_less=True)
         moves, ends = Signal(), Signal()
         marks = Signal(LINE_BEATS, reset_less=True)
         m.d.comb += [
@@ -181,7 +186,7 @@ class LineGather(wiring.Component):
             read.addr.eq(Cat(index[:_LINE_LOG2], entry)), found.addr.eq(read.addr), read.en.eq(moves),
             beat.payload.strobe.eq(Cat(bit.replicate(COLUMN_BITS // 8) for bit in enable)),
             *(beat.payload.data.word_select(column, COLUMN_BITS).eq(
-                Value.cast(read.data).word_select(column, SCORE_BITS)) for column in range(COLUMNS)),
+                line.word_select(column, SCORE_BITS)) for column in range(COLUMNS)),
             ends.eq(beat.valid & beat.ready & beat.payload.last), queue.o.ready.eq(ends),
         ]
         with m.If(ends):
@@ -196,8 +201,10 @@ class LineGather(wiring.Component):
                 m.d.comb += moves.eq(~beat.valid | beat.ready)
                 with m.If(moves):
                     m.d.sync += [
-                        beat.valid.eq(index != LINE_BEATS), beat.payload.last.eq(index == LINE_BEATS - 1),
-                        enable.eq(Mux(marks.bit_select(index[:_LINE_LOG2], 1), found.data, 0)),
+                        read_valid.eq(index != LINE_BEATS), read_last.eq(index == LINE_BEATS - 1),
+                        read_enable.eq(Mux(marks.bit_select(index[:_LINE_LOG2], 1), found.data, 0)),
+                        beat.valid.eq(read_valid), beat.payload.last.eq(read_last), enable.eq(read_enable),
+                        line.eq(read.data),
                     ]
                     with m.If(index != LINE_BEATS):
                         m.d.sync += index.eq(index + 1)

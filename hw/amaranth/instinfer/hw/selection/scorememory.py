@@ -3,15 +3,15 @@
 
 from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.selection import KEY_BITS, SCORE_BITS
 
-from ..numeric.pipeline import stages
+from ..memory import BlockMemory
 
 STRIDE_BITS = 2
 """Log2 of the words of a group: 1, 2, 4 or 8."""
+_BANK = 2048
 
 
 class ScoreMemory(wiring.Component):
@@ -29,7 +29,7 @@ class ScoreMemory(wiring.Component):
     passes : most passes of a group
     """
 
-    latency = 2
+    latency = BlockMemory.latency
 
     def __init__(self, *, lanes: int, queries: int, rows: int, passes: int) -> None:
         self._lanes, self._queries, self._rows = lanes, queries, rows
@@ -52,20 +52,17 @@ class ScoreMemory(wiring.Component):
             write_address.eq((self.put_group[lane_bits:] << self.stride) + self.put_pass),
         ]
         for lane in range(self._lanes):
-            memory: Memory = Memory(shape=SCORE_BITS * self._queries, depth=self._rows, init=[])
-            m.submodules[f"bank_{lane}"] = memory
-            write, read = memory.write_port(), memory.read_port()
-            made: Memory = Memory(shape=KEY_BITS, depth=self._rows, init=[])
-            m.submodules[f"keys_{lane}"] = made
-            note, look = made.write_port(), made.read_port()
+            m.submodules[f"bank_{lane}"] = bank = BlockMemory(
+                width=SCORE_BITS * self._queries, depth=self._rows, bank=_BANK)
+            m.submodules[f"keys_{lane}"] = keys = BlockMemory(width=KEY_BITS, depth=self._rows, bank=_BANK)
             m.d.comb += [
-                read.addr.eq(read_address), write.addr.eq(write_address), write.data.eq(Cat(self.maxima)),
-                write.en.eq(self.put & (self.put_group[:lane_bits] == lane)),
-                note.addr.eq(self.key_row), note.data.eq(self.keys[lane]), note.en.eq(self.key_valid),
-                look.addr.eq(self.row),
-                self.found_keys[lane].eq(stages(m, look.data, 1, name=f"key_{lane}")[1]),
+                bank.write_enable.eq(self.put & (self.put_group[:lane_bits] == lane)),
+                bank.write_address.eq(write_address), bank.write_data.eq(Cat(self.maxima)),
+                bank.read_address.eq(read_address),
+                keys.write_enable.eq(self.key_valid), keys.write_address.eq(self.key_row),
+                keys.write_data.eq(self.keys[lane]), keys.read_address.eq(self.row),
+                self.found_keys[lane].eq(keys.read_data),
+                *(self.words[lane][query].eq(bank.read_data.word_select(query, SCORE_BITS))
+                  for query in range(self._queries)),
             ]
-            word = stages(m, read.data, 1, name=f"word_{lane}")[1]
-            m.d.comb += [self.words[lane][query].eq(word.word_select(query, SCORE_BITS))
-                         for query in range(self._queries)]
         return m

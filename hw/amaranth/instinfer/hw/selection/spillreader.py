@@ -11,7 +11,7 @@ from instinfer.abi.config import EngineConfig
 from instinfer.abi.selection import SCORE_BITS
 
 from ..signatures import AXI_BYTES, MemoryReadPort
-from ..stream.fifo import StreamFIFO
+from ..stream.fifo import BlockFIFO
 from .spillports import BEAT_COLUMNS, COLUMN_BITS, COLUMNS, beats, word_columns
 
 _CHUNK = 16
@@ -35,7 +35,7 @@ class SpillReader(wiring.Component):
     error : pulse, DRAM refused a beat
     memory : device DRAM
 
-    Latency: a round trip of DRAM and 7 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
+    Latency: a round trip of DRAM and 8 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
     words, 1 of keys, while a round trip takes at most 100 cycles. Back-pressure: what is asked for has room.
     """
 
@@ -57,14 +57,14 @@ class SpillReader(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.beats = fifo = StreamFIFO(shape=BEAT_COLUMNS, depth=_DEPTH)
+        m.submodules.beats = fifo = BlockFIFO(shape=BEAT_COLUMNS, depth=_DEPTH)
         by_keys = Signal()
         self._ask(m, fifo)
         left, final = Signal(range(self._rows_max + 1)), Signal()
         part, last_part, whole = Signal(range(max(2, self.cycles_per_row))), Signal(), Signal()
         piece, last_piece = Signal(range(COLUMNS)), Signal()
         loads, taken = Signal(), Signal()
-        # A beat by itself, since block RAM is slow; the rows that it holds move down one after the other.
+        # A beat by itself: the rows that it holds move down one after the other.
         beat, beat_valid = Signal(len(Value.cast(fifo.o.payload)), reset_less=True), Signal()
         with m.If(fifo.o.ready):
             m.d.sync += [beat.eq(Value.cast(fifo.o.payload)), beat_valid.eq(fifo.o.valid)]
@@ -103,7 +103,7 @@ class SpillReader(wiring.Component):
         """Rows of a beat, less one."""
         return Mux(by_keys, COLUMNS // self._lanes - 1, max(1, COLUMNS // self._columns) - 1)
 
-    def _ask(self, m: Module, fifo: StreamFIFO) -> None:
+    def _ask(self, m: Module, fifo: BlockFIFO) -> None:
         """Requests, as far ahead as there is room; their data."""
         request, answer = self.memory.request, self.memory.data
         address, left = Signal(range(beats(self._config) + _CHUNK)), Signal(range(beats(self._config) + 1))

@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A queue between two streams."""
+"""Queues between two streams."""
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from ..memory import COLLISION_FREE
+
+
+def _ports(shape: object, depth: int) -> dict[str, wiring.Member]:
+    return {
+        "i": In(stream.Signature(shape)),
+        "o": Out(stream.Signature(shape)),
+        "level": Out(range(depth + 1)),
+    }
 
 
 class StreamFIFO(wiring.Component):
@@ -29,11 +40,7 @@ class StreamFIFO(wiring.Component):
         if depth < 4:
             raise ValueError(f"FIFO depth {depth} is below 4; use a register stage instead")
         self.depth = depth
-        super().__init__({
-            "i": In(stream.Signature(shape)),
-            "o": Out(stream.Signature(shape)),
-            "level": Out(range(depth + 1)),
-        })
+        super().__init__(_ports(shape, depth))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -48,4 +55,53 @@ class StreamFIFO(wiring.Component):
             fifo.r_en.eq(self.o.ready),
             self.level.eq(fifo.level),
         ]
+        return m
+
+
+class BlockFIFO(wiring.Component):
+    """First in, first out, in a block RAM and the register that it has at its output.
+
+    Parameters
+    ----------
+    shape : payload shape
+    depth : payloads that it holds, a power of two from 4 on
+
+    Members
+    -------
+    i, o, level : as of `StreamFIFO`
+
+    Latency: 3 cycles from ``i`` to ``o`` when empty. Throughput and back-pressure: as of `StreamFIFO`.
+    """
+
+    def __init__(self, *, shape: object, depth: int):
+        if depth < 4 or depth & (depth - 1):
+            raise ValueError(f"FIFO depth {depth} is no power of two from 4 on; choose the next one")
+        self.depth = depth
+        super().__init__(_ports(shape, depth))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        taken, offered = Value.cast(self.i.payload), Value.cast(self.o.payload)
+        memory: Memory = Memory(shape=len(taken), depth=self.depth, init=[], attrs=COLLISION_FREE)
+        m.submodules.memory = memory
+        write, read = memory.write_port(), memory.read_port()
+        put, get = Signal(range(self.depth)), Signal(range(self.depth))
+        stored, fetched = Signal(range(self.depth + 1)), Signal()
+        word = Signal(len(taken), reset_less=True)
+        takes, gives, fetches, moves = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(self.level != self.depth), takes.eq(self.i.valid & self.i.ready),
+            gives.eq(self.o.valid & self.o.ready), offered.eq(word),
+            moves.eq(~self.o.valid | self.o.ready), read.en.eq(~fetched | moves),
+            fetches.eq(read.en & (stored != 0)),
+            write.addr.eq(put), write.data.eq(taken), write.en.eq(takes), read.addr.eq(get),
+        ]
+        m.d.sync += [
+            put.eq(put + takes), get.eq(get + fetches),
+            stored.eq(stored + takes - fetches), self.level.eq(self.level + takes - gives),
+        ]
+        with m.If(read.en):
+            m.d.sync += fetched.eq(stored != 0)
+        with m.If(moves):
+            m.d.sync += [self.o.valid.eq(fetched), word.eq(read.data)]
         return m

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memories in block RAM."""
+
+from typing import Any
+
+from amaranth.hdl import Array, Module
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .numeric.pipeline import stages
+
+COLLISION_FREE: dict[str, Any] = {"no_rw_check": 1}
+"""Attributes of a memory of which nobody uses a word that was read in the cycle in which it was written.
+
+An Amaranth memory promises the word as it was before the write. Where block RAM does not (ECP5), Yosys
+compares addresses and keeps the old word beside it, in front of whatever reads; with ``no_rw_check`` it does
+not. Benches spoil each such word in simulation (``tests/support/collisions.py``).
+"""
+
+
+class BlockMemory(wiring.Component):
+    """A memory in block RAMs, each with the register that it has at its output; what chooses among them comes
+    behind these.
+
+    Parameters
+    ----------
+    width : bits of a word
+    depth : words
+    bank : words of a bank, a power of two: as many as a block RAM of some width has, 512 to 16,384
+
+    Members
+    -------
+    write_enable, write_address, write_data : a word is stored
+    read_address, read_data : a word, ``latency`` cycles later. One that is stored in the cycle in which it is
+        asked for has no meaning, one stored in the cycle before is there
+
+    Throughput: a word in and a word out per cycle. No back-pressure.
+    """
+
+    latency = 2
+
+    def __init__(self, *, width: int, depth: int, bank: int) -> None:
+        if bank & (bank - 1) or bank < 2:
+            raise ValueError(f"a bank of {bank} words is not possible: choose a power of two")
+        self._bits, self._banks = bank.bit_length() - 1, -(-depth // bank)
+        address = range(max(2, depth))
+        super().__init__({
+            "write_enable": In(1), "write_address": In(address), "write_data": In(width),
+            "read_address": In(address), "read_data": Out(width),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits, depth = self._bits, min(1 << self._bits, 1 << len(self.read_address))
+        words = []
+        for number in range(self._banks):
+            memory: Memory = Memory(shape=len(self.read_data), depth=depth, init=[], attrs=COLLISION_FREE)
+            m.submodules[f"bank_{number}"] = memory
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                write.en.eq(self.write_enable & (self.write_address >> bits == number)),
+                write.addr.eq(self.write_address), write.data.eq(self.write_data),
+                read.addr.eq(self.read_address),
+            ]
+            words.append(stages(m, read.data, 1, name=f"word_{number}")[1])
+        m.d.comb += self.read_data.eq(
+            Array(words)[stages(m, self.read_address >> bits, self.latency, name="bank")[-1]])
+        return m
