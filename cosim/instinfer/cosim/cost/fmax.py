@@ -52,10 +52,11 @@ def ports(interface: str) -> list[tuple[str, str, int]]:
 
 
 def wrapper(block: Block) -> str:
-    """Verilog of the block with a register at each end of each wire, and five pins.
+    """Verilog of the block with a register at each end of each wire, and four pins.
 
-    Inputs come out of one shift register, outputs end in a register of their own, which another shift
-    register takes over when ``load`` is up. So every path of the block starts and ends in a flip-flop.
+    Inputs come out of one shift register, outputs end in a register of their own, and these meet in a tree of
+    registered parities, four by four. So every path of the block starts and ends in a flip-flop, and what is
+    around it is never slower than a LUT.
     """
     found = ports(block.modules[block.top])
     wires = {**dict.fromkeys(CLOCKS, "clk"), **dict.fromkeys(RESETS, "reset")}
@@ -73,24 +74,38 @@ def wrapper(block: Block) -> str:
     require(all(widths.values()), "block", block.name, "with inputs and outputs", "Choose another block.")
     inputs, outputs = widths["input"], widths["output"]
     connected = ",\n    ".join(connections)
+    tree, parity = _parity("captured", widths["output"])
     return f"""
-module {WRAPPER}(input clk, input rst, input serial_in, input load, output serial_out);
+module {WRAPPER}(input clk, input rst, input serial_in, output serial_out);
   reg reset;
   reg [{inputs - 1}:0] inputs;
   wire [{outputs - 1}:0] outputs;
-  reg [{outputs - 1}:0] captured, shifted;
+  reg [{outputs - 1}:0] captured;
   always @(posedge clk) begin
     reset <= rst;
     inputs <= {{inputs, serial_in}};
     captured <= outputs;
-    shifted <= load ? captured : {{shifted, 1'b0}};
   end
-  assign serial_out = shifted[{outputs - 1}];
+{tree}
+  assign serial_out = {parity};
   \\{block.top} block (
     {connected}
   );
 endmodule
 """
+
+
+def _parity(name: str, width: int) -> tuple[str, str]:
+    """A tree of registers over the bits of a register: its text, and its root."""
+    text = []
+    level = 0
+    while width > 1:
+        above, width, level = width, -(-width // 4), level + 1
+        below, name = name, f"parity_{level}"
+        each = "".join(f"    {name}[{at}] <= ^{below}[{min(4 * at + 3, above - 1)}:{4 * at}];\n"
+                       for at in range(width))
+        text.append(f"  reg [{width - 1}:0] {name};\n  always @(posedge clk) begin\n{each}  end")
+    return "\n".join(text), f"{name}[0]"
 
 
 def reached(block: Block, *, seed: int = SEED) -> dict[str, Any]:
