@@ -162,15 +162,12 @@ async def keys_and_blocks_interleaved(dut):
                           context=70, blocks=0, head_slot=2)
     for head in (dims, keys):
         await scorer.load(head)
-    beats, tokens = dims.block_beats(0, dims.block_slots(0))
-    cuts = [0, *(index + 1 for index, beat in enumerate(beats) if (index + 1) % 128 == 0)]
-    for slot, (low, high) in zip(keys.key_slots, itertools.pairwise(cuts), strict=False):
-        scorer.send(dims, (beats[low:high], []))
-        if high == cuts[-1]:
-            break
-        scorer.send(keys, keys.key_beats(slot))
-    sent = min(len(keys.key_slots), len(cuts) - 1)
-    scorer.send(dims, (beats[cuts[sent]:], tokens))
+    turns = dims.block_turns(0, dims.block_slots(0))
+    assert len(keys.key_slots) < len(turns)
+    for of_block, of_keys in itertools.zip_longest(turns, keys.key_slots):
+        scorer.send(dims, of_block)
+        if of_keys is not None:
+            scorer.send(keys, keys.key_beats(of_keys))
     await scorer.finished()
 
 

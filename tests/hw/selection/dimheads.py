@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Collection
 
 import numpy as np
@@ -153,6 +154,17 @@ class DimHead:
         for number_of_pass in range(self.passes):
             found += self.token_beats(number_of_pass, range(first, first + tokens), scores)
         return beats, found
+
+    def block_turns(self, block: int, order: list[tuple[int, int]],
+                    failed: Collection[tuple[int, int]] = ()) -> list[tuple[list[int], list[int]]]:
+        """The same slot by slot and pass by pass: the last slot of each pass brings its tokens."""
+        beats, tokens = self.block_beats(block, order, failed)
+        last, each = dim_beat(self.config)["last"].offset, len(tokens) // self.passes
+        ends = [0, *(index + 1 for index, beat in enumerate(beats) if beat >> last & 1)]
+        found = [[]] * (len(ends) - 1 - self.passes) + [
+            tokens[each * number:each * (number + 1)] for number in range(self.passes)]
+        return [(beats[low:high], those)
+                for (low, high), those in zip(itertools.pairwise(ends), found, strict=True)]
 
     # -- rows of keys ------------------------------------------------------------------------------
     @property
