@@ -222,8 +222,10 @@ class DimHead:
         stripe += block * self.shape.stripes_per_block(self.config)
         return stripe * self.config.slots_per_stripe + slot
 
-    def slot_beats(self, beats: list[int], stripe_ends: Collection[int] = ()) -> list[int]:
-        """`slot_beat` of beats of `dim_beat`; the last slot of a stripe is one of ``stripe_ends``."""
+    def slot_beats(self, beats: list[int], stripe_ends: Collection[int] = (), *,
+                   source: int = 0) -> list[int]:
+        """`slot_beat` of beats of `dim_beat`, above it the source; the last slot of a stripe is one of
+        ``stripe_ends``."""
         of_dim, layout = dim_beat(self.config), slot_beat(self.config)
 
         @functools.cache
@@ -236,7 +238,8 @@ class DimHead:
                 "head_slot": beat.head_slot, "base_slot": self.head_slot,
                 "rows": 0 if beat.empty else beat.tokens if beat.rows else 16, "wide": beat.wide,
                 "int8": beat.int8, "dims": not beat.rows, "keys": beat.rows, "group": group,
-                "stripe_end": group in stripe_ends and beat.pass_ == self.passes - 1}).as_bits()
+                "stripe_end": group in stripe_ends and beat.pass_ == self.passes - 1}).as_bits() | (
+                    source << layout.size)
 
         own, found = ("data", "scale", "last"), []
         for word in beats:

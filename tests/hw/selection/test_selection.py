@@ -46,7 +46,7 @@ def test_a_wrong_maximum_is_seen():
 
 
 def test_dims():
-    assert len(run("dims", "dims_|keys_|rate_")) == 9
+    assert len(run("dims", "dims_|keys_|rate_|blocks_")) == 11
 
 
 def test_a_wrong_score_is_seen():
