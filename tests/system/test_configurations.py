@@ -177,15 +177,16 @@ def test_one_policy_without_the_other() -> None:
 
 
 def choose(csd: Csd, *, sketch: bool, sparf: bool) -> tuple[list[np.ndarray], dict[str, int]]:
-    """What attentions by every policy give and count, the one with sketches and the one with dims."""
+    """What attentions by every policy give and count, the one with sketches and the one with dims.
+    Groups go on from slot to slot of sketches: what is known of one must be its channel's."""
     dims, heads = csd.config.head_dim_max, KV_HEADS
     random = rng(f"policies {csd.config.name}")
     cache = csd.kv_cache(layers=1, kv_heads=heads, query_heads=heads, head_dim=dims, max_tokens=1400,
-                         sketch=PCA(16, 4, fit_tokens=8) if sketch else None, dims=sparf)
+                         sketch=PCA(32, 4, fit_tokens=8) if sketch else None, dims=sparf)
     sequence = cache.new_sequence()
     sequence.write(0, *(random_half(random, (1200, heads, dims)) for _ in range(2)))
     policies: list[Policy] = [Dense()]
-    policies += [Sketch(keep_tokens=32, group=4, window=6, sinks=2)] if sketch else []
+    policies += [Sketch(keep_tokens=320, group=16, window=6, sinks=2)] if sketch else []
     policies += [SparF(dims=8, tokens=40, window=6, sinks=2)] if sparf else []
     q = random_half(random, (heads, dims), 3)
     return [sequence.attend(0, q, policy=each) for each in policies], csd.counters()

@@ -14,6 +14,7 @@ from support.streams import StreamSink, StreamSource
 
 from .dimheads import KINDS, DimHead
 from .tops import DIMS
+from .turns import in_turn
 
 
 class Scorer:
@@ -51,9 +52,9 @@ class Scorer:
         for _ in range(3):
             await RisingEdge(self.dut.clk)
 
-    def send(self, head: DimHead, slot: tuple[list[int], list[int]]) -> None:
+    def send(self, head: DimHead, slot: tuple[list[int], list[int]], *, source: int = 0) -> None:
         beats, tokens = slot
-        self.slots.send(*head.slot_beats(beats))
+        self.slots.send(*head.slot_beats(beats, source=source))
         self.maxima.expect(*tokens)
 
     async def finished(self) -> None:
@@ -162,16 +163,43 @@ async def keys_and_blocks_interleaved(dut):
                           context=70, blocks=0, head_slot=2)
     for head in (dims, keys):
         await scorer.load(head)
-    beats, tokens = dims.block_beats(0, dims.block_slots(0))
-    cuts = [0, *(index + 1 for index, beat in enumerate(beats) if (index + 1) % 128 == 0)]
-    for slot, (low, high) in zip(keys.key_slots, itertools.pairwise(cuts), strict=False):
-        scorer.send(dims, (beats[low:high], []))
-        if high == cuts[-1]:
-            break
-        scorer.send(keys, keys.key_beats(slot))
-    sent = min(len(keys.key_slots), len(cuts) - 1)
-    scorer.send(dims, (beats[cuts[sent]:], tokens))
+    turns = dims.block_turns(0, dims.block_slots(0))
+    assert len(keys.key_slots) < len(turns)
+    for of_block, of_keys in itertools.zip_longest(turns, keys.key_slots):
+        scorer.send(dims, of_block)
+        if of_keys is not None:
+            scorer.send(keys, keys.key_beats(of_keys))
     await scorer.finished()
+
+
+async def blocks_of_two_sources(dut, *, idle: float, back_pressure: float, fail: float = 0.0,
+                                generator=None) -> None:
+    """Blocks of one head slot from either source by turns, slots of both in turn."""
+    random = rng("blocks of two sources")
+    scorer = Scorer(dut, idle=idle, back_pressure=back_pressure)
+    await start(dut)
+    for int8, blocks in ((True, 2), (False, 3)):
+        head = DimHead.random(random, DIMS, kind="plain", head_dim=64, dims=2, int8=int8, passes=2,
+                              context=DIMS.max_context if int8 else 2500, blocks=blocks, head_slot=1)
+        await scorer.load(head)
+        sources = [[], []]
+        for block in range(blocks):
+            order = head.block_slots(block)
+            failed = {each for each in order if random.random() < fail}
+            sources[block % 2] += head.block_turns(block, order, failed)
+        for source, slot in in_turn(sources, generator):
+            scorer.send(head, slot, source=source)
+        await scorer.finished()
+
+
+@bench(cycles=60_000)
+async def blocks_in_random_turns(dut):
+    await blocks_of_two_sources(dut, idle=0.1, back_pressure=0.1, fail=0.1, generator=rng("turns of blocks"))
+
+
+@bench(cycles=60_000)
+async def blocks_in_strict_turns(dut):
+    await blocks_of_two_sources(dut, idle=0.0, back_pressure=0.0)
 
 
 @bench(cycles=20_000)

@@ -7,6 +7,7 @@ import numpy as np
 from cocotb.triggers import RisingEdge
 
 from instinfer.abi import selection
+from instinfer.abi.layout import SketchShape
 from instinfer.abi.presets import load
 from instinfer.hw.selection.scorer import SketchScorer
 from support.benches import bench, cycle, parameters, start
@@ -14,6 +15,7 @@ from support.seeds import rng
 from support.streams import StreamSink, StreamSource
 
 from .sketches import Head
+from .turns import in_turn
 
 DUT = "scorer"
 
@@ -131,6 +133,35 @@ async def scorer_at_full_rate(dut):
     for slot in range(5):
         assert [cycle - cycles[0] for cycle in cycles[96 * slot:96 * slot + 96]] == list(
             range(120 * slot, 120 * slot + 96))
+
+
+async def pages_of_two_sources(dut, *, idle: float, back_pressure: float, generator=None) -> None:
+    """Pages of one head slot from either source by turns, slots of both in turn; groups go on from slot to
+    slot."""
+    config = configuration()
+    random = rng("pages of two sources")
+    scorer = Scorer(dut, idle=idle, back_pressure=back_pressure)
+    await start(dut)
+    for dims, bits in ((64, 8), (48, 4), (16, 8), (8, 4)):
+        per_page = SketchShape(dims, bits).vectors_per_slot * config.slots_per_page
+        head = Head.random(random, config, dims=dims, bits=bits, context=4 * per_page - 3, group_log2=5,
+                           head_slot=1)
+        await scorer.load([head])
+        maxima = head.maxima()
+        sources = [[slot for page in head.pages[source::2] for slot in page] for source in range(2)]
+        for source, slot in in_turn(sources, generator):
+            scorer.send(head, slot, maxima, source=source)
+        await scorer.finished()
+
+
+@bench(cycles=30_000)
+async def pages_in_random_turns(dut):
+    await pages_of_two_sources(dut, idle=0.2, back_pressure=0.3, generator=rng("turns of pages"))
+
+
+@bench(cycles=20_000)
+async def pages_in_strict_turns(dut):
+    await pages_of_two_sources(dut, idle=0.0, back_pressure=0.0)
 
 
 @bench(cycles=10_000)

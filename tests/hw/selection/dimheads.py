@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Collection
 
 import numpy as np
@@ -154,6 +155,17 @@ class DimHead:
             found += self.token_beats(number_of_pass, range(first, first + tokens), scores)
         return beats, found
 
+    def block_turns(self, block: int, order: list[tuple[int, int]],
+                    failed: Collection[tuple[int, int]] = ()) -> list[tuple[list[int], list[int]]]:
+        """The same slot by slot and pass by pass: the last slot of each pass brings its tokens."""
+        beats, tokens = self.block_beats(block, order, failed)
+        last, each = dim_beat(self.config)["last"].offset, len(tokens) // self.passes
+        ends = [0, *(index + 1 for index, beat in enumerate(beats) if beat >> last & 1)]
+        found = [[]] * (len(ends) - 1 - self.passes) + [
+            tokens[each * number:each * (number + 1)] for number in range(self.passes)]
+        return [(beats[low:high], those)
+                for (low, high), those in zip(itertools.pairwise(ends), found, strict=True)]
+
     # -- rows of keys ------------------------------------------------------------------------------
     @property
     def key_slots(self) -> list[int]:
@@ -210,8 +222,10 @@ class DimHead:
         stripe += block * self.shape.stripes_per_block(self.config)
         return stripe * self.config.slots_per_stripe + slot
 
-    def slot_beats(self, beats: list[int], stripe_ends: Collection[int] = ()) -> list[int]:
-        """`slot_beat` of beats of `dim_beat`; the last slot of a stripe is one of ``stripe_ends``."""
+    def slot_beats(self, beats: list[int], stripe_ends: Collection[int] = (), *,
+                   source: int = 0) -> list[int]:
+        """`slot_beat` of beats of `dim_beat`, above it the source; the last slot of a stripe is one of
+        ``stripe_ends``."""
         of_dim, layout = dim_beat(self.config), slot_beat(self.config)
 
         @functools.cache
@@ -224,7 +238,8 @@ class DimHead:
                 "head_slot": beat.head_slot, "base_slot": self.head_slot,
                 "rows": 0 if beat.empty else beat.tokens if beat.rows else 16, "wide": beat.wide,
                 "int8": beat.int8, "dims": not beat.rows, "keys": beat.rows, "group": group,
-                "stripe_end": group in stripe_ends and beat.pass_ == self.passes - 1}).as_bits()
+                "stripe_end": group in stripe_ends and beat.pass_ == self.passes - 1}).as_bits() | (
+                    source << layout.size)
 
         own, found = ("data", "scale", "last"), []
         for word in beats:

@@ -78,7 +78,8 @@ class Head:
         per_slot = self.shape.vectors_per_slot
         return range(slot * per_slot, min((slot + 1) * per_slot, self.context))
 
-    def slot_beats(self, slot: int, *, whole: bool = False, failed: bool = False) -> list[int]:
+    def slot_beats(self, slot: int, *, whole: bool = False, failed: bool = False,
+                   source: int = 0) -> list[int]:
         """Beats of a slot: with all beats of its data area (``whole``), or those of the vectors wanted."""
         tokens = self.slot_tokens(slot)
         per_slot, size = self.shape.vectors_per_slot, self.shape.vector_bytes
@@ -93,7 +94,7 @@ class Head:
             "data": int(word), "head_slot": self.head_slot, "first_token": tokens.start,
             "vectors": len(tokens), "final": tokens.stop == self.context, "size": self.size,
             "bits": CODES[self.shape.bits], "group_log2": self.group_log2, "failed": failed,
-            "last": number == len(words) - 1,
+            "last": number == len(words) - 1, "source": source,
         }).as_bits() for number, word in enumerate(words)]
 
     def group_beats(self, slot: int, maxima: np.ndarray) -> list[int]:

@@ -20,7 +20,7 @@ from support.harness import verilog
 from .tops import selection_top
 
 HERE = Path(__file__).parent
-PRESET, OVERRIDES = "tiny", {"queries": 4}
+PRESET, OVERRIDES = "tiny", {"queries": 4, "channels_per_scorer": 2}
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def run(bench: str, only: str, *, quick: bool = False) -> list[str]:
 
 
 def test_scorer():
-    assert len(run("scorer", "random_heads|scorer_|failed_sketch")) == 6
+    assert len(run("scorer", "random_heads|scorer_|failed_sketch|pages_")) == 8
 
 
 def test_a_wrong_maximum_is_seen():
@@ -46,7 +46,7 @@ def test_a_wrong_maximum_is_seen():
 
 
 def test_dims():
-    assert len(run("dims", "dims_|keys_|rate_")) == 9
+    assert len(run("dims", "dims_|keys_|rate_|blocks_")) == 11
 
 
 def test_a_wrong_score_is_seen():

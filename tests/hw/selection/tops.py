@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from amaranth.hdl import Module
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig
@@ -24,7 +24,7 @@ from instinfer.hw.selection.ports import group_beat, mask_word, query_sketch_bea
 from instinfer.hw.selection.scorer import SketchScorer
 from instinfer.hw.selection.sparfports import folded_write, head_opening
 from instinfer.hw.selection.tokens import TokenChooser, token_job
-from instinfer.hw.signatures import MemoryReadPort, MemoryWritePort, slot_beat, stripe_finish
+from instinfer.hw.signatures import MemoryReadPort, MemoryWritePort, slot_beat, slot_source, stripe_finish
 from support.harness import Bundle, bundle
 
 
@@ -52,14 +52,16 @@ class LoadedScorer(wiring.Component):
 
 
 class LoadedDimScorer(wiring.Component):
-    """`DimOperands` and a `DimSlotScorer`."""
+    """`DimOperands` and a `DimSlotScorer`; slots say their source."""
 
     def __init__(self, *, config: EngineConfig, blocks: bool = True):
         self._config = config
         self._blocks = blocks
         super().__init__({
             "opened": In(head_opening(config)), "folded": In(folded_write(config)),
-            "slots": In(stream.Signature(slot_beat(config))), "setup": In(dim_setup(config)),
+            "slots": In(stream.Signature(data.StructLayout({
+                "slot": slot_beat(config), **slot_source(config)}))),
+            "setup": In(dim_setup(config)),
             "maxima": Out(stream.Signature(group_beat(config))), "busy": Out(1),
         })
 
@@ -69,9 +71,11 @@ class LoadedDimScorer(wiring.Component):
         m.submodules.scorer = scorer = DimSlotScorer(config=self._config, blocks=self._blocks)
         for name in ("opened", "folded"):
             connect(m, flipped(getattr(self, name)), getattr(operands, name))
-        connect(m, flipped(self.slots), scorer.slots)
         connect(m, scorer.port.maxima, flipped(self.maxima))
         m.d.comb += [
+            scorer.slots.valid.eq(self.slots.valid), self.slots.ready.eq(scorer.slots.ready),
+            scorer.slots.payload.eq(self.slots.payload.slot),
+            *(getattr(scorer, name).eq(self.slots.payload[name]) for name in slot_source(self._config)),
             self.busy.eq(scorer.busy),
             *(getattr(scorer.port.write, name).eq(getattr(operands.write, name))
               for name in short_write(self._config).members),
@@ -115,6 +119,8 @@ class SelectionWithScorers(wiring.Component):
 DIMS = load(preset="tiny", overrides={
     "queries": 2, "page_bytes": 8192, "spare_bytes": 512, "max_context": 4096})
 """Blocks of 1,024 fp16 or 2,048 int8 tokens, dims in two slots, two passes."""
+SHARED_DIMS = dataclasses.replace(DIMS, channels_per_scorer=2)
+"""Slots, beats and tokens are those of `DIMS`, but for the source beside a slot."""
 SELECTION = load(preset="tiny", overrides={
     "channels": 1, "queries": 2, "max_context": 1024, "sparf_policy": False})
 JOINED = 3
@@ -168,7 +174,7 @@ def selection_top(config: EngineConfig) -> Bundle:
     """All blocks side by side."""
     tokens = TokenChooser(config=TOKENS.config, lanes=TOKENS.lanes)
     return bundle(
-        scorer=LoadedScorer(config=config), dims=LoadedDimScorer(config=DIMS),
+        scorer=LoadedScorer(config=config), dims=LoadedDimScorer(config=SHARED_DIMS),
         dim_slots=DimIntake(config=DIMS), dim_keys=LoadedDimScorer(config=DIMS, blocks=False), tokens=tokens,
         whole=SelectionWithScorers(config=SELECTION), join=MaximaJoin(config=SELECTION, scorers=JOINED),
         **{name: setting.component() for name, setting in CHOOSERS.items()},
