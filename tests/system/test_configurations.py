@@ -25,7 +25,8 @@ from host.test_superblocks import (
     test_superblocks_that_are_not_there_are_refused,
 )
 from instinfer.abi.config import EngineConfig
-from instinfer.abi.layout import RowShape, placement
+from instinfer.abi.dims import DimShape
+from instinfer.abi.layout import RowShape, SketchShape, placement
 from instinfer.cosim.lint import lint_modules
 from instinfer.cosim.native.engine import rtl
 from instinfer.host import PCA, Csd, Dense, Sketch, SparF, open_csd
@@ -178,13 +179,17 @@ def test_one_policy_without_the_other() -> None:
 
 def choose(csd: Csd, *, sketch: bool, sparf: bool) -> tuple[list[np.ndarray], dict[str, int]]:
     """What attentions by every policy give and count, the one with sketches and the one with dims.
-    Groups go on from slot to slot of sketches: what is known of one must be its channel's."""
+    Groups go on from slot to slot of sketches: what is known of one must be its channel's. Some stripes of
+    either kind are in flash."""
     dims, heads = csd.config.head_dim_max, KV_HEADS
     random = rng(f"policies {csd.config.name}")
-    cache = csd.kv_cache(layers=1, kv_heads=heads, query_heads=heads, head_dim=dims, max_tokens=1400,
+    whole = [SketchShape(32, 4).tokens_per_stripe(csd.config)] if sketch else []
+    whole += [DimShape(RowShape(dims)).tokens_per_block(csd.config)] if sparf else []
+    tokens = max(1200, 2 * max(whole) + 100)
+    cache = csd.kv_cache(layers=1, kv_heads=heads, query_heads=heads, head_dim=dims, max_tokens=tokens + 200,
                          sketch=PCA(32, 4, fit_tokens=8) if sketch else None, dims=sparf)
     sequence = cache.new_sequence()
-    sequence.write(0, *(random_half(random, (1200, heads, dims)) for _ in range(2)))
+    sequence.write(0, *(random_half(random, (tokens, heads, dims)) for _ in range(2)))
     policies: list[Policy] = [Dense()]
     policies += [Sketch(keep_tokens=320, group=16, window=6, sinks=2)] if sketch else []
     policies += [SparF(dims=8, tokens=40, window=6, sinks=2)] if sparf else []
