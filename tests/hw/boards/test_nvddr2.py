@@ -87,12 +87,25 @@ def test_a_clock_of_the_phy_alone(tmp_path: Path) -> None:
     channel = (tmp_path / "rtl" / f"{MODULE}.v").read_text()
     assert "module \\instinfer_nvddr2_channel.crossing (" in channel.replace(".crossing(", ".crossing (")
     timing = (tmp_path / "constraints" / "timing.xdc").read_text()
+    named = re.search(r"ASYNC_REG TRUE \[get_cells -hierarchical -regexp \{(.*)\}\]", timing)
+    assert named
+    found = stages(channel)
+    assert {name.rsplit(".", 1)[0] for name in found} >= {
+        f"instinfer_nvddr2_channel.crossing.{part}" for part in ("reads.consume_cdc", "writes.produce_cdc")}
+    assert all(re.fullmatch(named[1], name.replace(".", "/") + "_reg[1]") for name in found)
     phy, engine = "[get_clocks -of_objects [get_pins pad_clock/phy_buffer/O]]", (
         "[get_clocks -of_objects [get_ports ap_clk]]")
     for one, other in ((phy, engine), (engine, phy)):
         assert f"set_max_delay -datapath_only -from {one} -to {other} 10.000" in timing
     assert f"-from [get_clocks nand1_dqs] -to {phy} 10.000" in timing
     assert "create_clock -name nand1_dqs -period 10.000" in timing
+
+
+def stages(verilog: str) -> list[str]:
+    """Registers of synchronisers, behind the names of their modules."""
+    return [f"{module}.{register}" for module, body in re.findall(
+                r"^module (?:\\)?([\w.]+).*?;(.*?)^endmodule", verilog, re.M | re.S)
+            for register in re.findall(r"^  reg (?:\[\d+:0\] )?(stage\d+) =", body, re.M)]
 
 
 def test_clocks_that_a_phy_cannot_have() -> None:

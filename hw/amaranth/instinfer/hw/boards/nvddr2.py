@@ -24,7 +24,7 @@ from ..signatures import PhyPort
 from .crossed import CrossedChannel, phy_clock
 from .flash import FlashSide
 from .interfaces import Port
-from .sdr import BOARD_NS, IN_NS, OUT_NS, PAD_DELAY_NS, nand_pins, nand_ports
+from .sdr import BOARD_NS, IN_NS, OUT_NS, PAD_DELAY_NS, nand_pins, nand_ports, synchronisers
 from .target import Family, Target
 from .templates import render as render_template
 
@@ -249,6 +249,7 @@ class NvDdr2Pads(FlashSide):
             f"# NV-DDR2: an edge of RE_n leaves in {OUT_NS} ns, crosses the board in {BOARD_NS} ns both "
             f"ways, and DQS comes in within {IN_NS} ns.",
             "# DQS is a clock that runs while a die answers; data last from tDQSQ to tQH behind its edges.",
+            *synchronisers(),
         ]
         if self.crossed:
             shorter = f"{1000 / max(self.bus.clock_mhz, self.config.clock_mhz):.3f}"

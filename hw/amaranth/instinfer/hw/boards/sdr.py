@@ -150,6 +150,7 @@ class SdrPads(FlashSide):
         lines = [
             f"# SDR: beside tREA, DQ may come {PAD_DELAY_NS} ns after the edges that ask for it: "
             f"{OUT_NS} ns to a pad, {BOARD_NS} ns of board, {IN_NS} ns from a pad.",
+            *synchronisers(),
         ]
         for port in self.ports():
             pads = f"[get_ports {{{port.name}{'[*]' if port.width > 1 else ''}}}]"
@@ -160,6 +161,15 @@ class SdrPads(FlashSide):
                 if port.direction == "inout":
                     lines.append(f"set_max_delay -datapath_only -from {pads} -to {clock} {IN_NS}.0")
         return lines
+
+
+def synchronisers() -> list[str]:
+    """Flip-flops of Amaranth's synchronisers, which are called so, stand side by side, and simulation tools
+    know what they are for."""
+    return [
+        "# Registers that take signals of another clock, and those behind them.",
+        "set_property ASYNC_REG TRUE [get_cells -hierarchical -regexp {.*/stage[0-9]+_reg(\\[[0-9]+\\])?}]",
+    ]
 
 
 def nand_ports(config: EngineConfig) -> list[Port]:
