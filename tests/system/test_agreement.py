@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model and RTL are one device: equal outputs, counts and stored state; each opens the other's drive."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def fill(csd: Csd, label: str) -> list[Any]:
                 outputs += sequence.read(layer, sequence.resident(layer) // 3)
         sequence.sync()
     return outputs
+
+
+def agree(fill: Callable[[Csd, str], list[Any]], label: str, overrides: Mapping[str, Any]) -> dict[str, int]:
+    """Fills model and RTL of a changed ``tiny``: the same outputs and counts. Returns the RTL's counts."""
+    outputs, counters = {}, {}
+    for kind in ("model", "sim"):
+        with open_csd(f"{kind}:tiny", erased=True, overrides=overrides) as csd:
+            outputs[kind] = fill(csd, label)
+            counters[kind] = csd.counters()
+    for one, other in zip(outputs["model"], outputs["sim"], strict=True):
+        assert one.tobytes() == other.tobytes()
+    for name in AGREEING:
+        assert counters["sim"][name.lower()] == counters["model"][name.lower()], name
+    return counters["sim"]
 
 
 def test_outputs_counts_and_state(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 """Channels that share attention cores and scorers: the bits of those that do not."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,17 +36,9 @@ def device() -> Iterator[Csd]:
 
 
 @pytest.mark.parametrize("module", [test_agreement, test_sketches, test_sparf])
-def test_bits_and_counts_are_those_of_the_model(module: Any, tmp_path: Path) -> None:
+def test_bits_and_counts_are_those_of_the_model(module: Any) -> None:
     """All policies and formats, several heads and commands in flight; the model knows nothing of cores."""
-    outputs, counters = {}, {}
-    for kind in ("model", "sim"):
-        with open_csd(f"{kind}:tiny", erased=True, overrides=SHARED) as csd:
-            outputs[kind] = module.fill(csd, "shared cores")
-            counters[kind] = csd.counters()
-    for one, other in zip(outputs["model"], outputs["sim"], strict=True):
-        assert one.tobytes() == other.tobytes()
-    for name in test_agreement.AGREEING:
-        assert counters["sim"][name.lower()] == counters["model"][name.lower()], name
+    test_agreement.agree(module.fill, "shared cores", SHARED)
 
 
 def test_a_shared_core_keeps_up_with_its_buses() -> None:
