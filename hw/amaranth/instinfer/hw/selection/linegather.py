@@ -63,34 +63,36 @@ class LineGather(wiring.Component):
         word: Any = self.i.payload
         line = word.beat[_LINE_LOG2:]
         tags = Array(Signal(len(line), name=f"tag_{each}", reset_less=True) for each in place)
-        touched = Array(Signal(LINE_BEATS, name=f"touched_{each}") for each in place)
-        filled = Array(Signal(range(LINE_COLUMNS + 1), name=f"filled_{each}") for each in place)
+        filled: Memory = Memory(shape=range(LINE_COLUMNS + 1), depth=lines, init=[])
+        touched: Memory = Memory(shape=LINE_BEATS, depth=lines, init=[])
+        m.submodules.filled, m.submodules.touched = filled, touched
         used, growing = Signal(lines), Signal(lines)
 
         # Cycle 0: lines of its beat among those that grow; or that of the word in front, whose place is not
         # written yet.
         held: Any = Signal(spill_write(self._config), reset_less=True)
         have, taken, same = Signal(), Signal(), Signal(lines, reset_less=True)
+        goes = Signal()  # a line, which grows no more
         again, before = Signal(), Signal(lines, reset_less=True)
-        many = Signal(range(COLUMNS + 1), reset_less=True)
-        m.d.comb += self.i.ready.eq(~have | taken)
+        # Without a free place that is kept ready, a word waits a cycle to see whether it needs one.
+        free, free_valid, joins = Signal(lines, reset_less=True), Signal(), Signal()
+        m.d.comb += [taken.eq(have & (free_valid | joins)), self.i.ready.eq(~have | taken)]
         with m.If(self.i.ready):
             m.d.sync += [
                 have.eq(self.i.valid), held.eq(word),
-                many.eq(sum((bit for bit in word.enable), start=Value.cast(0))),
                 same.eq(Cat(growing[each] & (tags[each] == line) for each in place)),
                 again.eq(have & (held.beat[_LINE_LOG2:] == line)),
             ]
 
         # Cycle 1: its place, or the free one that is kept ready.
         hits, hit, begins = Signal(lines), Signal(), Signal()
-        free, free_valid = Signal(lines, reset_less=True), Signal()
         entry = Signal(place)
         m.d.comb += [
             hits.eq((same | Mux(again, before, 0)) & growing), hit.eq(hits.any()),
-            taken.eq(have & (hit | free_valid)), begins.eq(have & ~hit & free_valid),
+            begins.eq(taken & ~hit),
             entry.eq(Mux(hit, _index(hits), _index(free))),
         ]
+        m.d.sync += joins.eq(have & ~taken & hit & ~goes)
         with m.If(taken):
             m.d.sync += before.eq(Mux(hit, hits, free))
         with m.If(begins | ~free_valid):
@@ -99,27 +101,32 @@ class LineGather(wiring.Component):
         for each in place:
             with m.If(begins & free[each]):
                 m.d.sync += [
-                    tags[each].eq(held.beat[_LINE_LOG2:]), touched[each].eq(0), filled[each].eq(0),
-                    used[each].eq(1), growing[each].eq(1),
+                    tags[each].eq(held.beat[_LINE_LOG2:]), used[each].eq(1), growing[each].eq(1),
                 ]
 
         # Cycle 2: what its line has; cycle 3: it is stored.
-        found, put = Signal(), Signal()
+        found, put, fresh = Signal(), Signal(), Signal()
         found_at, at = Signal(place), Signal(place)
         late: Any = Signal(spill_write(self._config), reset_less=True)
         now: Any = Signal(spill_write(self._config), reset_less=True)
         had, old = Signal(range(LINE_COLUMNS + 1), reset_less=True), Signal(LINE_BEATS, reset_less=True)
         count, marks = Signal(range(LINE_COLUMNS + 1)), Signal(LINE_BEATS)
-        now_many = stages(m, many, 2, name="many")[2]
+        many = stages(m, sum((bit for bit in late.enable), start=Value.cast(0)), 1, name="many")[1]
         follows = put & (found_at == at)
-        m.d.comb += [count.eq(had + now_many), marks.eq(old | (1 << now.beat[:_LINE_LOG2]))]
-        m.d.sync += [
-            found.eq(taken), found_at.eq(entry), late.eq(held),
-            put.eq(found), at.eq(found_at), now.eq(late),
-            had.eq(Mux(follows, count, filled[found_at])), old.eq(Mux(follows, marks, touched[found_at])),
+        filled_find, touched_find = filled.read_port(domain="comb"), touched.read_port(domain="comb")
+        filled_put, touched_put = filled.write_port(), touched.write_port()
+        m.d.comb += [
+            count.eq(had + many), marks.eq(old | (1 << now.beat[:_LINE_LOG2])),
+            filled_find.addr.eq(found_at), touched_find.addr.eq(found_at),
+            filled_put.en.eq(put), filled_put.addr.eq(at), filled_put.data.eq(count),
+            touched_put.en.eq(put), touched_put.addr.eq(at), touched_put.data.eq(marks),
         ]
-        with m.If(put):
-            m.d.sync += [filled[at].eq(count), touched[at].eq(marks)]
+        m.d.sync += [
+            found.eq(taken), fresh.eq(begins), found_at.eq(entry), late.eq(held),
+            put.eq(found), at.eq(found_at), now.eq(late),
+            had.eq(Mux(fresh, 0, Mux(follows, count, filled_find.data))),
+            old.eq(Mux(fresh, 0, Mux(follows, marks, touched_find.data))),
+        ]
 
         # Cycle 4: the line is sent when that was its last column. When room is short and few lines are on
         # their way, one goes that nothing came for since the hand was there before.
@@ -128,8 +135,9 @@ class LineGather(wiring.Component):
         short, looks = Signal(), Signal()
         victim, victim_valid = Signal(place), Signal()
         begun = Signal(range(lines + 1))
-        goes, gone, gone_at = Signal(), Signal(), Signal(place)
+        gone, gone_at = Signal(), Signal(place)
         m.submodules.queue = queue = StreamFIFO(shape=place, depth=lines)
+        sent = stages(m, queue.o.valid & queue.o.ready, 1, name="sent", reset=True)[1]
         complete = Signal()
         m.d.comb += [
             complete.eq(whole & growing.bit_select(whole_at, 1)),
@@ -139,7 +147,7 @@ class LineGather(wiring.Component):
         ]
         m.d.sync += [
             whole.eq(put & (count == LINE_COLUMNS)), whole_at.eq(at),
-            begun.eq(begun + begins - (queue.o.valid & queue.o.ready)),
+            begun.eq(begun + fresh - sent),
             short.eq((begun > lines - lines // 4) & (queue.level <= 1)),
             victim.eq(hand), victim_valid.eq(looks & growing.bit_select(hand, 1)
                                              & (self.flush | ~recent.bit_select(hand, 1))),
@@ -154,7 +162,7 @@ class LineGather(wiring.Component):
         self._send(m, queue, tags, touched, used, have, put, at, now, old)
         return m
 
-    def _send(self, m: Module, queue: StreamFIFO, tags: Any, touched: Any, used: Signal, have: Value,
+    def _send(self, m: Module, queue: StreamFIFO, tags: Any, touched: Memory, used: Signal, have: Value,
               put: Value, at: Value, now: Any, old: Value) -> None:
         """The lines of the queue."""
         columns: Memory = Memory(shape=SCORE_BITS * COLUMNS, depth=self._lines * LINE_BEATS, init=[],
@@ -179,7 +187,9 @@ class LineGather(wiring.Component):
         line = Signal(len(read.data), reset_less=True)
         moves, ends = Signal(), Signal()
         marks = Signal(LINE_BEATS, reset_less=True)
+        touched_look = touched.read_port(domain="comb")
         m.d.comb += [
+            touched_look.addr.eq(entry),
             request.payload.address.eq(self._config.scores_first
                                        + (tags[entry] << (LINE_BEATS * AXI_BYTES - 1).bit_length())),
             request.payload.beats.eq(LINE_BEATS),
@@ -189,12 +199,10 @@ class LineGather(wiring.Component):
                 line.word_select(column, SCORE_BITS)) for column in range(COLUMNS)),
             ends.eq(beat.valid & beat.ready & beat.payload.last), queue.o.ready.eq(ends),
         ]
-        with m.If(ends):
-            m.d.sync += used.bit_select(entry, 1).eq(0)
         with m.FSM():
             with m.State("REQUEST"):
                 m.d.comb += request.valid.eq(queue.o.valid)
-                m.d.sync += [index.eq(0), marks.eq(touched[entry])]
+                m.d.sync += [index.eq(0), marks.eq(touched_look.data)]
                 with m.If(request.valid & request.ready):
                     m.next = "SEND"
             with m.State("SEND"):
@@ -206,6 +214,8 @@ class LineGather(wiring.Component):
                         beat.valid.eq(read_valid), beat.payload.last.eq(read_last), enable.eq(read_enable),
                         line.eq(read.data),
                     ]
+                    with m.If(index == LINE_BEATS - 1):
+                        m.d.sync += used.bit_select(entry, 1).eq(0)
                     with m.If(index != LINE_BEATS):
                         m.d.sync += index.eq(index + 1)
                 with m.If(ends):
