@@ -60,7 +60,7 @@ class ScoreStore(wiring.Component):
     `SpillReader`.
     """
 
-    latency = ScoreMemory.latency
+    latency = ScoreMemory.latency + 1
 
     def __init__(self, *, config: EngineConfig, lanes: int, key_latency: int) -> None:
         self._config, self._lanes = config, lanes
@@ -191,25 +191,29 @@ class ScoreStore(wiring.Component):
         here, since they are read in consecutive cycles."""
         wide = word_columns(self._config)
         m.submodules.waiting = waiting = StreamFIFO(
-            shape=len(reader.row), depth=max(4, 2 * self._config.passes_max))
-        keyed = Signal()
+            shape=len(reader.row), depth=2 * self._config.passes_max + ScoreMemory.latency + 4)
+        keyed, room = Signal(), Signal()
         with m.If(self.sweep):
             m.d.sync += keyed.eq(self.sweep_keys)
-        # Its words are here; one that is taken in this cycle is no longer.
-        whole, taken = Signal(), Signal()
+        # Its words are here; one that is asked for in this cycle is no longer. It leaves the queue when one
+        # from on chip would be there.
+        whole, taken, here = Signal(), Signal(), Signal.like(waiting.level)
         need = Mux(keyed, 1, self.passes)
-        m.d.sync += whole.eq(Mux(taken, waiting.level > need, waiting.level >= need))
-        m.d.comb += [
-            waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.valid),
-            reader.take.eq(waiting.i.valid & waiting.i.ready),
-            self.ready.eq(~out | (waiting.o.valid & ((self.pass_ != 0) | (whole & key_room)))),
-            taken.eq(self.read & self.ready & out), waiting.o.ready.eq(taken),
+        beyond = stages(m, taken, ScoreMemory.latency, name="beyond", reset=True)[-1]
+        m.d.sync += [
+            room.eq(waiting.level < waiting.depth - 1), here.eq(here + reader.take - taken),
+            whole.eq(Mux(taken, here > need, here >= need)),
         ]
-        beyond = stages(m, out, self.latency, name="beyond", reset=True)[-1]
-        late = stages(m, waiting.o.payload, self.latency, name="late")[-1]
+        m.d.comb += [
+            waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.take),
+            reader.take.eq(reader.valid & room),
+            self.ready.eq(~out | (self.pass_ != 0) | (whole & key_room)),
+            taken.eq(self.read & self.ready & out), waiting.o.ready.eq(beyond),
+        ]
+        late = waiting.o.payload
         for lane in range(self._lanes):
-            m.d.comb += self.found_keys[lane].eq(
+            m.d.sync += self.found_keys[lane].eq(
                 Mux(beyond, late.word_select(lane, SCORE_BITS), memory.found_keys[lane]))
             for query in range(self._config.queries):
                 column = late.word_select(lane * wide + query, SCORE_BITS)
-                m.d.comb += self.words[lane][query].eq(Mux(beyond, column, memory.words[lane][query]))
+                m.d.sync += self.words[lane][query].eq(Mux(beyond, column, memory.words[lane][query]))

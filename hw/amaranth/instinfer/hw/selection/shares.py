@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shares of what is attended in the approximate softmax (``abi.sparf.alpha``)."""
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.sparf import ALPHA_FRACTION
 
 from ..numeric.pipeline import stages
+from .bins import added, tree_levels
 from .sparfports import SHARE_BITS
 from .terms import TERM_BITS
 
@@ -26,13 +27,13 @@ class QueryShares(wiring.Component):
     groups : most groups that are summed
     """
 
-    latency = 2
     cycles = SHARE_BITS + 2
     """From one division to the next."""
 
     def __init__(self, *, lanes: int, queries: int, groups: int) -> None:
         self._lanes, self._queries = lanes, queries
         self._width = TERM_BITS + groups.bit_length()
+        self.latency = tree_levels(lanes) + 1
         super().__init__({
             "clear": In(1), "valid_in": In(1), "terms": In(TERM_BITS).array(lanes, queries),
             "attended": In(lanes), "finish": In(1),
@@ -41,16 +42,15 @@ class QueryShares(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        valid = stages(m, self.valid_in, 1, name="valid", reset=True)[1]
+        valid = stages(m, self.valid_in, self.latency - 1, name="valid", reset=True)[-1]
         totals: list[Signal] = []
         parts: list[Signal] = []
         everything = C((1 << self._lanes) - 1, self._lanes)
         for query in range(self._queries):
             for name, sums, wanted in (("all", totals, everything), ("some", parts, self.attended)):
-                word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"{name}_{query}", reset_less=True)
                 total = Signal(self._width, name=f"{name}_sum_{query}", reset_less=True)
-                m.d.sync += word.eq(sum((Mux(wanted[lane], self.terms[lane][query], 0)
-                                         for lane in range(self._lanes)), start=Value.cast(0)))
+                word = added(m, [Mux(wanted[lane], self.terms[lane][query], 0)
+                                 for lane in range(self._lanes)], name=f"{name}_{query}")
                 with m.If(self.clear):
                     m.d.sync += total.eq(0)
                 with m.Elif(valid):
