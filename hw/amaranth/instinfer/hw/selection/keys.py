@@ -42,8 +42,8 @@ class TermArray(wiring.Component):
 
     def __init__(self, *, lanes: int, queries: int, passes: int) -> None:
         self._lanes, self._queries, self._passes = lanes, queries, passes
-        self._levels = max(1, tree_levels(queries))
-        self.lead = passes + self._levels + 3
+        self._settle = 2 * tree_levels(queries)
+        self.lead = passes + self._settle + 3
         self.latency = self.lead + 3 + Exp2Term.latency
         super().__init__({
             "marks": In(MARKS), "values": In(signed(SCORE_BITS)).array(lanes, queries),
@@ -90,20 +90,17 @@ class TermArray(wiring.Component):
 
     def _tops(self, m: Module, relative: list[list[Signal]], marks: list[Any]) -> list[Value]:
         """Top of each lane's group, in the cycle in which the waiting value leaves: the tops go through a
-        queue of their own, as they are known with a group's last word only. A comparison per cycle."""
+        queue of their own, as they are known with a group's last word only."""
         depth = 1 << self._passes.bit_length()
         memory: Memory = Memory(shape=TOP_BITS * self._lanes, depth=depth, init=[])
         m.submodules.tops = memory
         write, read = memory.write_port(), memory.read_port()
         put, take = Signal(range(depth)), Signal(range(depth))
-        known = marks[2 + self._levels]
+        known = marks[2 + self._settle]
         best = []
         for lane in range(self._lanes):
-            level = [value[SCORE_FRACTION:].as_signed() for value in relative[lane]]
-            for number in range(self._levels):
-                level = [stages(m, largest(level[at:at + 2]), 1, name=f"top_{lane}_{number}_{at}")[1]
-                         for at in range(0, len(level), 2)]
-            word = level[0]
+            word = largest(m, [value[SCORE_FRACTION:].as_signed() for value in relative[lane]],
+                           name=f"top_{lane}")
             group = Signal(signed(TOP_BITS), name=f"group_top_{lane}", reset_less=True)
             now = Signal(signed(TOP_BITS), name=f"now_top_{lane}")
             m.d.comb += now.eq(Mux(known.first | (word > group), word, group))

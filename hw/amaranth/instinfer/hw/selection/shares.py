@@ -5,8 +5,6 @@ from amaranth.hdl import Array, C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.sparf import ALPHA_FRACTION
-
 from ..numeric.pipeline import stages
 from .bins import added, tree_levels
 from .sparfports import SHARE_BITS
@@ -27,7 +25,7 @@ class QueryShares(wiring.Component):
     groups : most groups that are summed
     """
 
-    cycles = SHARE_BITS + 2
+    cycles = SHARE_BITS + 3
     """From one division to the next."""
 
     def __init__(self, *, lanes: int, queries: int, groups: int) -> None:
@@ -42,6 +40,7 @@ class QueryShares(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        clear = stages(m, self.clear, 1, name="clear", reset=True)[1]
         valid = stages(m, self.valid_in, self.latency - 1, name="valid", reset=True)[-1]
         totals: list[Signal] = []
         parts: list[Signal] = []
@@ -51,14 +50,16 @@ class QueryShares(wiring.Component):
                 total = Signal(self._width, name=f"{name}_sum_{query}", reset_less=True)
                 word = added(m, [Mux(wanted[lane], self.terms[lane][query], 0)
                                  for lane in range(self._lanes)], name=f"{name}_{query}")
-                with m.If(self.clear):
+                with m.If(clear):
                     m.d.sync += total.eq(0)
                 with m.Elif(valid):
                     m.d.sync += total.eq(total + word)
                 sums.append(total)
-        rest, total = Signal(self._width + 1), Signal(self._width)
+        # Of twice the rest: the total is subtracted, or added where the step before went below 0.
+        rest, total = Signal(self._width + 2), Signal(self._width)
         step = Signal(range(SHARE_BITS + 1))
-        fits = rest >= total
+        fits = ~rest[-1]
+        twice, change = Cat(C(0, 1), rest[:-1]), Cat(C(0, 1), total, C(0, 1)) ^ fits.replicate(len(rest))
         last = self.query == self._queries - 1
         m.d.comb += self.done.eq(self.valid & last)
         with m.FSM():
@@ -68,12 +69,12 @@ class QueryShares(wiring.Component):
                     m.next = "TAKE_SUMS"
             with m.State("TAKE_SUMS"):
                 m.d.sync += [rest.eq(Array(parts)[self.query]), total.eq(Array(totals)[self.query]),
-                             step.eq(ALPHA_FRACTION)]
+                             step.eq(SHARE_BITS)]
                 m.next = "DIVIDE"
             with m.State("DIVIDE"):
                 m.d.sync += [
                     self.share.eq(Cat(fits, self.share)), step.eq(step - 1),
-                    rest.eq(Mux(fits, rest - total, rest) << 1),
+                    rest.eq((Cat(fits, twice) + Cat(fits, change))[1:]),  # with the carry of a subtraction
                 ]
                 with m.If(step == 0):
                     m.next = "ANSWER"
