@@ -333,8 +333,8 @@ class _Elaboration:
         ports, job = self.ports, self.job
         offered: Any = ports.jobs.payload
         stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
-        candidates = Signal.like(job.groups)
-        ending = Mux(job.end > job.groups, job.groups, job.end)
+        # A cycle each, and nobody looks before maxima have come: three cycles after the job.
+        ending, candidates = Signal.like(job.groups), Signal.like(job.groups)
         added, last = Signal(range(self.passes + 1)), Signal()
         idle = Signal()
         mine = Signal(self.config.head_slots)
@@ -342,10 +342,12 @@ class _Elaboration:
             mine[slot].eq((C(slot, len(job.head_slot)) - job.head_slot)[:len(job.head_slot)] < job.passes)
             for slot in range(self.config.head_slots)
         ]
-        m.d.comb += [
+        m.d.sync += [
+            ending.eq(Mux(job.end > job.groups, job.groups, job.end)),
             candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
-            ports.busy.eq(~idle | ~self.emitter.empty),
+            self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
+        m.d.comb += ports.busy.eq(~idle | ~self.emitter.empty)
         with m.FSM():
             with m.State("TAKE_JOB"):
                 m.d.comb += [idle.eq(1), ports.jobs.ready.eq(1)]
@@ -355,11 +357,7 @@ class _Elaboration:
                 with m.If(ports.jobs.valid):
                     m.next = "ADD_UP_MAXIMA"
             with m.State("ADD_UP_MAXIMA"):
-                m.d.sync += [
-                    self.left.eq(self.left + job.groups), added.eq(added + 1),
-                    self.nothing.eq((job.keep == 0) | (candidates == 0)),
-                    self.everything.eq(job.keep >= candidates),
-                ]
+                m.d.sync += [self.left.eq(self.left + job.groups), added.eq(added + 1)]
                 with m.If(added == job.passes - 1):
                     m.next = "EXPECT_MAXIMA"
             with m.State("EXPECT_MAXIMA"):
