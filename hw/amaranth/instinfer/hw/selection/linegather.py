@@ -44,8 +44,9 @@ class LineGather(wiring.Component):
     memory : device DRAM
 
     Latency: 10 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
-    in 9 cycles out, so fewer words where lines go as they are. Back-pressure: ``i`` waits while no place is
-    free. A request is made when its data are here.
+    in 9 cycles out, so fewer words where lines go as they are. Back-pressure: while no place is free, words
+    of lines that are begun are taken every second cycle, others wait. A request is made when its data are
+    here.
     """
 
     def __init__(self, *, config: EngineConfig, lines: int = 16) -> None:
