@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Module
+from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -20,8 +20,8 @@ not. Benches spoil each such word in simulation (``tests/support/collisions.py``
 
 
 class BlockMemory(wiring.Component):
-    """A memory in block RAMs, each with the register that it has at its output; what chooses among them comes
-    behind these.
+    """A memory in block RAMs, each bank with a register in front of it and the one that block RAM has at its
+    output; what chooses among them comes behind these.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class BlockMemory(wiring.Component):
     Throughput: a word in and a word out per cycle. No back-pressure.
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, *, width: int, depth: int, bank: int) -> None:
         if bank & (bank - 1) or bank < 2:
@@ -53,15 +53,24 @@ class BlockMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits, depth = self._bits, min(1 << self._bits, 1 << len(self.read_address))
+        write_data = stages(m, self.write_data, 1, name="write_data")[1]
         words = []
         for number in range(self._banks):
             memory: Memory = Memory(shape=len(self.read_data), depth=depth, init=[], attrs=COLLISION_FREE)
             m.submodules[f"bank_{number}"] = memory
             write, read = memory.write_port(), memory.read_port()
+            writes = self.write_enable & (self.write_address >> bits == number)
+            # Addresses of a bank move for it alone: equal registers would be merged again in synthesis, and
+            # the banks lie far apart.
+            write_at, read_at = (Signal.like(write.addr, name=f"{name}_at_{number}", reset_less=True)
+                                 for name in ("write", "read"))
+            with m.If(writes):
+                m.d.sync += write_at.eq(self.write_address)
+            with m.If(self.read_address >> bits == number):
+                m.d.sync += read_at.eq(self.read_address)
             m.d.comb += [
-                write.en.eq(self.write_enable & (self.write_address >> bits == number)),
-                write.addr.eq(self.write_address), write.data.eq(self.write_data),
-                read.addr.eq(self.read_address),
+                write.en.eq(stages(m, writes, 1, name=f"writes_{number}", reset=True)[1]),
+                write.addr.eq(write_at), write.data.eq(write_data), read.addr.eq(read_at),
             ]
             words.append(stages(m, read.data, 1, name=f"word_{number}")[1])
         m.d.comb += self.read_data.eq(

@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -20,13 +20,31 @@ DIGIT_BITS = KEY_BITS // 2
 BINS = 1 << DIGIT_BITS
 
 
-def largest(numbers: Iterable[Value]) -> Value:
-    """By a tree of comparisons."""
+def largest(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
+    """By a tree of comparisons, each in a cycle and its choice in the next: 2 * ``tree_levels`` cycles
+    later."""
     values = list(numbers)
-    while len(values) > 1:
-        pairs = list(zip(values[::2], values[1::2], strict=False))
-        values = [Mux(a > b, a, b) for a, b in pairs] + values[2 * len(pairs):]
+    for level in range(tree_levels(len(values))):
+        late = [stages(m, value, 1, name=f"{name}_{level}_{at}")[1] for at, value in enumerate(values)]
+        above = [stages(m, a > b, 1, name=f"{name}_above_{level}_{at}")[1]
+                 for at, (a, b) in enumerate(zip(values[::2], values[1::2], strict=False))]
+        chosen = [Mux(bit, a, b) for bit, a, b in zip(above, late[::2], late[1::2], strict=False)]
+        values = [stages(m, value, 1, name=f"{name}_chosen_{level}_{at}")[1]
+                  for at, value in enumerate([*chosen, *late[2 * len(chosen):]])]
     return values[0]
+
+
+def added(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
+    """By a tree of additions with a register behind each: ``tree_levels`` cycles later."""
+    values = list(numbers)
+    for level in range(tree_levels(len(values))):
+        values = [stages(m, Value.cast(sum(values[at:at + 2], start=Value.cast(0))), 1,
+                         name=f"{name}_{level}_{at}")[1] for at in range(0, len(values), 2)]
+    return values[0]
+
+
+def tree_levels(count: int) -> int:
+    return (count - 1).bit_length()
 
 
 class BinCounter(wiring.Component):
@@ -42,7 +60,7 @@ class BinCounter(wiring.Component):
     count_max : a counter never exceeds it
     """
 
-    latency = 3
+    latency = 5
 
     def __init__(self, *, bins: int, count_max: int) -> None:
         require(isinstance(bins, int) and bins >= 2, "bins", bins, "2 or more", "One bin needs no histogram.")
@@ -56,25 +74,24 @@ class BinCounter(wiring.Component):
         memory: Memory = Memory(shape=len(self.count), depth=self._bins, init=[], attrs=COLLISION_FREE)
         m.submodules.memory = memory
         read, write = memory.read_port(), memory.write_port()
-        before, after = Signal(self._count), Signal(self._count)
-        bins = stages(m, self.bin, 2, name="bin")
-        adds = stages(m, self.add, 2, name="add", reset=True)
-        zeros = stages(m, self.zero, 2, name="zero", reset=True)
+        before, older, after = Signal(self._count), Signal(self._count), Signal(self._count)
+        bins = stages(m, self.bin, 6, name="bin")
+        zeros = stages(m, self.zero, 4, name="zero", reset=True)
+        writes = stages(m, self.add | self.zero, 6, name="writes", reset=True)
         read_1 = stages(m, read.data, 1, name="read")[1]
         stored = stages(m, after, 2, name="stored")
-        # What was written in the two cycles before came too late for the read.
-        again = []
-        for age in (1, 2):
-            written = stages(m, write.en, age - 1, name=f"written_{age}", reset=True)[-1]
-            same = stages(m, bins[2], age - 1, name=f"bin_{age}")[-1] == bins[1]
-            again.append(stages(m, written & same, 1, name=f"again_{age}", reset=True)[1])
-        m.d.comb += [
-            read.addr.eq(self.bin),
-            before.eq(Mux(again[0], stored[1], Mux(again[1], stored[2], read_1))),
-            after.eq(Mux(zeros[2], 0, before + 1)),
-            write.addr.eq(bins[2]), write.data.eq(after), write.en.eq(adds[2] | zeros[2]),
+        # What the four cycles before wrote came too late for the read. The last of them is done only now.
+        again = [stages(m, writes[2 + age] & (bins[2 + age] == bins[2]), 1, name=f"again_{age}")[1]
+                 for age in (1, 2, 3, 4)]
+        last = stages(m, again[0], 1, name="last")[1]
+        m.d.sync += [
+            older.eq(Mux(again[1], after, Mux(again[2], stored[1], Mux(again[3], stored[2], read_1)))),
+            after.eq(Mux(zeros[4], 0, before + 1)), self.count.eq(before),
         ]
-        m.d.sync += self.count.eq(before)
+        m.d.comb += [
+            read.addr.eq(bins[1]), before.eq(Mux(last, after, older)),
+            write.addr.eq(bins[5]), write.data.eq(after), write.en.eq(writes[5]),
+        ]
         return m
 
 
@@ -96,10 +113,9 @@ class BinScan(wiring.Component):
     need_bits : of ``need``
     """
 
-    latency = BinCounter.latency + 3
-
     def __init__(self, *, bins: int, lanes: int, count_max: int, need_bits: int) -> None:
         self._bins, self._lanes, self._count_max = bins, lanes, count_max
+        self.latency = BinCounter.latency + tree_levels(lanes) + 3
         super().__init__({
             "start": In(1), "top": In(range(bins)), "need": In(need_bits),
             "bin": Out(range(bins)), "counts": In(range(count_max + 1)).array(lanes),
@@ -108,19 +124,21 @@ class BinScan(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        total = Signal(range(self._lanes * self._count_max + 1), reset_less=True)
-        asked = Signal(BinCounter.latency + 2)
+        total = added(m, [self.counts[lane] for lane in range(self._lanes)], name="total")
+        asked = Signal(self.latency - 2)
+        # What is left of ``need``, less one, behind the bins up to ``found``, and before that; the next bin.
+        left, before = Signal(signed(len(self.need) + 1)), Signal(signed(len(self.need) + 1))
+        at, lowest, judges = Signal.like(self.found), Signal(), Signal()
         m.d.sync += [
-            total.eq(sum(self.counts[lane] for lane in range(self._lanes))),
-            self.bin.eq(self.bin - 1), asked.eq(asked << 1 | asked[0]), self.done.eq(0),
+            self.bin.eq(self.bin - 1), asked.eq(asked << 1 | asked[0]), judges.eq(asked[-1]), self.done.eq(0),
         ]
-        with m.If(asked[-1]):
-            with m.If((total >= self.rest) | (self.found == 0)):
-                m.d.sync += [asked.eq(0), self.done.eq(1)]
-            with m.Else():
-                m.d.sync += [self.rest.eq(self.rest - total), self.found.eq(self.found - 1)]
+        with m.If(judges & (left[-1] | lowest)):
+            m.d.sync += [asked.eq(0), judges.eq(0), self.done.eq(1), self.rest.eq(before + 1)]
+        with m.Elif(asked[-1]):
+            m.d.sync += [
+                left.eq(left - total), before.eq(left), self.found.eq(at), lowest.eq(at == 0), at.eq(at - 1)]
         with m.If(self.start):
-            m.d.sync += [self.bin.eq(self.top), self.found.eq(self.top), self.rest.eq(self.need), asked.eq(1)]
+            m.d.sync += [self.bin.eq(self.top), at.eq(self.top), left.eq(self.need - 1), asked.eq(1)]
         return m
 
 
@@ -142,8 +160,9 @@ class KeyHistogram(wiring.Component):
 
     def __init__(self, *, lanes: int, rows: int) -> None:
         self._lanes, self._rows = lanes, rows
-        self._levels = (lanes - 1).bit_length()
-        self.settle = 1 + max(BinCounter.latency, 2 + self._levels)
+        self._scan = BinScan(bins=BINS, lanes=lanes, count_max=rows, need_bits=KEEP_BITS)
+        self.scan_latency = 1 + self._scan.latency
+        self.settle = 1 + max(BinCounter.latency, 2 + 2 * tree_levels(lanes))
         super().__init__({
             "low": In(1), "add": In(lanes), "digits": In(DIGIT_BITS).array(lanes),
             "search": In(1), "need": In(KEEP_BITS),
@@ -160,8 +179,7 @@ class KeyHistogram(wiring.Component):
                 m.d.sync += self.clearing.eq(0)
         with m.If(self.clear):
             m.d.sync += self.clearing.eq(1)
-        m.submodules.scan = scan = BinScan(
-            bins=BINS, lanes=self._lanes, count_max=self._rows, need_bits=KEEP_BITS)
+        m.submodules.scan = scan = self._scan
         counted: list[Any] = []
         adds = stages(m, self.add, 1, name="adds", reset=True)[1]
         for lane in range(self._lanes):
@@ -175,16 +193,15 @@ class KeyHistogram(wiring.Component):
             ]
             m.d.sync += digit.eq(Mux(adds[lane], given, 0))
             counted.append(digit)
-        for level in range(self._levels):
-            counted = [stages(m, largest(counted[at:at + 2]), 1, name=f"top_{level}_{at}", reset=True)[1]
-                       for at in range(0, len(counted), 2)]
-        highest, top = Signal(DIGIT_BITS), counted[0]
-        with m.If(self.search):
+        highest, top = Signal(DIGIT_BITS), largest(m, counted, name="top")
+        search = stages(m, self.search, 1, name="search", reset=True)[1]
+        need = stages(m, self.need, 1, name="need")[1]
+        with m.If(search):
             m.d.sync += highest.eq(0)
         with m.Elif(top > highest):
             m.d.sync += highest.eq(top)
         m.d.comb += [
-            scan.start.eq(self.search), scan.top.eq(highest), scan.need.eq(self.need),
+            scan.start.eq(search), scan.top.eq(highest), scan.need.eq(need),
             self.done.eq(scan.done), self.found.eq(scan.found), self.rest.eq(scan.rest),
         ]
         return m

@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
@@ -14,7 +14,7 @@ from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 from ..memory import BlockMemory
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from .bins import BINS, DIGIT_BITS, BinScan, KeyHistogram
+from .bins import BINS, DIGIT_BITS, KeyHistogram
 from .emission import ChoiceEmitter
 from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import choice_beat, choice_job, group_beat, passes_max
@@ -24,7 +24,7 @@ from .shares import QueryShares
 from .sparfports import share_report
 from .sweep import ScoreSweep
 
-_EMIT = ScoreStore.latency + 2
+_EMIT = ScoreStore.latency + ChoiceEmitter.latency
 _BANK = 16_384
 _LINES_CYCLES = 16 * 13
 """To send all lines that are begun."""
@@ -72,6 +72,7 @@ class GroupChooser(wiring.Component):
         self._terms = TermArray(lanes=lanes, queries=config.queries, passes=self._passes)
         self._sums = QuerySums(
             lanes=lanes, queries=config.queries, groups=self._rows * lanes, passes=self._passes)
+        self._shares = QueryShares(lanes=lanes, queries=config.queries, groups=self._rows * lanes)
         self._keys = [GroupKey(queries=config.queries, passes=self._passes) for _ in range(lanes)]
         self._histogram = KeyHistogram(lanes=lanes, rows=self._rows)
         self._store = ScoreStore(config=config, lanes=lanes, key_latency=(
@@ -91,7 +92,7 @@ class GroupChooser(wiring.Component):
         """Most cycles from the last beat of the choice's emission to ``shared``: for each pass a sweep over
         the words of all passes, and its divisions."""
         rows = -(-groups // self._lanes)
-        others = ScoreStore.latency + self._terms.latency + QueryShares.latency + 4
+        others = ScoreStore.latency + self._terms.latency + self._shares.latency + 4
         beyond = self._rows_beyond(rows, passes)
         slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + _SPILL_CYCLES if beyond else 0)
         return passes * (passes * rows + others + slow + self._config.queries * QueryShares.cycles)
@@ -108,9 +109,9 @@ class GroupChooser(wiring.Component):
         """
         rows = -(-groups // self._lanes)
         latency = ScoreStore.latency + self._terms.latency
-        sums = latency + QuerySums.latency + passes * self._config.queries + self._sums.settle + 4
+        sums = latency + self._sums.latency + passes * self._config.queries + self._sums.settle + 4
         keys = latency + self._keys[0].latency + self._histogram.settle + 4
-        scans = 2 * (BINS + BinScan.latency + 2)
+        scans = 2 * (BINS + self._histogram.scan_latency + 2)
         others = ScoreStore.latency + _EMIT + 12
         beyond = self._rows_beyond(rows, passes)
         waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
@@ -123,7 +124,7 @@ class GroupChooser(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         return _Elaboration(self, self._config, self._lanes, self._rows, self._passes, self._store,
-                            self._terms, self._sums, self._keys, self._histogram).module
+                            self._terms, self._sums, self._keys, self._histogram, self._shares).module
 
 
 class _Elaboration:
@@ -131,9 +132,10 @@ class _Elaboration:
 
     def __init__(self, ports: GroupChooser, config: EngineConfig, lanes: int, rows: int, passes: int,
                  store: ScoreStore, terms: TermArray, sums: QuerySums, keys: list[GroupKey],
-                 histogram: KeyHistogram) -> None:
+                 histogram: KeyHistogram, shares: QueryShares) -> None:
         self.ports, self.config, self.lanes, self.rows, self.passes = ports, config, lanes, rows, passes
         self.store, self.terms, self.sums, self.keys, self.histogram = store, terms, sums, keys, histogram
+        self.shares = shares
         self.lane_bits = lanes.bit_length() - 1
         self.module = m = Module()
         self.job: Any = Signal(choice_job(config))
@@ -143,18 +145,23 @@ class _Elaboration:
                      for p in range(passes)]
         self.left = Signal(range(passes * rows * lanes + 1))
         self.high, self.low = Signal(DIGIT_BITS), Signal(DIGIT_BITS)
-        self.everything, self.nothing = Signal(), Signal()
+        self.everything, self.nothing, self.blind = Signal(), Signal(), Signal()
         m.submodules.sweep = self.sweep = ScoreSweep(
             config=config, lanes=lanes, rows=rows, passes=passes, latency=ScoreStore.latency)
         m.submodules.emitter = self.emitter = ChoiceEmitter(
-            lanes=lanes, rows=rows, passes=passes, latency=ScoreStore.latency)
+            lanes=lanes, rows=rows, passes=passes, ahead=ScoreStore.latency)
         self.now: Any = self.sweep.mark
         """The words, or the keys, that are there."""
         self.settling, self.long = Signal(), Signal()
         """Waiting until DRAM has everything; the head has rows there."""
         self.shared = Signal(range(max(2, passes)))
         """Pass whose shares are made."""
-        self.adding_high, self.adding_low = Signal(), Signal()
+        self.phase: Any = Signal(data.StructLayout({
+            "summing": 1, "sharing": 1, "adding_high": 1, "adding_low": 1}))
+        """What the words, or the keys, of a sweep are for."""
+        phase: Any = stages(m, self.phase, 1, name="phase", reset=True)[1]
+        self.summing, self.sharing = phase.summing, phase.sharing
+        self.adding_high, self.adding_low = phase.adding_high, phase.adding_low
         self._sweep(m)
         self._memory(m)
         self._terms(m)
@@ -166,10 +173,9 @@ class _Elaboration:
     # -- sweeps ------------------------------------------------------------------------------------
     def _sweep(self, m: Module) -> None:
         sweep, store = self.sweep, self.store
-        blind = self.emitter.emitting & (self.nothing | self.everything)
         m.d.comb += [
-            sweep.job.eq(self.job), sweep.go.eq(self.emitter.go & (store.ready | blind)),
-            store.read.eq(sweep.reading & ~blind), store.row.eq(sweep.row), store.pass_.eq(sweep.pass_),
+            sweep.job.eq(self.job), sweep.go.eq(self.emitter.go & (store.ready | self.blind)),
+            store.read.eq(sweep.reading & ~self.blind), store.row.eq(sweep.row), store.pass_.eq(sweep.pass_),
             store.final.eq(sweep.final),
         ]
 
@@ -191,7 +197,6 @@ class _Elaboration:
         m.d.comb += [
             mine.eq(found.head_slot - self.job.head_slot),
             store.stride.eq(self.stride), store.passes.eq(self.job.passes),
-            store.rows.eq((self.job.groups + self.lanes - 1) >> self.lane_bits),
             store.put.eq(arriving), store.put_group.eq(found.group), store.put_pass.eq(mine),
             *(store.maxima[query].eq(found.maxima[query]) for query in range(config.queries)),
             store.settle.eq(self.settling),
@@ -200,6 +205,7 @@ class _Elaboration:
         ]
         wiring.connect(m, store.source, wiring.flipped(ports.source))
         wiring.connect(m, store.target, wiring.flipped(ports.target))
+        m.d.sync += store.rows.eq((self.job.groups + self.lanes - 1) >> self.lane_bits)
         arrived = [stages(m, arriving & (mine == number), 1, name=f"arrived_{number}", reset=True)[1]
                    for number in range(self.passes)]
         for query in range(config.queries):
@@ -216,8 +222,8 @@ class _Elaboration:
         now = self.now
         m.submodules.terms = terms = self.terms
         m.submodules.sums = sums = self.sums
-        self.summing, self.sharing = Signal(), Signal()
-        each_word = self.summing | self.sharing
+        each_word = Signal()
+        m.d.sync += each_word.eq(self.summing | self.sharing)
         mine = self.summing | self.adding_high | (self.sharing & (now["pass"] == self.shared))
         marks = stages(m, now, terms.latency + self.keys[0].latency, name="marks", reset=True)
         log_sums = Array(Array(row) for row in sums.results)
@@ -254,7 +260,7 @@ class _Elaboration:
                     sums.terms[lane][query].eq(terms.terms[lane][query]),
                 ]
         m.d.comb += [self.store.key_valid.eq(self.keys[0].valid), self.store.key_row.eq(key_marks.row)]
-        self.sums_end = stages(m, now.end & self.summing, terms.latency + QuerySums.latency,
+        self.sums_end = stages(m, now.end & self.summing, terms.latency + sums.latency,
                                name="sums_end", reset=True)[-1]
         self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + self.histogram.settle,
                                name="keys_end", reset=True)[-1]
@@ -265,8 +271,7 @@ class _Elaboration:
         emission."""
         config, terms = self.config, self.terms
         now = self.now
-        m.submodules.shares = self.shares = shares = QueryShares(
-            lanes=self.lanes, queries=config.queries, groups=self.rows * self.lanes)
+        m.submodules.shares = shares = self.shares
         m.d.comb += [
             shares.valid_in.eq(terms.marks_out.valid & self.sharing),
             shares.attended.eq(stages(
@@ -274,7 +279,7 @@ class _Elaboration:
             *(shares.terms[lane][query].eq(terms.terms[lane][query])
               for lane in range(self.lanes) for query in range(config.queries)),
         ]
-        self.shares_end = stages(m, now.end & self.sharing, terms.latency + QueryShares.latency,
+        self.shares_end = stages(m, now.end & self.sharing, terms.latency + shares.latency,
                                  name="shares_end", reset=True)[-1]
         share: Any = self.ports.share
         m.d.comb += [
@@ -328,14 +333,21 @@ class _Elaboration:
         ports, job = self.ports, self.job
         offered: Any = ports.jobs.payload
         stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
-        candidates = Signal.like(job.groups)
-        ending = Mux(job.end > job.groups, job.groups, job.end)
+        # A cycle each, and nobody looks before maxima have come: three cycles after the job.
+        ending, candidates = Signal.like(job.groups), Signal.like(job.groups)
         added, last = Signal(range(self.passes + 1)), Signal()
         idle = Signal()
-        m.d.comb += [
-            candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
-            ports.busy.eq(~idle | ~self.emitter.empty),
+        mine = Signal(self.config.head_slots)
+        m.d.sync += [
+            mine[slot].eq((C(slot, len(job.head_slot)) - job.head_slot)[:len(job.head_slot)] < job.passes)
+            for slot in range(self.config.head_slots)
         ]
+        m.d.sync += [
+            ending.eq(Mux(job.end > job.groups, job.groups, job.end)),
+            candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
+            self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
+        ]
+        m.d.comb += ports.busy.eq(~idle | ~self.emitter.empty)
         with m.FSM():
             with m.State("TAKE_JOB"):
                 m.d.comb += [idle.eq(1), ports.jobs.ready.eq(1)]
@@ -345,11 +357,7 @@ class _Elaboration:
                 with m.If(ports.jobs.valid):
                     m.next = "ADD_UP_MAXIMA"
             with m.State("ADD_UP_MAXIMA"):
-                m.d.sync += [
-                    self.left.eq(self.left + job.groups), added.eq(added + 1),
-                    self.nothing.eq((job.keep == 0) | (candidates == 0)),
-                    self.everything.eq(job.keep >= candidates),
-                ]
+                m.d.sync += [self.left.eq(self.left + job.groups), added.eq(added + 1)]
                 with m.If(added == job.passes - 1):
                     m.next = "EXPECT_MAXIMA"
             with m.State("EXPECT_MAXIMA"):
@@ -358,12 +366,9 @@ class _Elaboration:
             with m.State("GATHER"):
                 found: Any = ports.maxima.payload
                 m.d.comb += [
-                    ports.wanted[slot].eq((C(slot, len(job.head_slot)) - job.head_slot)[:len(job.head_slot)]
-                                          < job.passes)
-                    for slot in range(self.config.head_slots)
+                    ports.wanted.eq(mine),
+                    ports.maxima.ready.eq(mine.bit_select(found.head_slot, 1) & self.store.put_ready),
                 ]
-                m.d.comb += ports.maxima.ready.eq(ports.wanted.bit_select(found.head_slot, 1)
-                                                  & self.store.put_ready)
                 m.d.comb += self.sums.clear.eq(1)
                 with m.If(ports.maxima.valid & ports.maxima.ready):
                     m.d.sync += [self.left.eq(self.left - 1), last.eq(self.left == 2)]
@@ -377,13 +382,14 @@ class _Elaboration:
             with m.State("EMIT"):
                 m.d.comb += [self.emitter.emitting.eq(1), self.shares.clear.eq(1)]
                 with m.If(self.emitter.end):
+                    m.d.sync += self.blind.eq(0)
                     m.next = "TAKE_JOB"
                     with m.If(job.shares):
                         m.d.sync += self.shared.eq(0)
                         self._start_sweep(m)
                         m.next = "SHARE"
             with m.State("SHARE"):
-                m.d.comb += [self.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
+                m.d.comb += [self.phase.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
                 with m.If(self.shares_end):
                     m.next = "TAKE_SHARES"
             with m.State("TAKE_SHARES"), m.If(self.shares.done):
@@ -401,23 +407,24 @@ class _Elaboration:
         self._start_sweep(m, looking=~(self.nothing | self.everything))
         m.next = "SUM"
         with m.If(self.nothing | self.everything):
+            m.d.sync += self.blind.eq(1)
             m.next = "EMIT"
 
     def _numeric_states(self, m: Module) -> None:
         job, histogram, sums = self.job, self.histogram, self.sums
         with m.State("SUM"):
-            m.d.comb += [self.summing.eq(1), sums.finish.eq(self.sums_end)]
+            m.d.comb += [self.phase.summing.eq(1), sums.finish.eq(self.sums_end)]
             with m.If(self.sums_end):
                 m.next = "TAKE_LOGARITHMS"
         with m.State("TAKE_LOGARITHMS"):
-            m.d.comb += self.summing.eq(1)
+            m.d.comb += self.phase.summing.eq(1)
             with m.If(sums.done):
                 m.next = "WAIT_FOR_BINS"
         with m.State("WAIT_FOR_BINS"), m.If(~histogram.clearing):
             self._start_sweep(m)
             m.next = "MAKE_KEYS"
         with m.State("MAKE_KEYS"):
-            m.d.comb += self.adding_high.eq(1)
+            m.d.comb += self.phase.adding_high.eq(1)
             with m.If(self.keys_end):
                 m.d.comb += [histogram.search.eq(1), histogram.need.eq(job.keep)]
                 m.next = "SEARCH_HIGH"
@@ -435,7 +442,7 @@ class _Elaboration:
                 self._start_sweep(m, keys=True)
                 m.next = "COUNT_LOW"
         with m.State("COUNT_LOW"):
-            m.d.comb += [self.adding_low.eq(1), histogram.low.eq(1)]
+            m.d.comb += [self.phase.adding_low.eq(1), histogram.low.eq(1)]
             with m.If(self.lows_end):
                 m.d.comb += [histogram.search.eq(1), histogram.need.eq(histogram.rest)]
                 m.next = "SEARCH_LOW"

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import C, Module, Mux, Signal, Value
+from amaranth.hdl import Array, C, Module, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,7 +23,7 @@ class ChoiceEmitter(wiring.Component):
     Parameters
     ----------
     lanes, rows, passes : of the `GroupChooser`
-    latency : most cycles from a word that is asked for to its ``mark``; so many beats come after ``go`` falls
+    ahead : most cycles from a word that is asked for to its ``mark``: so many more come after ``go`` falls
 
     Members
     -------
@@ -37,16 +37,20 @@ class ChoiceEmitter(wiring.Component):
     end : pulse, the last beat went into the queue; empty : the queue is
     note : pulse with a row: what is attended of it. What is in use and no candidate is forced in
 
-    Latency 2 from ``mark`` to the queue, a row per cycle. Back-pressure: ``go``.
+    Latency ``latency`` from ``mark`` to the queue, a row per cycle. Back-pressure: ``go``.
     """
 
-    def __init__(self, *, lanes: int, rows: int, passes: int, latency: int) -> None:
-        self._lanes, self._reserve = lanes, latency + 3
+    latency = 3
+
+    def __init__(self, *, lanes: int, rows: int, passes: int, ahead: int) -> None:
+        self._lanes, self._reserve = lanes, ahead + self.latency + 2
+        self._mark = sweep_mark(lanes=lanes, rows=rows, passes=passes)
         super().__init__({
-            "emitting": In(1), "mark": In(sweep_mark(lanes=lanes, rows=rows, passes=passes)),
+            "emitting": In(1), "mark": In(self._mark),
             "keys": In(KEY_BITS).array(lanes), "threshold": In(KEY_BITS),
             "ties": In(KEEP_BITS), "ties_valid": In(1), "everything": In(1), "nothing": In(1),
-            "choice": Out(stream.Signature(choice_beat(lanes))), "go": Out(1), "end": Out(1), "empty": Out(1),
+            "choice": Out(stream.Signature(choice_beat(lanes))), "go": Out(1), "end": Out(1),
+            "empty": Out(1),
             "note": Out(data.StructLayout({"valid": 1, "row": range(rows), "attended": lanes})),
         })
 
@@ -55,34 +59,42 @@ class ChoiceEmitter(wiring.Component):
         lanes = self._lanes
         m.submodules.fifo = fifo = StreamFIFO(shape=choice_beat(lanes), depth=_FIFO_DEPTH)
         wiring.connect(m, fifo.o, wiring.flipped(self.choice))
-        marks: list[Any] = stages(m, self.mark, 1, name="emitted", reset=True)
+        mark: Any = Signal(self._mark)
+        m.d.comb += [mark.eq(self.mark), mark.valid.eq(self.mark.valid & self.emitting)]
+        marks: list[Any] = stages(m, mark, self.latency, name="emitted", reset=True)
         over, equal = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
-        left = Signal(KEEP_BITS)
         for lane in range(lanes):
-            key, candidate = self.keys[lane], marks[0].candidates[lane] & ~self.nothing
+            key, candidate = self.keys[lane], mark.candidates[lane] & ~self.nothing
             m.d.sync += [
                 over[lane].eq(candidate & (self.everything | (key > self.threshold))),
                 equal[lane].eq(candidate & ~self.everything & (key == self.threshold)),
             ]
-        chosen = Signal(lanes)
-        lower: Value = C(0, 1)
-        for lane in range(lanes):
-            m.d.comb += chosen[lane].eq(over[lane] | (equal[lane] & (lower < left)))
-            lower = lower + equal[lane]
-        emitted = Signal()
+        # How many before each lane are equal, and in all; then how many are left to be chosen, which may
+        # fall below 0.
+        over_2, equal_2 = (stages(m, value, 1, name=name)[1] for value, name in (
+            (over, "over"), (equal, "equal")))
+        lower = [stages(m, _ones(equal[:lane]), 1, name=f"lower_{lane}")[1] for lane in range(lanes + 1)]
+        left = Signal(signed(KEEP_BITS + 1))
+        chosen = Signal(lanes, reset_less=True)
+        m.d.sync += [chosen[lane].eq(over_2[lane] | (equal_2[lane] & (lower[lane] < left)))
+                     for lane in range(lanes)]
         with m.If(self.ties_valid):
             m.d.sync += left.eq(self.ties)
-        with m.Elif(emitted):
-            m.d.sync += left.eq(Mux(lower < left, left - lower, 0))
+        with m.Elif(marks[2].valid):
+            m.d.sync += left.eq(left - lower[lanes])
+        emitted: Any = marks[3]
         note: Any = self.note
-        room = Signal()
-        m.d.sync += room.eq(fifo.level < _FIFO_DEPTH - self._reserve)
+        m.d.sync += self.go.eq(~self.emitting | (fifo.level < _FIFO_DEPTH - self._reserve))
         m.d.comb += [
-            self.go.eq(~self.emitting | room),
-            emitted.eq(marks[1].valid & self.emitting), self.end.eq(emitted & marks[1].end),
-            self.empty.eq(fifo.level == 0),
-            fifo.i.valid.eq(emitted), fifo.i.payload.chosen.eq(chosen), fifo.i.payload.last.eq(marks[1].end),
-            note.valid.eq(emitted), note.row.eq(marks[1].row),
-            note.attended.eq(marks[1].in_use & (chosen | ~marks[1].candidates)),
+            self.end.eq(emitted.valid & emitted.end), self.empty.eq(fifo.level == 0),
+            fifo.i.valid.eq(emitted.valid), fifo.i.payload.chosen.eq(chosen),
+            fifo.i.payload.last.eq(emitted.end),
+            note.valid.eq(emitted.valid), note.row.eq(emitted.row),
+            note.attended.eq(emitted.in_use & (chosen | ~emitted.candidates)),
         ]
         return m
+
+
+def _ones(bits: Value) -> Value:
+    """How many are set."""
+    return Array(C(number.bit_count(), len(bits).bit_length()) for number in range(1 << len(bits)))[bits]

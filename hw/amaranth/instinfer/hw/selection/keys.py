@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.selection import KEY_BITS, SCORE_BITS, SCORE_FRACTION, SCORE_HIGHEST, SCORE_LOWEST
 
 from ..numeric.pipeline import stages
-from .bins import largest
+from .bins import added, largest, tree_levels
 from .terms import DISTANCE_BITS, TERM_BITS, Exp2Term, Log2OfSum
 
 RELATIVE_BITS = SCORE_BITS + 2
@@ -42,9 +42,9 @@ class TermArray(wiring.Component):
 
     def __init__(self, *, lanes: int, queries: int, passes: int) -> None:
         self._lanes, self._queries, self._passes = lanes, queries, passes
-        self._levels = max(1, (queries - 1).bit_length())
-        self.lead = passes + self._levels + 2
-        self.latency = self.lead + 2 + Exp2Term.latency
+        self._settle = 2 * tree_levels(queries)
+        self.lead = passes + self._settle + 3
+        self.latency = self.lead + 3 + Exp2Term.latency
         super().__init__({
             "marks": In(MARKS), "values": In(signed(SCORE_BITS)).array(lanes, queries),
             "offsets": In(signed(RELATIVE_BITS)).array(queries),
@@ -56,7 +56,7 @@ class TermArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        wait = self.lead - 1  # of a value, for its top
+        wait = self.lead  # of a value, for its top
         marks: list[Any] = stages(m, self.marks, self.latency, name="marks", reset=True)
         m.d.comb += self.marks_out.eq(marks[-1])
         relative = [[Signal(signed(RELATIVE_BITS), name=f"relative_{lane}_{query}", reset_less=True)
@@ -74,11 +74,12 @@ class TermArray(wiring.Component):
                       for query in range(self._queries)]
         for lane in range(self._lanes):
             m.d.comb += self.tops[lane].eq(stages(
-                m, tops[lane], 1 + Exp2Term.latency, name=f"top_{lane}")[-1])
+                m, tops[lane], 2 + Exp2Term.latency, name=f"top_{lane}")[-1])
             for query in range(self._queries):
                 value = stages(m, relative[lane][query], wait, name=f"late_{lane}_{query}")[wait]
                 m.submodules[f"term_{lane}_{query}"] = term = Exp2Term()
-                top = Mux(self.fixed, fixed_tops[query], tops[lane])
+                top = stages(m, Mux(self.fixed, fixed_tops[query], tops[lane]), 1,
+                             name=f"from_{lane}_{query}")[1]
                 distance = (top - value[SCORE_FRACTION:].as_signed())[:DISTANCE_BITS]
                 m.d.comb += [
                     term.fraction.eq(stages(m, value[:SCORE_FRACTION], 1, name=f"part_{lane}_{query}")[1]),
@@ -89,28 +90,26 @@ class TermArray(wiring.Component):
 
     def _tops(self, m: Module, relative: list[list[Signal]], marks: list[Any]) -> list[Value]:
         """Top of each lane's group, in the cycle in which the waiting value leaves: the tops go through a
-        queue of their own, as they are known with a group's last word only. A comparison per cycle."""
+        queue of their own, as they are known with a group's last word only."""
         depth = 1 << self._passes.bit_length()
         memory: Memory = Memory(shape=TOP_BITS * self._lanes, depth=depth, init=[])
         m.submodules.tops = memory
         write, read = memory.write_port(), memory.read_port()
         put, take = Signal(range(depth)), Signal(range(depth))
-        known = marks[2 + self._levels]
+        known = marks[2 + self._settle]
         best = []
         for lane in range(self._lanes):
-            level = [value[SCORE_FRACTION:].as_signed() for value in relative[lane]]
-            for number in range(self._levels):
-                level = [stages(m, largest(level[at:at + 2]), 1, name=f"top_{lane}_{number}_{at}")[1]
-                         for at in range(0, len(level), 2)]
-            word = level[0]
+            word = largest(m, [value[SCORE_FRACTION:].as_signed() for value in relative[lane]],
+                           name=f"top_{lane}")
             group = Signal(signed(TOP_BITS), name=f"group_top_{lane}", reset_less=True)
             now = Signal(signed(TOP_BITS), name=f"now_top_{lane}")
             m.d.comb += now.eq(Mux(known.first | (word > group), word, group))
             m.d.sync += group.eq(now)
-            best.append(now)
+            best.append(group)
         leaves = marks[self.lead]
         m.d.comb += [
-            write.addr.eq(put), write.data.eq(Cat(*best)), write.en.eq(known.valid & known.final),
+            write.addr.eq(put), write.data.eq(Cat(*best)),
+            write.en.eq(stages(m, known.valid & known.final, 1, name="known", reset=True)[1]),
             read.addr.eq(take),
         ]
         with m.If(write.en):
@@ -136,7 +135,8 @@ class GroupKey(wiring.Component):
         self._queries = queries
         self._width = TERM_BITS + (queries * passes).bit_length()
         self._log2 = Log2OfSum(width=self._width)
-        self.latency = 4 + self._log2.latency
+        self._levels = tree_levels(queries)
+        self.latency = self._levels + 3 + self._log2.latency
         super().__init__({
             "marks": In(MARKS), "terms": In(TERM_BITS).array(queries), "top": In(signed(TOP_BITS)),
             "valid": Out(1), "key": Out(KEY_BITS),
@@ -146,11 +146,11 @@ class GroupKey(wiring.Component):
         m = Module()
         marks: list[Any] = stages(m, self.marks, self.latency, name="marks", reset=True)
         top = stages(m, self.top, self.latency - 2, name="top")[-1]
-        word, total = Signal(self._width, reset_less=True), Signal(self._width, reset_less=True)
+        word = added(m, [self.terms[query] for query in range(self._queries)], name="word")
+        total = Signal(self._width, reset_less=True)
         m.submodules.log2 = log2 = self._log2
-        m.d.sync += word.eq(sum(self.terms[query] for query in range(self._queries)))
-        with m.If(marks[1].valid):
-            m.d.sync += total.eq(Mux(marks[1].first, 0, total) + word)
+        with m.If(marks[self._levels].valid):
+            m.d.sync += total.eq(Mux(marks[self._levels].first, 0, total) + word)
         exact = Signal(signed(RELATIVE_BITS + 1), reset_less=True)
         m.d.sync += exact.eq(Cat(C(0, SCORE_FRACTION), top).as_signed() + log2.value)
         m.d.comb += [
@@ -181,12 +181,11 @@ class QuerySums(wiring.Component):
     passes : most passes
     """
 
-    latency = 2
-
     def __init__(self, *, lanes: int, queries: int, groups: int, passes: int) -> None:
         self._lanes, self._queries, self._passes = lanes, queries, passes
         self._width = TERM_BITS + groups.bit_length()
         self._log2 = Log2OfSum(width=self._width)
+        self.latency = tree_levels(lanes) + 1
         self.settle = 3 + self._log2.latency
         super().__init__({
             "clear": In(1), "valid": In(1), "pass_": In(range(max(2, passes))),
@@ -199,13 +198,10 @@ class QuerySums(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.log2 = log2 = self._log2
-        valid = stages(m, self.valid, 1, name="valid", reset=True)[1]
-        at = stages(m, self.pass_, 1, name="at")[1]
-        words = []
-        for query in range(self._queries):
-            word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"word_{query}", reset_less=True)
-            m.d.sync += word.eq(sum(self.terms[lane][query] for lane in range(self._lanes)))
-            words.append(word)
+        valid = stages(m, self.valid, self.latency - 1, name="valid", reset=True)[-1]
+        at = stages(m, self.pass_, self.latency - 1, name="at")[-1]
+        words = [added(m, [self.terms[lane][query] for lane in range(self._lanes)], name=f"word_{query}")
+                 for query in range(self._queries)]
         places = [(number, query) for number in range(self._passes) for query in range(self._queries)]
         # The first of each place is up a cycle behind ``finish``.
         turns: list[Any] = stages(m, self.finish, len(places) + self.settle, name="turn", reset=True)[1:]

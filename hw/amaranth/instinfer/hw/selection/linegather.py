@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -43,9 +43,10 @@ class LineGather(wiring.Component):
     error : pulse, DRAM refused a write
     memory : device DRAM
 
-    Latency: 8 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
-    in 11 cycles out, so fewer words where lines go as they are. Back-pressure: ``i`` waits while no place is
-    free. A request is made when its data are here.
+    Latency: 10 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
+    in 9 cycles out, so fewer words where lines go as they are. Back-pressure: while no place is free, words
+    of lines that are begun are taken every second cycle, others wait. A request is made when its data are
+    here.
     """
 
     def __init__(self, *, config: EngineConfig, lines: int = 16) -> None:
@@ -63,98 +64,112 @@ class LineGather(wiring.Component):
         word: Any = self.i.payload
         line = word.beat[_LINE_LOG2:]
         tags = Array(Signal(len(line), name=f"tag_{each}", reset_less=True) for each in place)
-        touched = Array(Signal(LINE_BEATS, name=f"touched_{each}") for each in place)
-        filled = Array(Signal(range(LINE_COLUMNS + 1), name=f"filled_{each}") for each in place)
+        filled: Memory = Memory(shape=range(LINE_COLUMNS + 1), depth=lines, init=[])
+        touched: Memory = Memory(shape=LINE_BEATS, depth=lines, init=[])
+        m.submodules.filled, m.submodules.touched = filled, touched
         used, growing = Signal(lines), Signal(lines)
+        goes = Signal(lines)  # and grows no more
 
         # Cycle 0: lines of its beat among those that grow; or that of the word in front, whose place is not
         # written yet.
         held: Any = Signal(spill_write(self._config), reset_less=True)
-        have, taken, same = Signal(), Signal(), Signal(lines, reset_less=True)
-        again, before = Signal(), Signal(lines, reset_less=True)
-        many = Signal(range(COLUMNS + 1), reset_less=True)
-        m.d.comb += self.i.ready.eq(~have | taken)
+        have, taken, same = Signal(), Signal(), Signal(2 * lines, reset_less=True)
+        half = len(line) // 2
+        again, grows = Signal(), Signal(lines)
+        # Without a free place that is kept ready, a word waits a cycle to see whether it needs one.
+        free, free_valid, joins = Signal(lines, reset_less=True), Signal(), Signal()
+        m.d.comb += [taken.eq(have & (free_valid | joins)), self.i.ready.eq(~have | taken)]
         with m.If(self.i.ready):
             m.d.sync += [
                 have.eq(self.i.valid), held.eq(word),
-                many.eq(sum((bit for bit in word.enable), start=Value.cast(0))),
-                same.eq(Cat(growing[each] & (tags[each] == line) for each in place)),
+                same.eq(Cat(*(grows[each] & (tags[each][:half] == line[:half]) for each in place),
+                            *(tags[each][half:] == line[half:] for each in place))),
                 again.eq(have & (held.beat[_LINE_LOG2:] == line)),
             ]
 
         # Cycle 1: its place, or the free one that is kept ready.
         hits, hit, begins = Signal(lines), Signal(), Signal()
-        free, free_valid = Signal(lines, reset_less=True), Signal()
-        entry = Signal(place)
+        # Of the word before: the place that it hit, and the one that it began if it hit none; whether it did
+        # in the cycle before.
+        hit_before, free_before = Signal(lines, reset_less=True), Signal(lines, reset_less=True)
+        began, fresh = Signal(), Signal()
+        started = Mux(fresh, free_before, 0)
         m.d.comb += [
-            hits.eq((same | Mux(again, before, 0)) & growing), hit.eq(hits.any()),
-            taken.eq(have & (hit | free_valid)), begins.eq(have & ~hit & free_valid),
-            entry.eq(Mux(hit, _index(hits), _index(free))),
+            hits.eq(grows & ((same[:lines] & same[lines:])
+                             | Mux(again, Mux(began, free_before, hit_before), 0))),
+            hit.eq(hits.any()), begins.eq(taken & ~hit), grows.eq(growing | started),
+        ]
+        m.d.sync += [
+            joins.eq(have & ~taken & hit & (goes == 0)), fresh.eq(begins), used.eq(used | started),
+            growing.eq((growing & ~goes) | started),
         ]
         with m.If(taken):
-            m.d.sync += before.eq(Mux(hit, hits, free))
+            m.d.sync += [hit_before.eq(hits), free_before.eq(free), began.eq(~hit)]
         with m.If(begins | ~free_valid):
-            unused = ~(used | Mux(free_valid, free, 0))
+            unused = ~(used | started | Mux(free_valid, free, 0))
             m.d.sync += [free.eq(unused & (~unused + 1)), free_valid.eq(unused.any())]
         for each in place:
-            with m.If(begins & free[each]):
-                m.d.sync += [
-                    tags[each].eq(held.beat[_LINE_LOG2:]), touched[each].eq(0), filled[each].eq(0),
-                    used[each].eq(1), growing[each].eq(1),
-                ]
+            with m.If(free[each]):
+                m.d.sync += tags[each].eq(held.beat[_LINE_LOG2:])
 
-        # Cycle 2: what its line has; cycle 3: it is stored.
-        found, put = Signal(), Signal()
+        # Cycle 2: number of the place; cycle 3: what its line has; cycle 4: it is stored.
+        found, put, first = Signal(), Signal(), Signal()
         found_at, at = Signal(place), Signal(place)
-        late: Any = Signal(spill_write(self._config), reset_less=True)
-        now: Any = Signal(spill_write(self._config), reset_less=True)
+        *_, late, now = stages(m, held, 3, name="word")
         had, old = Signal(range(LINE_COLUMNS + 1), reset_less=True), Signal(LINE_BEATS, reset_less=True)
         count, marks = Signal(range(LINE_COLUMNS + 1)), Signal(LINE_BEATS)
-        now_many = stages(m, many, 2, name="many")[2]
+        many = stages(m, sum((bit for bit in late.enable), start=Value.cast(0)), 1, name="many")[1]
         follows = put & (found_at == at)
-        m.d.comb += [count.eq(had + now_many), marks.eq(old | (1 << now.beat[:_LINE_LOG2]))]
-        m.d.sync += [
-            found.eq(taken), found_at.eq(entry), late.eq(held),
-            put.eq(found), at.eq(found_at), now.eq(late),
-            had.eq(Mux(follows, count, filled[found_at])), old.eq(Mux(follows, marks, touched[found_at])),
+        filled_find, touched_find = filled.read_port(domain="comb"), touched.read_port(domain="comb")
+        filled_put, touched_put = filled.write_port(), touched.write_port()
+        m.d.comb += [
+            count.eq(had + many), marks.eq(old | (1 << now.beat[:_LINE_LOG2])),
+            filled_find.addr.eq(found_at), touched_find.addr.eq(found_at),
+            filled_put.en.eq(put), filled_put.addr.eq(at), filled_put.data.eq(count),
+            touched_put.en.eq(put), touched_put.addr.eq(at), touched_put.data.eq(marks),
         ]
-        with m.If(put):
-            m.d.sync += [filled[at].eq(count), touched[at].eq(marks)]
+        m.d.sync += [
+            found.eq(stages(m, taken, 1, name="taken", reset=True)[1]), first.eq(fresh),
+            found_at.eq(_index(Mux(fresh, free_before, hit_before))), put.eq(found), at.eq(found_at),
+            had.eq(Mux(first, 0, Mux(follows, count, filled_find.data))),
+            old.eq(Mux(first, 0, Mux(follows, marks, touched_find.data))),
+        ]
 
-        # Cycle 4: the line is sent when that was its last column. When room is short and few lines are on
+        # Cycle 5: the line is sent when that was its last column. When room is short and few lines are on
         # their way, one goes that nothing came for since the hand was there before.
-        whole, whole_at = Signal(), Signal(place)
+        whole, whole_at = Signal(), Signal(lines, reset_less=True)
         hand, recent = Signal(place), Signal(lines)
         short, looks = Signal(), Signal()
-        victim, victim_valid = Signal(place), Signal()
+        victim, victim_valid = Signal(lines, reset_less=True), Signal()
         begun = Signal(range(lines + 1))
-        goes, gone, gone_at = Signal(), Signal(), Signal(place)
-        m.submodules.queue = queue = StreamFIFO(shape=place, depth=lines)
-        complete = Signal()
+        gone_at = Signal(place, reset_less=True)
+        m.submodules.queue = queue = StreamFIFO(
+            shape=data.StructLayout({"place": place, "line": len(line)}), depth=lines)
+        going: Any = queue.i.payload
+        sent = stages(m, queue.o.valid & queue.o.ready, 1, name="sent", reset=True)[1]
         m.d.comb += [
-            complete.eq(whole & growing.bit_select(whole_at, 1)),
             looks.eq((self.flush | short) & ~victim_valid),
-            goes.eq(complete | (victim_valid & growing.bit_select(victim, 1))),
-            queue.i.valid.eq(gone), queue.i.payload.eq(gone_at),
+            goes.eq(Mux(whole, whole_at, Mux(victim_valid, victim, 0))),
+            queue.i.valid.eq(stages(m, (growing & goes).any(), 2, name="gone", reset=True)[2]),
+            going.place.eq(stages(m, gone_at, 1, name="gone_at")[1]),
+            going.line.eq(stages(m, tags[gone_at], 1, name="gone_line")[1]),
         ]
         m.d.sync += [
-            whole.eq(put & (count == LINE_COLUMNS)), whole_at.eq(at),
-            begun.eq(begun + begins - (queue.o.valid & queue.o.ready)),
+            whole.eq(put & (count == LINE_COLUMNS)), whole_at.eq(1 << at),
+            begun.eq(begun + fresh - sent),
             short.eq((begun > lines - lines // 4) & (queue.level <= 1)),
-            victim.eq(hand), victim_valid.eq(looks & growing.bit_select(hand, 1)
+            victim.eq(1 << hand), victim_valid.eq(looks & growing.bit_select(hand, 1)
                                              & (self.flush | ~recent.bit_select(hand, 1))),
-            gone.eq(goes), gone_at.eq(Mux(complete, whole_at, victim)),
+            gone_at.eq(_index(goes)),
         ]
         with m.If(looks):
             m.d.sync += [hand.eq(hand + 1), recent.bit_select(hand, 1).eq(0)]
         with m.If(put):
             m.d.sync += recent.bit_select(at, 1).eq(1)
-        with m.If(goes):
-            m.d.sync += growing.bit_select(Mux(complete, whole_at, victim), 1).eq(0)
-        self._send(m, queue, tags, touched, used, have, put, at, now, old)
+        self._send(m, queue, touched, used, have | fresh, put, at, now, old)
         return m
 
-    def _send(self, m: Module, queue: StreamFIFO, tags: Any, touched: Any, used: Signal, have: Value,
+    def _send(self, m: Module, queue: StreamFIFO, touched: Memory, used: Signal, have: Value,
               put: Value, at: Value, now: Any, old: Value) -> None:
         """The lines of the queue."""
         columns: Memory = Memory(shape=SCORE_BITS * COLUMNS, depth=self._lines * LINE_BEATS, init=[],
@@ -170,46 +185,44 @@ class LineGather(wiring.Component):
             marked.addr.eq(where), mark.addr.eq(where), mark.en.eq(put),
             mark.data.eq(now.enable | Mux(old.bit_select(now.beat[:_LINE_LOG2], 1), marked.data, 0)),
         ]
-        entry = queue.o.payload
+        sending: Any = queue.o.payload
+        entry = sending.place
         request, beat = self.memory.request, self.memory.data
-        index = Signal(range(LINE_BEATS + 1))
+        index, reads = Signal(range(LINE_BEATS)), Signal()
         # What is read, and what is offered: block RAM has a register of its own at its output.
         read_valid, read_last = Signal(), Signal()
         read_enable, enable = Signal(COLUMNS, reset_less=True), Signal(COLUMNS, reset_less=True)
         line = Signal(len(read.data), reset_less=True)
-        moves, ends = Signal(), Signal()
+        moves = Signal()
         marks = Signal(LINE_BEATS, reset_less=True)
+        touched_look = touched.read_port(domain="comb")
         m.d.comb += [
+            touched_look.addr.eq(entry),
             request.payload.address.eq(self._config.scores_first
-                                       + (tags[entry] << (LINE_BEATS * AXI_BYTES - 1).bit_length())),
+                                       + (sending.line << (LINE_BEATS * AXI_BYTES - 1).bit_length())),
             request.payload.beats.eq(LINE_BEATS),
-            read.addr.eq(Cat(index[:_LINE_LOG2], entry)), found.addr.eq(read.addr), read.en.eq(moves),
+            read.addr.eq(Cat(index, entry)), found.addr.eq(read.addr), read.en.eq(moves),
             beat.payload.strobe.eq(Cat(bit.replicate(COLUMN_BITS // 8) for bit in enable)),
             *(beat.payload.data.word_select(column, COLUMN_BITS).eq(
                 line.word_select(column, SCORE_BITS)) for column in range(COLUMNS)),
-            ends.eq(beat.valid & beat.ready & beat.payload.last), queue.o.ready.eq(ends),
+            moves.eq(~beat.valid | beat.ready),
+            queue.o.ready.eq(reads & moves & (index == LINE_BEATS - 1)),
         ]
-        with m.If(ends):
+        with m.If(moves):
+            m.d.sync += [
+                index.eq(index + reads), read_valid.eq(reads), read_last.eq(index == LINE_BEATS - 1),
+                read_enable.eq(Mux(marks.bit_select(index, 1), found.data, 0)),
+                beat.valid.eq(read_valid), beat.payload.last.eq(read_last), enable.eq(read_enable),
+                line.eq(read.data),
+            ]
+        with m.If(queue.o.ready):
             m.d.sync += used.bit_select(entry, 1).eq(0)
-        with m.FSM():
-            with m.State("REQUEST"):
-                m.d.comb += request.valid.eq(queue.o.valid)
-                m.d.sync += [index.eq(0), marks.eq(touched[entry])]
-                with m.If(request.valid & request.ready):
-                    m.next = "SEND"
-            with m.State("SEND"):
-                m.d.comb += moves.eq(~beat.valid | beat.ready)
-                with m.If(moves):
-                    m.d.sync += [
-                        read_valid.eq(index != LINE_BEATS), read_last.eq(index == LINE_BEATS - 1),
-                        read_enable.eq(Mux(marks.bit_select(index[:_LINE_LOG2], 1), found.data, 0)),
-                        beat.valid.eq(read_valid), beat.payload.last.eq(read_last), enable.eq(read_enable),
-                        line.eq(read.data),
-                    ]
-                    with m.If(index != LINE_BEATS):
-                        m.d.sync += index.eq(index + 1)
-                with m.If(ends):
-                    m.next = "REQUEST"
+        # The next request is made while the last beats of a line move on.
+        m.d.comb += request.valid.eq(queue.o.valid & ~reads)
+        with m.If(~reads):
+            m.d.sync += [marks.eq(touched_look.data), reads.eq(request.valid & request.ready)]
+        with m.Elif(queue.o.ready):
+            m.d.sync += reads.eq(0)
         owed = Signal(_OWED_BITS)
         answered = self.memory.response.valid & self.memory.response.ready
         m.d.sync += [

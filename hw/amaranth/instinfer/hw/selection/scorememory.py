@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.selection import KEY_BITS, SCORE_BITS
 
 from ..memory import BlockMemory
+from ..numeric.pipeline import stages
 
 STRIDE_BITS = 2
 """Log2 of the words of a group: 1, 2, 4 or 8."""
@@ -29,7 +30,7 @@ class ScoreMemory(wiring.Component):
     passes : most passes of a group
     """
 
-    latency = BlockMemory.latency
+    latency = 1 + BlockMemory.latency
 
     def __init__(self, *, lanes: int, queries: int, rows: int, passes: int) -> None:
         self._lanes, self._queries, self._rows = lanes, queries, rows
@@ -46,21 +47,28 @@ class ScoreMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lane_bits = self._lanes.bit_length() - 1
-        write_address, read_address = Signal(range(self._rows)), Signal(range(self._rows))
-        m.d.comb += [
+        write_address = Signal(range(self._rows), reset_less=True)
+        read_address = Signal(range(self._rows), reset_less=True)
+        m.d.sync += [
             read_address.eq((self.row << self.stride) + self.pass_),
             write_address.eq((self.put_group[lane_bits:] << self.stride) + self.put_pass),
         ]
+        maxima = stages(m, Cat(self.maxima), 1, name="maxima")[1]
+        row = stages(m, self.row, 1, name="row")[1]
+        key_valid = stages(m, self.key_valid, 1, name="key_valid", reset=True)[1]
+        key_row = stages(m, self.key_row, 1, name="key_row")[1]
         for lane in range(self._lanes):
             m.submodules[f"bank_{lane}"] = bank = BlockMemory(
                 width=SCORE_BITS * self._queries, depth=self._rows, bank=_BANK)
             m.submodules[f"keys_{lane}"] = keys = BlockMemory(width=KEY_BITS, depth=self._rows, bank=_BANK)
             m.d.comb += [
-                bank.write_enable.eq(self.put & (self.put_group[:lane_bits] == lane)),
-                bank.write_address.eq(write_address), bank.write_data.eq(Cat(self.maxima)),
+                bank.write_enable.eq(stages(m, self.put & (self.put_group[:lane_bits] == lane), 1,
+                                            name=f"put_{lane}", reset=True)[1]),
+                bank.write_address.eq(write_address), bank.write_data.eq(maxima),
                 bank.read_address.eq(read_address),
-                keys.write_enable.eq(self.key_valid), keys.write_address.eq(self.key_row),
-                keys.write_data.eq(self.keys[lane]), keys.read_address.eq(self.row),
+                keys.write_enable.eq(key_valid), keys.write_address.eq(key_row),
+                keys.write_data.eq(stages(m, self.keys[lane], 1, name=f"key_{lane}")[1]),
+                keys.read_address.eq(row),
                 self.found_keys[lane].eq(keys.read_data),
                 *(self.words[lane][query].eq(bank.read_data.word_select(query, SCORE_BITS))
                   for query in range(self._queries)),

@@ -13,7 +13,7 @@ from instinfer.abi.selection import KEY_BITS, SCORE_BITS
 
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from ..stream.fifo import StreamFIFO
+from ..stream.fifo import BlockFIFO, StreamFIFO
 from .linegather import LineGather
 from .ports import token_shape
 from .scorememory import STRIDE_BITS, ScoreMemory
@@ -21,7 +21,7 @@ from .spillports import COLUMNS, keys_beat, spill_write, word_columns
 from .spillreader import SpillReader
 
 _SLACK = 12
-_PUTS = 2
+_PUTS = 3
 """Cycles from a word that is put to the queue for DRAM."""
 
 
@@ -60,12 +60,13 @@ class ScoreStore(wiring.Component):
     `SpillReader`.
     """
 
-    latency = ScoreMemory.latency
+    latency = ScoreMemory.latency + 1
 
     def __init__(self, *, config: EngineConfig, lanes: int, key_latency: int) -> None:
         self._config, self._lanes = config, lanes
         self._kept = config.score_groups // lanes
-        self._queue_depth, self._queue_room = key_latency + _SLACK, _SLACK - 6
+        self._queue_room = _SLACK - 6
+        self._queue_depth = 1 << (key_latency + _SLACK - 1).bit_length()
         self._reader = SpillReader(config=config, lanes=lanes)
         number = range(max(2, config.passes_max))
         rows = -(-config.max_context // lanes)
@@ -118,15 +119,15 @@ class ScoreStore(wiring.Component):
             *(mine.eq(given) for mine, given in zip(memory.maxima, maxima, strict=True)),
         ]
         key_room = self._write(m, put, group, number, maxima, put_out, key_out)
-        beyond, first = Signal.like(self.rows), Signal.like(reader.first)
+        beyond, first, words = Signal.like(self.rows), Signal.like(reader.first), Signal.like(reader.rows)
         column_bits = COLUMNS.bit_length() - 1
         m.d.sync += [
-            beyond.eq(Mux(self.rows > border, self.rows - border, 0)),
+            beyond.eq(Mux(self.rows > border, self.rows - border, 0)), words.eq(self._times_passes(beyond)),
             first.eq(self._times_passes(border) * (self._lanes * word_columns(self._config)) >> column_bits),
         ]
         m.d.sync += [
             reader.start.eq(self.sweep & (beyond != 0)), reader.keys.eq(self.sweep_keys),
-            reader.rows.eq(Mux(self.sweep_keys, beyond, self._times_passes(beyond))),
+            reader.rows.eq(Mux(self.sweep_keys, beyond, words)),
             reader.first.eq(Mux(self.sweep_keys,
                                 keys_beat(self._config) + (border * self._lanes >> column_bits), first)),
         ]
@@ -142,13 +143,14 @@ class ScoreStore(wiring.Component):
         """Words and keys that have no place on chip. Returns: room for the keys of one more row."""
         config = self._config
         m.submodules.gather = gather = LineGather(config=config)
-        m.submodules.queue = queue = StreamFIFO(shape=spill_write(config), depth=self._queue_depth)
+        m.submodules.queue = queue = BlockFIFO(shape=spill_write(config), depth=self._queue_depth)
         connect(m, queue.o, gather.i)
         connect(m, gather.memory, flipped(self.target))
         lane_bits, column_bits = self._lanes.bit_length() - 1, COLUMNS.bit_length() - 1
         wide = word_columns(config)
         word_bits = column_bits - (wide - 1).bit_length()
-        waiting: Any = queue.i.payload
+        waiting: Any = Signal(spill_write(config), reset_less=True)
+        waits = Signal()
         put = stages(m, put_1 & put_out, 1, name="put_out", reset=True)[1]
         lane, number = (stages(m, value, 1, name=name)[1] for value, name in (
             (group_1[:lane_bits], "put_lane"), (number_1, "put_number")))
@@ -160,24 +162,24 @@ class ScoreStore(wiring.Component):
         m.d.comb += [
             word.eq(((words + number) << lane_bits) | lane),
             key.eq(self.key_row << lane_bits),
-            self.spilled.eq(put), queue.i.valid.eq(put | (self.key_valid & key_out)),
+            self.spilled.eq(put), queue.i.valid.eq(waits), queue.i.payload.eq(waiting),
             self.put_ready.eq(room),
-            empty.eq(self.settle & ~put_1 & ~put & (queue.level == 0)),
+            empty.eq(self.settle & ~put_1 & ~put & ~waits & (queue.level == 0)),
             self.error.eq(gather.error | self._reader.error),
         ]
         m.d.sync += [
-            room.eq(queue.level <= self._queue_depth - _PUTS - 2),
+            waits.eq(put | (self.key_valid & key_out)), room.eq(queue.level <= self._queue_depth - _PUTS - 2),
             gather.flush.eq(empty), self.settled.eq(empty & gather.settled),
         ]
         with m.If(put):
-            m.d.comb += [
+            m.d.sync += [
                 waiting.beat.eq(word >> word_bits),
                 waiting.enable.eq(((1 << wide) - 1) << wide * word[:word_bits]),
                 *(waiting.columns[column].eq(maxima[column % wide])
                   for column in range(COLUMNS) if column % wide < config.queries),
             ]
         with m.Else():
-            m.d.comb += [
+            m.d.sync += [
                 waiting.beat.eq(keys_beat(config) + (key >> column_bits)),
                 waiting.enable.eq(((1 << self._lanes) - 1) << key[:column_bits]),
                 *(waiting.columns[column].eq(self.keys[column % self._lanes]) for column in range(COLUMNS)),
@@ -191,25 +193,28 @@ class ScoreStore(wiring.Component):
         here, since they are read in consecutive cycles."""
         wide = word_columns(self._config)
         m.submodules.waiting = waiting = StreamFIFO(
-            shape=len(reader.row), depth=max(4, 2 * self._config.passes_max))
-        keyed = Signal()
+            shape=len(reader.row), depth=2 * self._config.passes_max + ScoreMemory.latency + 4)
+        keyed, room = Signal(), Signal()
         with m.If(self.sweep):
             m.d.sync += keyed.eq(self.sweep_keys)
-        # Its words are here; one that is taken in this cycle is no longer.
-        whole, taken = Signal(), Signal()
+        # Its words are here; one that is asked for in this cycle is no longer. It leaves the queue when one
+        # from on chip would be there.
+        whole, taken, here = Signal(), Signal(), Signal.like(waiting.level)
         need = Mux(keyed, 1, self.passes)
-        m.d.sync += whole.eq(Mux(taken, waiting.level > need, waiting.level >= need))
-        m.d.comb += [
-            waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.valid),
-            reader.take.eq(waiting.i.valid & waiting.i.ready),
-            self.ready.eq(~out | (waiting.o.valid & ((self.pass_ != 0) | (whole & key_room)))),
-            taken.eq(self.read & self.ready & out), waiting.o.ready.eq(taken),
+        beyond = stages(m, taken, ScoreMemory.latency, name="beyond", reset=True)[-1]
+        m.d.sync += [
+            room.eq(waiting.level < waiting.depth - 2), here.eq(here + reader.valid - taken),
+            whole.eq(Mux(taken, here > need, here >= need)),
         ]
-        beyond = stages(m, out, self.latency, name="beyond", reset=True)[-1]
-        late = stages(m, waiting.o.payload, self.latency, name="late")[-1]
+        m.d.comb += [
+            waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.valid), reader.room.eq(room),
+            self.ready.eq(~out | (self.pass_ != 0) | (whole & key_room)),
+            taken.eq(self.read & self.ready & out), waiting.o.ready.eq(beyond),
+        ]
+        late = waiting.o.payload
         for lane in range(self._lanes):
-            m.d.comb += self.found_keys[lane].eq(
+            m.d.sync += self.found_keys[lane].eq(
                 Mux(beyond, late.word_select(lane, SCORE_BITS), memory.found_keys[lane]))
             for query in range(self._config.queries):
                 column = late.word_select(lane * wide + query, SCORE_BITS)
-                m.d.comb += self.words[lane][query].eq(Mux(beyond, column, memory.words[lane][query]))
+                m.d.sync += self.words[lane][query].eq(Mux(beyond, column, memory.words[lane][query]))

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shares of what is attended in the approximate softmax (``abi.sparf.alpha``)."""
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.sparf import ALPHA_FRACTION
-
 from ..numeric.pipeline import stages
+from .bins import added, tree_levels
 from .sparfports import SHARE_BITS
 from .terms import TERM_BITS
 
@@ -26,13 +25,13 @@ class QueryShares(wiring.Component):
     groups : most groups that are summed
     """
 
-    latency = 2
-    cycles = SHARE_BITS + 2
+    cycles = SHARE_BITS + 3
     """From one division to the next."""
 
     def __init__(self, *, lanes: int, queries: int, groups: int) -> None:
         self._lanes, self._queries = lanes, queries
         self._width = TERM_BITS + groups.bit_length()
+        self.latency = tree_levels(lanes) + 1
         super().__init__({
             "clear": In(1), "valid_in": In(1), "terms": In(TERM_BITS).array(lanes, queries),
             "attended": In(lanes), "finish": In(1),
@@ -41,24 +40,26 @@ class QueryShares(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        valid = stages(m, self.valid_in, 1, name="valid", reset=True)[1]
+        clear = stages(m, self.clear, 1, name="clear", reset=True)[1]
+        valid = stages(m, self.valid_in, self.latency - 1, name="valid", reset=True)[-1]
         totals: list[Signal] = []
         parts: list[Signal] = []
         everything = C((1 << self._lanes) - 1, self._lanes)
         for query in range(self._queries):
             for name, sums, wanted in (("all", totals, everything), ("some", parts, self.attended)):
-                word = Signal(TERM_BITS + self._lanes.bit_length(), name=f"{name}_{query}", reset_less=True)
                 total = Signal(self._width, name=f"{name}_sum_{query}", reset_less=True)
-                m.d.sync += word.eq(sum((Mux(wanted[lane], self.terms[lane][query], 0)
-                                         for lane in range(self._lanes)), start=Value.cast(0)))
-                with m.If(self.clear):
+                word = added(m, [Mux(wanted[lane], self.terms[lane][query], 0)
+                                 for lane in range(self._lanes)], name=f"{name}_{query}")
+                with m.If(clear):
                     m.d.sync += total.eq(0)
                 with m.Elif(valid):
                     m.d.sync += total.eq(total + word)
                 sums.append(total)
-        rest, total = Signal(self._width + 1), Signal(self._width)
+        # Of twice the rest: the total is subtracted, or added where the step before went below 0.
+        rest, total = Signal(self._width + 2), Signal(self._width)
         step = Signal(range(SHARE_BITS + 1))
-        fits = rest >= total
+        fits = ~rest[-1]
+        twice, change = Cat(C(0, 1), rest[:-1]), Cat(C(0, 1), total, C(0, 1)) ^ fits.replicate(len(rest))
         last = self.query == self._queries - 1
         m.d.comb += self.done.eq(self.valid & last)
         with m.FSM():
@@ -68,12 +69,12 @@ class QueryShares(wiring.Component):
                     m.next = "TAKE_SUMS"
             with m.State("TAKE_SUMS"):
                 m.d.sync += [rest.eq(Array(parts)[self.query]), total.eq(Array(totals)[self.query]),
-                             step.eq(ALPHA_FRACTION)]
+                             step.eq(SHARE_BITS)]
                 m.next = "DIVIDE"
             with m.State("DIVIDE"):
                 m.d.sync += [
                     self.share.eq(Cat(fits, self.share)), step.eq(step - 1),
-                    rest.eq(Mux(fits, rest - total, rest) << 1),
+                    rest.eq((Cat(fits, twice) + Cat(fits, change))[1:]),  # with the carry of a subtraction
                 ]
                 with m.If(step == 0):
                     m.next = "ANSWER"

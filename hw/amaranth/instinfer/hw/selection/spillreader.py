@@ -31,7 +31,8 @@ class SpillReader(wiring.Component):
     -------
     start : pulse, while none of the rows asked for before is left: from beat ``first`` on (`spillports`)
         ``rows`` rows come, 1 or more, of words or, with ``keys``, of keys
-    valid, row : the next row, its columns in order, ``take`` it
+    room : the next row may come in the cycle after this one
+    valid, row : a row, its columns in order, for this cycle
     error : pulse, DRAM refused a beat
     memory : device DRAM
 
@@ -46,7 +47,7 @@ class SpillReader(wiring.Component):
         super().__init__({
             "start": In(1), "keys": In(1), "first": In(range(beats(config))),
             "rows": In(range(self._rows_max + 1)),
-            "valid": Out(1), "take": In(1), "row": Out(SCORE_BITS * max(self._columns, COLUMNS)),
+            "room": In(1), "valid": Out(1), "row": Out(SCORE_BITS * max(self._columns, COLUMNS)),
             "error": Out(1), "memory": Out(MemoryReadPort()),
         })
 
@@ -74,17 +75,16 @@ class SpillReader(wiring.Component):
         following = Mux(whole, 0, piece + 1)
         m.d.comb += [
             fifo.o.ready.eq(~beat_valid | taken),
-            loads.eq(beat_valid & (~self.valid | self.take)),
+            loads.eq(beat_valid & self.room),
             last_part.eq(by_keys | (part == self.cycles_per_row - 1)),
             # Rows narrower than a beat: the last one of it, or of all.
             whole.eq(final | last_piece),
             taken.eq(loads & (~last_part | whole)),
         ]
-        with m.If(self.take):
-            m.d.sync += self.valid.eq(0)
+        m.d.sync += self.valid.eq(loads & last_part)
         with m.If(loads):
             m.d.sync += [
-                self.valid.eq(last_part), part.eq(Mux(last_part, 0, part + 1)),
+                part.eq(Mux(last_part, 0, part + 1)),
                 self.row.word_select(part, SCORE_BITS * COLUMNS).eq(beat),
             ]
             with m.If(last_part):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queues between two streams."""
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
@@ -89,8 +89,9 @@ class BlockFIFO(wiring.Component):
         stored, fetched = Signal(range(self.depth + 1)), Signal()
         word = Signal(len(taken), reset_less=True)
         takes, gives, fetches, moves = Signal(), Signal(), Signal(), Signal()
+        full = Signal()
         m.d.comb += [
-            self.i.ready.eq(self.level != self.depth), takes.eq(self.i.valid & self.i.ready),
+            self.i.ready.eq(~full), takes.eq(self.i.valid & self.i.ready),
             gives.eq(self.o.valid & self.o.ready), offered.eq(word),
             moves.eq(~self.o.valid | self.o.ready), read.en.eq(~fetched | moves),
             fetches.eq(read.en & (stored != 0)),
@@ -98,10 +99,17 @@ class BlockFIFO(wiring.Component):
         ]
         m.d.sync += [
             put.eq(put + takes), get.eq(get + fetches),
-            stored.eq(stored + takes - fetches), self.level.eq(self.level + takes - gives),
+            stored.eq(stored + _change(takes, fetches)), self.level.eq(self.level + _change(takes, gives)),
         ]
+        with m.If(takes != gives):
+            m.d.sync += full.eq(takes & (self.level == self.depth - 1))
         with m.If(read.en):
             m.d.sync += fetched.eq(stored != 0)
         with m.If(moves):
             m.d.sync += [self.o.valid.eq(fetched), word.eq(read.data)]
         return m
+
+
+def _change(more: Value, less: Value) -> Value:
+    """1, 0 or -1: one operand of an addition in place of two."""
+    return Cat(more ^ less, less & ~more).as_signed()
