@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..numeric.fp16 import fp16
+from ..numeric.fp16 import MANTISSA_BITS, SHIFT_BITS, fp16
 from ..numeric.pipeline import moving_parts, stages
-from ..numeric.product import BYTE_ELEMENT_BITS, BYTE_SHIFT, ELEMENT_BITS, fp16_element
+from ..numeric.product import BYTE_BITS, BYTE_SHIFT, POSITION_SHAPE
 from ..signatures import LANES, slot_beat, stripe_finish
 from .factors import RowFactors
 from .intake import SlotIntake, token_layout
@@ -82,7 +82,7 @@ class AttentionCore(wiring.Component):
         # Up to the entry cycle; resets keep the lines out of shift-register LUTs, which are scarcer.
         join = self.read_cycle - 1
         tokens = stages(m, intake.token, join, name="token", reset=True)
-        beat = stages(m, intake.beat, self.entry_cycle, name="beat", reset=True)[-1]
+        beat = stages(m, intake.beat, self.entry_cycle, name="beat", reset=True)
         joined, adding, folding = self._joined(m, tokens[join], hub, intake)
 
         # From here on merge and fold steps are among the beats.
@@ -164,23 +164,28 @@ class AttentionCore(wiring.Component):
             m.d.sync += [fold_group.eq(Mux(last, 0, fold_group + 1)), folding.eq(~last)]
         return joined, adding, folding
 
-    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, beat: Signal,
+    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, beat: list[Signal],
                operands: OperandMemory, factors: RowFactors, softmax: Softmax, scorer: Scorer) -> None:
         """Elements of the entry cycle's beat, and the lanes with their control signals. Elements and lanes
         stand still unless something ``moves``."""
         config = self._config
-        entering, lane_cycle = at[self.entry_cycle], self.lane_cycle
-        elements, coarse = [], []
+        entry, lane_cycle = self.entry_cycle, self.lane_cycle
+        elements, shifts, byte_elements = [], [], []
         for index in range(LANES):
-            element = Signal(signed(ELEMENT_BITS), name=f"element_{index}", reset_less=True)
-            steps = Signal(3, name=f"coarse_{index}", reset_less=True)
-            half, half_coarse = fp16_element(fp16(beat.word_select(index, 16)))
-            byte = beat.word_select(index, 8).as_signed()
+            element = Signal(signed(MANTISSA_BITS), name=f"element_{index}", reset_less=True)
+            shift = Signal(SHIFT_BITS, name=f"shift_{index}", reset_less=True)
+            byte_element = Signal(signed(BYTE_BITS), name=f"byte_{index}", reset_less=True)
+            byte = beat[entry].word_select(index, BYTE_BITS).as_signed()
             with m.If(moves[-1]):
-                m.d.sync += [element.eq(Mux(entering.int8, byte << BYTE_SHIFT, half)),
-                             steps.eq(Mux(entering.int8, 0, half_coarse))]
+                m.d.sync += [
+                    shift.eq(Mux(at[entry - 1].int8, BYTE_SHIFT,
+                                 fp16(beat[entry - 1].word_select(index, 16)).shift)),
+                    element.eq(Mux(at[entry].int8, byte, fp16(beat[entry].word_select(index, 16)).mantissa)),
+                    byte_element.eq(beat[entry].word_select(LANES + index, BYTE_BITS).as_signed()),
+                ]
             elements.append(element)
-            coarse.append(steps)
+            shifts.append(shift)
+            byte_elements.append(byte_element)
         add, store = at[self.adder_cycle], at[self.adder_cycle + 1]
         source = Signal(Source, reset_less=True)
         before = at[self.adder_cycle - 1]
@@ -190,22 +195,20 @@ class AttentionCore(wiring.Component):
             position = factors.positions[query]
             mine = moves[query * LANES:(query + 1) * LANES]
             with m.If(mine[0]):
-                offset = stages(m, position[2:].as_signed(), 1, name=f"offset_{query}")[1]
-                place = stages(m, position[4:6], 3, name=f"place_{query}")[3]
+                byte_positions = stages(m, position, 1, name=f"byte_position_{query}")
+                places = stages(m, byte_positions[1][2:6], 4, name=f"place_{query}")
                 amount = stages(m, softmax.amounts[query], 1, name=f"amount_{query}")[1]
             for index in range(LANES):
-                byte = beat.word_select(LANES + index, 8).as_signed()
-                byte_element = Signal(signed(BYTE_ELEMENT_BITS), name=f"byte_{query}_{index}",
-                                      reset_less=True)
+                total_position = Signal(POSITION_SHAPE, name=f"position_{query}_{index}", reset_less=True)
                 with m.If(mine[index]):
-                    m.d.sync += byte_element.eq(Mux(position < 0, 0, Mux(position[3], byte << 8, byte)))
+                    m.d.sync += total_position.eq(position + shifts[index])
                 lane = AccumulatorLane(depth=1 << (GROUP_BITS + context_layout(config).size))
                 byte_lane = ByteLane(depth=1 << (GROUP_BITS - 1))
                 m.submodules[f"lane_{query}_{index}"] = EnableInserter(mine[index])(lane)
                 m.submodules[f"byte_lane_{query}_{index}"] = EnableInserter(mine[index])(byte_lane)
                 m.d.comb += [
-                    lane.element.eq(elements[index]), lane.coarse.eq(coarse[index]),
-                    lane.factor.eq(operands.factors[query][index]), lane.offset.eq(offset),
+                    lane.element.eq(elements[index]), lane.position.eq(total_position),
+                    lane.factor.eq(operands.factors[query][index]),
                     lane.read_address.eq(Cat(reading.group, reading.context)),
                     lane.amount.eq(amount), lane.drop.eq(amount[-1]),
                     lane.addend.eq(before.merge | before.fold),
@@ -215,16 +218,16 @@ class AttentionCore(wiring.Component):
                     lane.write_address.eq(Cat(store.group, store.context)),
                     lane.capture.eq(store.end & (store.key | store.merge)),
                     scorer.captured[query][index].eq(lane.captured),
-                    byte_lane.element.eq(byte_element),
+                    byte_lane.element.eq(byte_elements[index]), byte_lane.position.eq(byte_positions[1]),
                     byte_lane.factor.eq(operands.byte_factors[query][index]),
-                    byte_lane.enable.eq(at[lane_cycle + 1].key | at[lane_cycle + 1].value),
-                    byte_lane.loop.eq(at[lane_cycle + 1].key & ~at[lane_cycle + 1].start),
-                    byte_lane.first.eq(at[lane_cycle + 1].first & ~at[lane_cycle + 1].fold),
-                    byte_lane.read_address.eq(at[lane_cycle + 1].group[1:]),
-                    byte_lane.place.eq(place),
-                    byte_lane.capture.eq(at[lane_cycle + 2].end & at[lane_cycle + 2].key),
-                    byte_lane.write.eq(at[lane_cycle + 3].value & at[lane_cycle + 3].int8),
-                    byte_lane.write_address.eq(at[lane_cycle + 3].group[1:]),
+                    byte_lane.enable.eq(at[lane_cycle + 2].key | at[lane_cycle + 2].value),
+                    byte_lane.loop.eq(at[lane_cycle + 2].key & ~at[lane_cycle + 2].start),
+                    byte_lane.coarse.eq(places[3][:2]), byte_lane.place.eq(places[4][2:]),
+                    byte_lane.first.eq(at[lane_cycle + 3].first & ~at[lane_cycle + 3].fold),
+                    byte_lane.read_address.eq(at[lane_cycle + 3].group[1:]),
+                    byte_lane.capture.eq(at[lane_cycle + 3].end & at[lane_cycle + 3].key),
+                    byte_lane.write.eq(at[lane_cycle + 5].value & at[lane_cycle + 5].int8),
+                    byte_lane.write_address.eq(at[lane_cycle + 5].group[1:]),
                     scorer.byte_captured[query][index].eq(byte_lane.captured),
                 ]
 
@@ -240,7 +243,6 @@ class AttentionCore(wiring.Component):
             operands.query_valid.eq(hub["query_valid"]), operands.query.eq(query),
             operands.factor_valid.eq(factors.factor_valid), operands.factor_query.eq(factors.factor_query),
             operands.factor_row.eq(factors.factor_row), operands.factor.eq(factors.factor),
-            operands.byte_factor.eq(factors.byte_factor),
             softmax.score_valid.eq(scorer.score_valid), softmax.score_query.eq(scorer.score_query),
             softmax.score_row.eq(scorer.score_row), softmax.whole.eq(scorer.whole),
             softmax.weight_valid.eq(scorer.weight_valid), softmax.weight_query.eq(scorer.weight_query),

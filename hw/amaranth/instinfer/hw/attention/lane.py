@@ -9,14 +9,14 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.arith import SUM_BITS
 from instinfer.abi.errors import require
 
-from ..numeric.pipeline import stages
+from ..memory import COLLISION_FREE
+from ..numeric.fp16 import MANTISSA_BITS
 from ..numeric.product import (
+    BYTE_BITS,
     BYTE_DOT_BITS,
-    BYTE_ELEMENT_BITS,
-    BYTE_FACTOR_BITS,
     BYTE_SUM_BITS,
-    ELEMENT_BITS,
     FACTOR_BITS,
+    POSITION_SHAPE,
     AlignedProduct,
     ByteProduct,
 )
@@ -46,7 +46,8 @@ class AccumulatorLane(wiring.Component):
     ========================== =====================================
     cycle                      signals
     ========================== =====================================
-    0                          element, coarse, factor, offset
+    0                          element, position
+    1                          factor
     ``read_cycle``             read_address of an accumulation
     ``read_cycle`` - 1         read_address of a merge or fold
     two after read_address     amount, drop
@@ -71,8 +72,8 @@ class AccumulatorLane(wiring.Component):
                 "One word per group of dims and context.")
         self._depth = depth
         super().__init__({
-            "element": In(signed(ELEMENT_BITS)), "coarse": In(3),
-            "factor": In(signed(FACTOR_BITS)), "offset": In(signed(5)),
+            "element": In(signed(MANTISSA_BITS)), "position": In(POSITION_SHAPE),
+            "factor": In(signed(FACTOR_BITS)),
             "read_address": In(range(depth)), "amount": In(AMOUNT_BITS), "drop": In(1),
             "addend": In(1), "enable": In(1), "source": In(Source),
             "partial": In(signed(BYTE_SUM_BITS)),
@@ -82,7 +83,7 @@ class AccumulatorLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        memory: Memory = Memory(shape=signed(SUM_BITS), depth=self._depth, init=[])
+        memory: Memory = Memory(shape=signed(SUM_BITS), depth=self._depth, init=[], attrs=COLLISION_FREE)
         m.submodules.memory = memory
         m.submodules.shift = shift = FloorShift(width=SUM_BITS)
         m.submodules.product = product = AlignedProduct()
@@ -93,8 +94,8 @@ class AccumulatorLane(wiring.Component):
         m.d.comb += [
             read.addr.eq(self.read_address),
             shift.value.eq(word), shift.amount.eq(self.amount), shift.drop.eq(self.drop),
-            product.element.eq(self.element), product.coarse.eq(self.coarse),
-            product.factor.eq(self.factor), product.offset.eq(self.offset),
+            product.element.eq(self.element), product.position.eq(self.position),
+            product.factor.eq(self.factor),
             product.bypass.eq(self.addend), product.addend.eq(shift.result),
             write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
         ]
@@ -124,26 +125,27 @@ class ByteLane(wiring.Component):
     ========================== =====================================
     cycle                      signals
     ========================== =====================================
-    0                          element, factor
-    1                          enable, loop, first, read_address
-    2                          place, capture
-    3                          captured; write, write_address
-    ``partial_cycle``          partial of the word at read_address
+    0                          element, position
+    1                          factor
+    2                          enable, loop
+    3                          coarse, first, read_address, capture
+    4                          captured; place; partial of the word at read_address
+    5                          write, write_address
     ========================== =====================================
 
     One operation per cycle; a word may be read again three cycles after its last read.
     """
-
-    partial_cycle = AccumulatorLane.adder_cycle
 
     def __init__(self, *, depth: int) -> None:
         require(isinstance(depth, int) and depth >= 2, "depth", depth, "at least 2 words",
                 "One word per group of dims.")
         self._depth = depth
         super().__init__({
-            "element": In(signed(BYTE_ELEMENT_BITS)), "factor": In(signed(BYTE_FACTOR_BITS)),
-            "enable": In(1), "loop": In(1), "first": In(1), "read_address": In(range(depth)),
-            "place": In(2), "capture": In(1), "captured": Out(signed(BYTE_DOT_BITS)),
+            "element": In(signed(BYTE_BITS)), "position": In(POSITION_SHAPE),
+            "factor": In(signed(FACTOR_BITS)),
+            "enable": In(1), "loop": In(1), "coarse": In(2), "place": In(2),
+            "first": In(1), "read_address": In(range(depth)),
+            "capture": In(1), "captured": Out(signed(BYTE_DOT_BITS)),
             "write": In(1), "write_address": In(range(depth)),
             "partial": Out(signed(BYTE_SUM_BITS)),
         })
@@ -158,10 +160,11 @@ class ByteLane(wiring.Component):
         total = Signal(signed(BYTE_SUM_BITS), reset_less=True)
         m.d.comb += [
             read.addr.eq(self.read_address),
-            product.element.eq(self.element), product.factor.eq(self.factor),
-            product.enable.eq(self.enable), product.loop.eq(self.loop), product.place.eq(self.place),
+            product.element.eq(self.element), product.position.eq(self.position),
+            product.factor.eq(self.factor), product.enable.eq(self.enable), product.loop.eq(self.loop),
+            product.coarse.eq(self.coarse), product.place.eq(self.place),
             write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
-            self.partial.eq(stages(m, word, self.partial_cycle - 2, name="partial")[-1]),
+            self.partial.eq(word),
         ]
         m.d.sync += word.eq(read.data)
         with m.If(self.first):

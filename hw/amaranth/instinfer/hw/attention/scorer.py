@@ -36,10 +36,10 @@ def row_layout(config: EngineConfig) -> data.StructLayout:
 
 
 class Scorer(wiring.Component):
-    """Takes the captured sums of all queries and lanes: ``start`` and ``row`` come with ``byte_captured``.
+    """Takes the captured sums of all queries and lanes: ``start`` comes with ``row``.
 
-    ``captured`` is valid from ``lanes_cycle`` - 1 on. Both must stay for ``queries`` cycles. One query per
-    cycle:
+    ``byte_captured`` is valid from cycle 1 on, ``captured`` from ``lanes_cycle`` - 1 on. Both must stay for
+    ``queries`` cycles. One query per cycle:
 
     - after ``lanes_cycle`` cycles ``lanes`` with ``lanes_valid`` and ``lanes_query`` (not for key rows);
     - after ``score_cycle`` cycles, for key rows only (``key`` at the start), ``whole``, the integer part of
@@ -106,12 +106,10 @@ class Scorer(wiring.Component):
         slots = stages(m, rows[-1].row, self.weight_cycle - self.score_cycle, name="weight_row", reset=True)
 
         # Cycles 1 to 3: the sums of the byte lanes, chosen and added; nothing unless the row is int8.
-        chosen = [Signal(signed(BYTE_DOT_BITS), name=f"chosen_{i}", reset_less=True) for i in range(LANES)]
         halves = [Signal(signed(BYTE_DOT_BITS), name=f"half_{i}", reset_less=True) for i in range(2)]
         byte_sum = Signal(signed(BYTE_DOT_BITS), reset_less=True)
-        for lane in range(LANES):
-            choices = Array(self.byte_captured[q][lane] for q in range(config.queries))
-            m.d.sync += chosen[lane].eq(choices[query])
+        chosen = [Array(self.byte_captured[q][lane] for q in range(config.queries))[queries[1]]
+                  for lane in range(LANES)]
         m.d.sync += [halves[0].eq(chosen[0] + chosen[1]), halves[1].eq(chosen[2] + chosen[3]),
                      byte_sum.eq(halves[0] + halves[1])]
         with m.If(~scoring[2] | ~rows[2].int8):
