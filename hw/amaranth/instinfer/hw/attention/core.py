@@ -56,7 +56,7 @@ class AttentionCore(wiring.Component):
         self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle
         """Cycle in which a value beat's accumulators are read; a merge step joins one cycle earlier."""
         self.adder_cycle = self.lane_cycle + AccumulatorLane.adder_cycle
-        self.last_cycle = self.adder_cycle + 2
+        self.last_cycle = self.lane_cycle + AccumulatorLane.store_cycle + 1
         """Cycle in which the captured sums of a row are there."""
         self.score_cycle = self.last_cycle - Scorer.lanes_cycle + 1
         """Cycle in which a row enters the Scorer: its byte lanes are done."""
@@ -186,7 +186,7 @@ class AttentionCore(wiring.Component):
             elements.append(element)
             shifts.append(shift)
             byte_elements.append(byte_element)
-        add, store = at[self.adder_cycle], at[self.adder_cycle + 1]
+        add, store = at[self.adder_cycle], at[lane_cycle + AccumulatorLane.store_cycle]
         source = Signal(Source, reset_less=True)
         before = at[self.adder_cycle - 1]
         m.d.sync += source.eq(Mux(before.value, Source.WORD, Mux(
@@ -196,7 +196,7 @@ class AttentionCore(wiring.Component):
             mine = moves[query * LANES:(query + 1) * LANES]
             with m.If(mine[0]):
                 byte_positions = stages(m, position, 1, name=f"byte_position_{query}")
-                places = stages(m, byte_positions[1][2:6], 4, name=f"place_{query}")
+                places = stages(m, byte_positions[1][2:6], 4, name=f"place_{query}", reset=True)
                 amount = stages(m, softmax.amounts[query], 1, name=f"amount_{query}")[1]
             for index in range(LANES):
                 total_position = Signal(POSITION_SHAPE, name=f"position_{query}_{index}", reset_less=True)

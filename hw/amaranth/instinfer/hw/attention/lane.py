@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One lane of one query: multiplier, aligner, adder and its part of the accumulators."""
 
-from amaranth.hdl import C, Cat, Module, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -11,6 +11,7 @@ from instinfer.abi.errors import require
 
 from ..memory import COLLISION_FREE
 from ..numeric.fp16 import MANTISSA_BITS
+from ..numeric.pipeline import stages
 from ..numeric.product import (
     BYTE_BITS,
     BYTE_DOT_BITS,
@@ -21,6 +22,8 @@ from ..numeric.product import (
     ByteProduct,
 )
 from ..numeric.shift import AMOUNT_BITS, FloorShift
+
+_HALF = SUM_BITS // 2
 
 
 class Source(enum.Enum, shape=2):
@@ -53,11 +56,12 @@ class AccumulatorLane(wiring.Component):
     two after read_address     amount, drop
     ``adder_cycle`` - 1        addend
     ``adder_cycle``            enable, source, partial
-    ``adder_cycle`` + 1        write, write_address, capture
-    ``adder_cycle`` + 2        captured; a read sees the written word
+    ``store_cycle``            write, write_address, capture
+    ``store_cycle`` + 1        captured; a read sees the written word
     ========================== =====================================
 
-    One operation per cycle; a word may be read again seven cycles after its last read.
+    One operation per cycle; a word may be read again eight cycles after its last read. The upper half of a
+    sum is added a cycle behind the lower one.
 
     Parameters
     ----------
@@ -66,6 +70,7 @@ class AccumulatorLane(wiring.Component):
 
     adder_cycle = AlignedProduct.latency
     read_cycle = adder_cycle - FloorShift.latency - 2
+    store_cycle = adder_cycle + 2
 
     def __init__(self, *, depth: int) -> None:
         require(isinstance(depth, int) and depth >= 2, "depth", depth, "at least 2 words",
@@ -89,7 +94,8 @@ class AccumulatorLane(wiring.Component):
         m.submodules.product = product = AlignedProduct()
         read, write = memory.read_port(), memory.write_port()
         word = Signal(signed(SUM_BITS), reset_less=True)  # the block RAM's output register
-        total = Signal(signed(SUM_BITS), reset_less=True)
+        low, high = Signal(_HALF, reset_less=True), Signal(_HALF, reset_less=True)
+        total = Cat(stages(m, low, 1, name="low")[1], high)
         other = Signal(signed(SUM_BITS))
         m.d.comb += [
             read.addr.eq(self.read_address),
@@ -103,13 +109,20 @@ class AccumulatorLane(wiring.Component):
             with m.Case(Source.WORD):
                 m.d.comb += other.eq(shift.result)
             with m.Case(Source.TOTAL):
-                m.d.comb += other.eq(total)
+                m.d.comb += other.eq(low)
             with m.Case(Source.PARTIAL):
                 m.d.comb += other.eq(self.partial)
         m.d.sync += word.eq(read.data)
+        # value + other + carry, written as differences: the multiplexers then share the adders' LUTs.
+        carry = Signal(reset_less=True)
         with m.If(self.enable):
-            # value + other + carry, written as a difference: the multiplexer then shares the adder's LUTs.
-            m.d.sync += total.eq((Cat(product.carry, product.value) - Cat(C(1, 1), ~other))[1:])
+            added = Cat(product.carry, product.value[:_HALF]) - Cat(C(1, 1), ~other[:_HALF], C(1, 1))
+            m.d.sync += Cat(low, carry).eq(added[1:])
+        other_high = Mux(stages(m, self.source == Source.TOTAL, 1, name="loop")[1], high,
+                         stages(m, other[_HALF:], 1, name="other_high")[1])
+        value_high = stages(m, product.value[_HALF:], 1, name="value_high")[1]
+        with m.If(stages(m, self.enable, 1, name="enable", reset=True)[1]):
+            m.d.sync += high.eq((Cat(carry, value_high) - Cat(C(1, 1), ~other_high))[1:])
         with m.If(self.capture):
             m.d.sync += self.captured.eq(total)
         return m

@@ -94,10 +94,11 @@ class Softmax(wiring.Component):
         started = Signal(reset_less=True)
         step = stages(m, self.step, self.maximum_cycle, name="step")
         written, grown = 4, 6
+        # Resets keep lines out of shift-register LUTs, which are scarcer than flip-flops.
         scored = stages(m, self.score_valid, written, name="scored", reset=True)
         final = stages(m, self.score_valid & self.score_row.final, grown, name="final", reset=True)
-        query = stages(m, self.score_query, grown, name="query")
-        row = stages(m, self.score_row, written, name="row")
+        query = stages(m, self.score_query, grown, name="query", reset=True)
+        row = stages(m, self.score_row, written, name="row", reset=True)
         looked_up = Signal(context_layout(config), reset_less=True)
         looked_up_query = Signal(query_bits, reset_less=True)
         context_seen = valid.bit_select(looked_up.as_value(), 1)
@@ -188,10 +189,10 @@ class Softmax(wiring.Component):
         ]
         feed = stages(m, soon, 1 + self._sum_cycle, name="feed", reset=True)[1:]
         feed_query = stages(m, Mux(totalling[0], partial.query, feed_query_0), self._sum_cycle,
-                            name="feed_query")
+                            name="feed_query", reset=True)
         feed_row = stages(m, self.feed_row, 1, name="feed_row")[1]
         source = Mux(totalling[0], partial.context.as_value(), self.feed_context.as_value())
-        feed_context = stages(m, source, self._sum_cycle, name="feed_context")
+        feed_context = stages(m, source, self._sum_cycle, name="feed_context", reset=True)
         present = stages(m, seen, 1, name="present")[1]
 
         # Feed cycle 1: the sum, and how far both shift.
