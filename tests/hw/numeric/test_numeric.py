@@ -97,7 +97,7 @@ def product_vectors(element, position, factor):
     got = run_pipeline(
         block, {"element": element, "position": position, "factor": factor, "bypass": zeros, "addend": zeros},
         ["value", "carry"], latency=block.latency,
-        delays={"factor": 1, "bypass": block.bypass_cycle, "addend": block.bypass_cycle})
+        delays={"bypass": block.bypass_cycle, "addend": block.bypass_cycle})
     return [value + carry for value, carry in got]
 
 
@@ -154,7 +154,7 @@ def test_product_of_int8_value_slots_is_the_models_contribution():
     assert got == expected
 
 
-BYTE_DELAYS = {"factor": 1, "loop": 2, "enable": 2, "coarse": 3, "place": ByteProduct.latency}
+BYTE_DELAYS = {"loop": 2, "enable": 2, "coarse": 3, "place": ByteProduct.latency}
 
 
 def byte_product_vectors(element, factor, position):

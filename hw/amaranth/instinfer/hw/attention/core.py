@@ -35,8 +35,8 @@ class AttentionCore(wiring.Component):
     has not been opened, or whose queries are still on their way; fp16 and int8 slots in one head.
 
     Cycles of a beat, 0 being the one after its transfer: from 0 on the factors of a value row are made,
-    query by query, while the beat waits. ``entry_cycle`` elements and positions; one later the lanes (see
-    AccumulatorLane, ByteLane); ``score_cycle`` on: scores (Scorer).
+    query by query, while the beat waits. ``entry_cycle`` elements, positions and factors are looked
+    up; ``lane_cycle`` on: the lanes (see AccumulatorLane, ByteLane); ``score_cycle`` on: scores (Scorer).
 
     An fp16 beat uses the AccumulatorLanes alone, an int8 beat these for its first four elements and the
     ByteLanes for the others. What the ByteLanes have summed up in a value slot is folded into the
@@ -51,7 +51,7 @@ class AttentionCore(wiring.Component):
         self._config = config
         self.entry_cycle = config.queries + RowFactors.factor_cycle
         """Cycle of the elements; the operands of the row's last query can be read from here on."""
-        self.lane_cycle = self.entry_cycle + 1
+        self.lane_cycle = self.entry_cycle + OperandMemory.latency
         """Cycle in which a beat enters the lanes."""
         self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle
         """Cycle in which a value beat's accumulators are read; a merge step joins one cycle earlier."""
@@ -82,7 +82,7 @@ class AttentionCore(wiring.Component):
         # Up to the entry cycle; resets keep the lines out of shift-register LUTs, which are scarcer.
         join = self.read_cycle - 1
         tokens = stages(m, intake.token, join, name="token", reset=True)
-        beat = stages(m, intake.beat, self.entry_cycle, name="beat", reset=True)
+        beat = stages(m, intake.beat, self.entry_cycle, name="beat", reset=True)[-1]
         joined, adding, folding = self._joined(m, tokens[join], hub, intake)
 
         # From here on merge and fold steps are among the beats.
@@ -94,7 +94,7 @@ class AttentionCore(wiring.Component):
         soon = intake.taken | folding | self.port.step_valid
         moves = moving_parts(m, soon, self.last_cycle + 3, parts=1 + LANES * config.queries, name="moves")
         reading = Signal(token_layout(config))
-        entering = at[self.entry_cycle]
+        entering = tokens[self.entry_cycle]
         m.d.comb += [
             reading.eq(Mux(adding | joined.fold, joined.as_value(), at[self.read_cycle].as_value())),
             operands.key.eq(entering.key), operands.head_slot.eq(entering.context.head_slot),
@@ -102,13 +102,13 @@ class AttentionCore(wiring.Component):
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
             softmax.amount_parity.eq(reading.parity), softmax.amount_die.eq(reading.context.die),
         ]
-        self._lanes(m, moves, at, reading, beat, operands, factors, softmax, scorer)
+        self._lanes(m, moves, at, reading, entering, beat, operands, factors, softmax, scorer)
 
         # Scores of a key row, or the answer to a merge step.
         done, scored = at[self.last_cycle], at[self.score_cycle]
         row = Signal(row_layout(config))
         m.d.comb += [
-            factors.key.eq(at[join].key), factors.read_row.eq(at[join].row),
+            factors.key.eq(entering.key), factors.read_row.eq(entering.row),
             row.context.eq(scored.context), row.row.eq(scored.row), row.first.eq(scored.first),
             row.final.eq(scored.final), row.int8.eq(scored.int8),
             scorer.start.eq(scored.end & (scored.key | scored.merge)), scorer.key.eq(scored.key),
@@ -164,28 +164,29 @@ class AttentionCore(wiring.Component):
             m.d.sync += [fold_group.eq(Mux(last, 0, fold_group + 1)), folding.eq(~last)]
         return joined, adding, folding
 
-    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, beat: list[Signal],
-               operands: OperandMemory, factors: RowFactors, softmax: Softmax, scorer: Scorer) -> None:
+    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, entering: Signal,
+               beat: Signal, operands: OperandMemory, factors: RowFactors, softmax: Softmax,
+               scorer: Scorer) -> None:
         """Elements of the entry cycle's beat, and the lanes with their control signals. Elements and lanes
         stand still unless something ``moves``."""
         config = self._config
-        entry, lane_cycle = self.entry_cycle, self.lane_cycle
+        lane_cycle = self.lane_cycle
         elements, shifts, byte_elements = [], [], []
         for index in range(LANES):
             element = Signal(signed(MANTISSA_BITS), name=f"element_{index}", reset_less=True)
             shift = Signal(SHIFT_BITS, name=f"shift_{index}", reset_less=True)
             byte_element = Signal(signed(BYTE_BITS), name=f"byte_{index}", reset_less=True)
-            byte = beat[entry].word_select(index, BYTE_BITS).as_signed()
+            byte = beat.word_select(index, BYTE_BITS).as_signed()
+            half = fp16(beat.word_select(index, 16))
             with m.If(moves[-1]):
                 m.d.sync += [
-                    shift.eq(Mux(at[entry - 1].int8, BYTE_SHIFT,
-                                 fp16(beat[entry - 1].word_select(index, 16)).shift)),
-                    element.eq(Mux(at[entry].int8, byte, fp16(beat[entry].word_select(index, 16)).mantissa)),
-                    byte_element.eq(beat[entry].word_select(LANES + index, BYTE_BITS).as_signed()),
+                    shift.eq(Mux(entering.int8, BYTE_SHIFT, half.shift)),
+                    element.eq(Mux(entering.int8, byte, half.mantissa)),
+                    byte_element.eq(beat.word_select(LANES + index, BYTE_BITS).as_signed()),
                 ]
-            elements.append(element)
+                elements.append(stages(m, element, 1, name=f"element_{index}")[1])
+                byte_elements.append(stages(m, byte_element, 1, name=f"byte_{index}")[1])
             shifts.append(shift)
-            byte_elements.append(byte_element)
         add, store = at[self.adder_cycle], at[lane_cycle + AccumulatorLane.store_cycle]
         source = Signal(Source, reset_less=True)
         before = at[self.adder_cycle - 1]

@@ -49,8 +49,7 @@ class AccumulatorLane(wiring.Component):
     ========================== =====================================
     cycle                      signals
     ========================== =====================================
-    0                          element, position
-    1                          factor
+    0                          element, position, factor
     ``read_cycle``             read_address of an accumulation
     ``read_cycle`` - 1         read_address of a merge or fold
     two after read_address     amount, drop
@@ -138,8 +137,7 @@ class ByteLane(wiring.Component):
     ========================== =====================================
     cycle                      signals
     ========================== =====================================
-    0                          element, position
-    1                          factor
+    0                          element, position, factor
     2                          enable, loop
     3                          coarse, first, read_address, capture
     4                          captured; place; partial of the word at read_address

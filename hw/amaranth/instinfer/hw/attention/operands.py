@@ -20,13 +20,15 @@ from .ports import GROUP_BITS, PAIR_BITS, ROW_BITS, query_shape, query_write
 class OperandMemory(wiring.Component):
     """Two memories per query: query rows of all head slots and factors of the rows of one value slot.
 
-    A read (``key``, ``head_slot``, ``group`` or ``row``) has latency 2. For key slots ``factors`` are the
-    query integers of dims 4 * group and on, ``byte_factors`` those of the next four (``group`` must then be
-    even); for value slots both are the row's ``factor`` in all lanes.
+    A read (``key``, ``head_slot``, ``group`` or ``row``) takes ``latency`` cycles. For key slots ``factors``
+    are the query integers of dims 4 * group and on, ``byte_factors`` those of the next four (``group`` must
+    then be even); for value slots both are the row's ``factor`` in all lanes.
 
     Query writes (at most every second cycle) are done within 3 cycles; a factor is written at once and goes
     first. Even and odd queries do not wait for each other: factors of one parity are at least 2 cycles apart.
     """
+
+    latency = 2
 
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config

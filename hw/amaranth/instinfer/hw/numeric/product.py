@@ -64,8 +64,9 @@ class AlignedProduct(wiring.Component):
 
     With ``bypass``, ``value`` is ``addend`` and ``carry`` 0: the last multiplexer is shared with merging.
 
-    One operation per cycle, no back-pressure. Element and position belong to cycle 0, the factor to cycle 1,
-    ``bypass`` and ``addend`` to cycle ``bypass_cycle``, the outputs to cycle ``latency``.
+    One operation per cycle, no back-pressure. Element, position and factor belong to cycle 0, ``bypass`` and
+    ``addend`` to cycle ``bypass_cycle``, the outputs to cycle ``latency``. The multiplier has a register at
+    each input.
     """
 
     bypass_cycle = 3
@@ -88,7 +89,7 @@ class AlignedProduct(wiring.Component):
         place = Signal(2, reset_less=True)
         m.d.sync += [
             element.eq(self.element << self.position[:2]),
-            product.eq(element * self.factor),
+            product.eq(element * stages(m, self.factor, 1, name="factor")[1]),
             window.eq(product << Cat(C(0, 2), steps[:2])), place.eq(steps[2:4]),
             self.carry.eq(~self.bypass & Mux(place[0], window[UNIT_POSITION - _PLACE_STEP - 1],
                                              window[UNIT_POSITION - 1]) & ~place[1]),
@@ -107,9 +108,9 @@ class AlignedProduct(wiring.Component):
 class ByteProduct(wiring.Component):
     """Products of int8 elements: sums of them for key rows, placed ones for value rows.
 
-    ``element`` and ``position`` belong to cycle 0, ``factor`` to cycle 1; a negative position gives 0. In
-    cycle 3 comes ``product``, to which the last one was added where ``loop`` (cycle 2) said so and which
-    stays without ``enable`` (cycle 2). From it, with ``coarse`` (position div 4 mod 4, cycle 3) and ``place``
+    ``element``, ``position`` and ``factor`` belong to cycle 0; a negative position gives 0. In cycle 3 comes
+    ``product``, to which the last one was added where ``loop`` (cycle 2) said so and which stays without
+    ``enable`` (cycle 2). From it, with ``coarse`` (position div 4 mod 4, cycle 3) and ``place``
     (position div 16, cycle ``latency``), in cycle ``latency``
     ``value + carry = round(product * 2**(position - position mod 4 - BYTE_VALUE_POSITION))``, halves up.
 
@@ -135,7 +136,7 @@ class ByteProduct(wiring.Component):
         window = Signal(signed(_BYTE_PRODUCT_BITS + _COARSE_BITS), reset_less=True)
         m.d.sync += [
             element.eq(self.element << self.position[:2]),
-            product.eq(element * self.factor),
+            product.eq(element * stages(m, self.factor, 1, name="factor")[1]),
             window.eq(total[:_BYTE_PRODUCT_BITS].as_signed() << Cat(C(0, 2), self.coarse)),
         ]
         with m.If(self.position < 0):
