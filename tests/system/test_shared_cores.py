@@ -42,7 +42,7 @@ def test_bits_and_counts_are_those_of_the_model(module: Any) -> None:
 
 
 def test_a_shared_core_keeps_up_with_its_buses() -> None:
-    """A beat takes a bus 2.3 cycles, a pair 622, in which the core of two buses takes two of 281 (bubbles
+    """A beat takes a bus 2.3 cycles, a pair 622, in which the core of two buses takes two of 284 (bubbles
     included). So the buses decide, and nothing may be lost."""
     config = load(preset="tiny", overrides=SHARED)
     pair = 2 * DATA_BEATS + AttentionCore(config=config).bubble + 1

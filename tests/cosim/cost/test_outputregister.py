@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers behind block RAMs move into these, and only those that may."""
+"""Registers behind block RAMs and multipliers move into these, and only those that may."""
 
 import copy
 
@@ -71,3 +71,33 @@ def test_bits_that_nobody_reads_do_not_matter():
     text = netlist(register(0))
     assert absorb(text, top="top") == 1
     assert text["modules"]["top"]["cells"]["ram"]["connections"]["DOB1"] == [11]
+
+
+def multiplied(*registers, **further):
+    """As `netlist`, a multiplier in place of the block RAM."""
+    text = netlist(*registers, **further)
+    outputs = {f"P{index}": [10 + index] for index in range(2)}
+    text["modules"]["top"]["cells"]["ram"] = {
+        "type": "MULT18X18D", "parameters": {}, "connections": {"A0": [5], **outputs},
+        "port_directions": {"A0": "input", **dict.fromkeys(outputs, "output")}}
+    return text
+
+
+@pytest.mark.parametrize("enable", [None, ENABLE])
+def test_a_register_behind_a_multiplier_moves(enable):
+    text = multiplied(register(0, enable=enable), register(1, enable=enable))
+    assert absorb(text, top="top") == 1
+    cells = text["modules"]["top"]["cells"]
+    assert set(cells) == {"ram", "reader"}
+    found = cells["ram"]
+    assert found["parameters"]["REG_OUTPUT_CLK"] == "CLK0"
+    assert found["connections"] == {"A0": [5], "P0": [20], "P1": [21], "CLK0": [CLOCK], "RST0": ["0"],
+                                    "CE0": [enable or "1"]}
+
+
+def test_registers_behind_a_multiplier_that_differ_stay():
+    for text in (multiplied(register(0), register(1, clock=OTHER_CLOCK)),
+                 multiplied(register(0), reads=[11])):
+        before = copy.deepcopy(text)
+        assert absorb(text, top="top") == 0
+        assert text == before

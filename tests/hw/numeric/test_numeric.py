@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, signed
+from amaranth.hdl import Module
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -17,12 +17,10 @@ from instinfer.hw.numeric.normalise import Fp16Quotient
 from instinfer.hw.numeric.product import (
     BYTE_SHIFT,
     BYTE_VALUE_POSITION,
-    ELEMENT_BITS,
     KEY_POSITION,
     VALUE_POSITION,
     AlignedProduct,
     ByteProduct,
-    fp16_element,
 )
 from instinfer.hw.numeric.quantise import QueryElement
 from instinfer.hw.numeric.reciprocal import Reciprocal
@@ -93,12 +91,11 @@ def test_floor_shift_refuses_odd_widths(width):
         FloorShift(width=width)
 
 
-def product_vectors(element, coarse, factor, offset):
+def product_vectors(element, position, factor):
     block = AlignedProduct()
     zeros = [0] * len(element)
     got = run_pipeline(
-        block, {"element": element, "coarse": coarse, "factor": factor, "offset": offset, "bypass": zeros,
-                "addend": zeros},
+        block, {"element": element, "position": position, "factor": factor, "bypass": zeros, "addend": zeros},
         ["value", "carry"], latency=block.latency,
         delays={"bypass": block.bypass_cycle, "addend": block.bypass_cycle})
     return [value + carry for value, carry in got]
@@ -112,42 +109,13 @@ def halves(generator, count):
     return bits.view(np.float16)
 
 
-def elements_of(numbers):
-    """What fp16_element makes of them: (elements, coarse shifts)."""
-    mantissa, shift = arith.fp16_fields(numbers)
-    coarse = np.minimum(shift >> 2, 6)
-    return (mantissa << shift - 4 * coarse).tolist(), coarse.tolist()
-
-
-class ElementDecoder(wiring.Component):
-    """fp16_element behind ports, one cycle later."""
-
-    def __init__(self):
-        super().__init__({"x": In(Fp16), "element": Out(signed(ELEMENT_BITS)), "coarse": Out(3)})
-
-    def elaborate(self, platform):
-        m = Module()
-        element, coarse = fp16_element(self.x)
-        m.d.sync += [self.element.eq(element), self.coarse.eq(coarse)]
-        return m
-
-
-def test_elements_of_fp16_numbers():
-    numbers = halves(rng("elements"), 2000)
-    numbers[6:36] = (np.arange(30, dtype=np.uint16) << 10 | 1023).view(np.float16)
-    got = run_pipeline(ElementDecoder(), {"x": [bits_of(int(p)) for p in numbers.view(np.uint16)]},
-                       ["element", "coarse"], latency=1)
-    assert got == list(zip(*elements_of(numbers), strict=True))
-
-
 def test_product_of_key_slots_is_exact():
     generator = rng("product key")
     numbers = halves(generator, 400)
     mantissa, shift = arith.fp16_fields(numbers)
     q = generator.integers(-arith.QUERY_MAX, arith.QUERY_MAX + 1, 400)
     q[:8] = [arith.QUERY_MAX] * 4 + [-arith.QUERY_MAX] * 4
-    element, coarse = elements_of(numbers)
-    got = product_vectors(element, coarse, q.tolist(), [KEY_POSITION >> 2] * 400)
+    got = product_vectors(mantissa.tolist(), (KEY_POSITION + shift).tolist(), q.tolist())
     assert got == [int(a) * int(b) << int(s) for a, b, s in zip(q, mantissa, shift, strict=True)]
 
 
@@ -161,9 +129,8 @@ def test_product_of_value_slots_is_the_models_contribution():
     weight[:6] = 65535
     exponent[:6] = [0, 0, 63, 63, 0, 0]
     expected = arith.contribution(weight[:, None], exponent[:, None], numbers[:, None, None])[:, 0, 0]
-    position = VALUE_POSITION - exponent
-    got = product_vectors(*elements_of(numbers), (weight << (position & 3)).tolist(),
-                          (position >> 2).tolist())
+    mantissa, shift = arith.fp16_fields(numbers)
+    got = product_vectors(mantissa.tolist(), (VALUE_POSITION - exponent + shift).tolist(), weight.tolist())
     assert got == expected.tolist()
 
 
@@ -183,26 +150,26 @@ def byte_rows(generator, count):
 
 def test_product_of_int8_value_slots_is_the_models_contribution():
     v, factor, position, expected = byte_rows(rng("int8 value"), 3000)
-    got = product_vectors((v << BYTE_SHIFT).tolist(), [0] * len(v), (factor << (position & 3)).tolist(),
-                          (position >> 2).tolist())
+    got = product_vectors(v.tolist(), (position + BYTE_SHIFT).tolist(), factor.tolist())
     assert got == expected
 
 
-def byte_product_vectors(element, factor, place):
+BYTE_DELAYS = {"loop": 2, "enable": 2, "coarse": 3, "place": ByteProduct.latency}
+
+
+def byte_product_vectors(element, factor, position):
     block = ByteProduct()
     count = len(element)
-    got = run_pipeline(block, {"element": element, "factor": factor, "place": place, "loop": [0] * count,
-                               "enable": [1] * count}, ["value", "carry"], latency=block.latency,
-                       delays={"place": block.latency, "loop": 1, "enable": 1})
+    got = run_pipeline(block, {"element": element.tolist(), "position": position.tolist(),
+                               "factor": factor.tolist(), "loop": [0] * count, "enable": [1] * count,
+                               "coarse": (position >> 2 & 3).tolist(), "place": (position >> 4 & 3).tolist()},
+                       ["value", "carry"], latency=block.latency, delays=BYTE_DELAYS)
     return [value + carry for value, carry in got]
 
 
 def test_byte_product_of_value_slots_is_the_models_contribution():
     v, factor, position, expected = byte_rows(rng("byte value"), 3000)
-    element = np.where(position < 0, 0, v << (position & 8))
-    got = byte_product_vectors(element.tolist(), (factor << (position & 7)).tolist(),
-                               (position >> 4 & 3).tolist())
-    assert got == expected
+    assert byte_product_vectors(v, factor, position) == expected
 
 
 def test_a_wrong_rounding_of_scaled_weights_is_seen(monkeypatch):
@@ -210,9 +177,7 @@ def test_a_wrong_rounding_of_scaled_weights_is_seen(monkeypatch):
     v, factor, position, _ = byte_rows(rng("byte value"), 300)
     monkeypatch.undo()
     expected = byte_rows(rng("byte value"), 300)[3]
-    element = np.where(position < 0, 0, v << (position & 8))
-    assert byte_product_vectors(element.tolist(), (factor << (position & 7)).tolist(),
-                                (position >> 4 & 3).tolist()) != expected
+    assert byte_product_vectors(v, factor, position) != expected
 
 
 def test_byte_product_sums_key_rows():
@@ -223,8 +188,8 @@ def test_byte_product_sums_key_rows():
     block = ByteProduct()
     loop = ([0] + [1] * 15) * 30
     got = run_pipeline(block, {"element": k.ravel().tolist(), "factor": q.ravel().tolist(), "loop": loop,
-                               "enable": [1] * 480, "place": [0] * 480}, ["product"],
-                       latency=block.latency, delays={"loop": 1, "enable": 1, "place": block.latency})
+                               "enable": [1] * 480, "position": [KEY_POSITION] * 480}, ["product"],
+                       latency=3, delays=BYTE_DELAYS)
     assert [g[0] for g in got[15::16]] == (k * q).sum(axis=1).tolist()
 
 

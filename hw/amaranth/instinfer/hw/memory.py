@@ -18,6 +18,10 @@ compares addresses and keeps the old word beside it, in front of whatever reads;
 not. Benches spoil each such word in simulation (``tests/support/collisions.py``).
 """
 
+DISTRIBUTED: dict[str, Any] = {"ram_style": "distributed"}
+"""Attributes of a memory that stays in LUTs though a register is behind its read port: a block RAM without
+its output register would be slower."""
+
 
 class BlockMemory(wiring.Component):
     """A memory in block RAMs, each bank with a register in front of it and the one that block RAM has at its

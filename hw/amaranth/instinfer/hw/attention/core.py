@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.config import EngineConfig
 
-from ..numeric.fp16 import fp16
+from ..numeric.fp16 import MANTISSA_BITS, SHIFT_BITS, fp16
 from ..numeric.pipeline import moving_parts, stages
-from ..numeric.product import BYTE_ELEMENT_BITS, BYTE_SHIFT, ELEMENT_BITS, fp16_element
+from ..numeric.product import BYTE_BITS, BYTE_SHIFT, POSITION_SHAPE
 from ..signatures import LANES, slot_beat, stripe_finish
 from .factors import RowFactors
 from .intake import SlotIntake, token_layout
@@ -35,8 +35,8 @@ class AttentionCore(wiring.Component):
     has not been opened, or whose queries are still on their way; fp16 and int8 slots in one head.
 
     Cycles of a beat, 0 being the one after its transfer: from 0 on the factors of a value row are made,
-    query by query, while the beat waits. ``entry_cycle`` elements and positions; one later the lanes (see
-    AccumulatorLane, ByteLane); ``score_cycle`` on: scores (Scorer).
+    query by query, while the beat waits. ``entry_cycle`` elements, positions and factors are looked
+    up; ``lane_cycle`` on: the lanes (see AccumulatorLane, ByteLane); ``score_cycle`` on: scores (Scorer).
 
     An fp16 beat uses the AccumulatorLanes alone, an int8 beat these for its first four elements and the
     ByteLanes for the others. What the ByteLanes have summed up in a value slot is folded into the
@@ -51,12 +51,12 @@ class AttentionCore(wiring.Component):
         self._config = config
         self.entry_cycle = config.queries + RowFactors.factor_cycle
         """Cycle of the elements; the operands of the row's last query can be read from here on."""
-        self.lane_cycle = self.entry_cycle + 1
+        self.lane_cycle = self.entry_cycle + OperandMemory.latency
         """Cycle in which a beat enters the lanes."""
         self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle
         """Cycle in which a value beat's accumulators are read; a merge step joins one cycle earlier."""
         self.adder_cycle = self.lane_cycle + AccumulatorLane.adder_cycle
-        self.last_cycle = self.adder_cycle + 2
+        self.last_cycle = self.lane_cycle + AccumulatorLane.store_cycle + 1
         """Cycle in which the captured sums of a row are there."""
         self.score_cycle = self.last_cycle - Scorer.lanes_cycle + 1
         """Cycle in which a row enters the Scorer: its byte lanes are done."""
@@ -94,7 +94,7 @@ class AttentionCore(wiring.Component):
         soon = intake.taken | folding | self.port.step_valid
         moves = moving_parts(m, soon, self.last_cycle + 3, parts=1 + LANES * config.queries, name="moves")
         reading = Signal(token_layout(config))
-        entering = at[self.entry_cycle]
+        entering = tokens[self.entry_cycle]
         m.d.comb += [
             reading.eq(Mux(adding | joined.fold, joined.as_value(), at[self.read_cycle].as_value())),
             operands.key.eq(entering.key), operands.head_slot.eq(entering.context.head_slot),
@@ -102,13 +102,13 @@ class AttentionCore(wiring.Component):
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
             softmax.amount_parity.eq(reading.parity), softmax.amount_die.eq(reading.context.die),
         ]
-        self._lanes(m, moves, at, reading, beat, operands, factors, softmax, scorer)
+        self._lanes(m, moves, at, reading, entering, beat, operands, factors, softmax, scorer)
 
         # Scores of a key row, or the answer to a merge step.
         done, scored = at[self.last_cycle], at[self.score_cycle]
         row = Signal(row_layout(config))
         m.d.comb += [
-            factors.key.eq(at[join].key), factors.read_row.eq(at[join].row),
+            factors.key.eq(entering.key), factors.read_row.eq(entering.row),
             row.context.eq(scored.context), row.row.eq(scored.row), row.first.eq(scored.first),
             row.final.eq(scored.final), row.int8.eq(scored.int8),
             scorer.start.eq(scored.end & (scored.key | scored.merge)), scorer.key.eq(scored.key),
@@ -164,24 +164,30 @@ class AttentionCore(wiring.Component):
             m.d.sync += [fold_group.eq(Mux(last, 0, fold_group + 1)), folding.eq(~last)]
         return joined, adding, folding
 
-    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, beat: Signal,
-               operands: OperandMemory, factors: RowFactors, softmax: Softmax, scorer: Scorer) -> None:
+    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, entering: Signal,
+               beat: Signal, operands: OperandMemory, factors: RowFactors, softmax: Softmax,
+               scorer: Scorer) -> None:
         """Elements of the entry cycle's beat, and the lanes with their control signals. Elements and lanes
         stand still unless something ``moves``."""
         config = self._config
-        entering, lane_cycle = at[self.entry_cycle], self.lane_cycle
-        elements, coarse = [], []
+        lane_cycle = self.lane_cycle
+        elements, shifts, byte_elements = [], [], []
         for index in range(LANES):
-            element = Signal(signed(ELEMENT_BITS), name=f"element_{index}", reset_less=True)
-            steps = Signal(3, name=f"coarse_{index}", reset_less=True)
-            half, half_coarse = fp16_element(fp16(beat.word_select(index, 16)))
-            byte = beat.word_select(index, 8).as_signed()
+            element = Signal(signed(MANTISSA_BITS), name=f"element_{index}", reset_less=True)
+            shift = Signal(SHIFT_BITS, name=f"shift_{index}", reset_less=True)
+            byte_element = Signal(signed(BYTE_BITS), name=f"byte_{index}", reset_less=True)
+            byte = beat.word_select(index, BYTE_BITS).as_signed()
+            half = fp16(beat.word_select(index, 16))
             with m.If(moves[-1]):
-                m.d.sync += [element.eq(Mux(entering.int8, byte << BYTE_SHIFT, half)),
-                             steps.eq(Mux(entering.int8, 0, half_coarse))]
-            elements.append(element)
-            coarse.append(steps)
-        add, store = at[self.adder_cycle], at[self.adder_cycle + 1]
+                m.d.sync += [
+                    shift.eq(Mux(entering.int8, BYTE_SHIFT, half.shift)),
+                    element.eq(Mux(entering.int8, byte, half.mantissa)),
+                    byte_element.eq(beat.word_select(LANES + index, BYTE_BITS).as_signed()),
+                ]
+                elements.append(stages(m, element, 1, name=f"element_{index}")[1])
+                byte_elements.append(stages(m, byte_element, 1, name=f"byte_{index}")[1])
+            shifts.append(shift)
+        add, store = at[self.adder_cycle], at[lane_cycle + AccumulatorLane.store_cycle]
         source = Signal(Source, reset_less=True)
         before = at[self.adder_cycle - 1]
         m.d.sync += source.eq(Mux(before.value, Source.WORD, Mux(
@@ -190,22 +196,20 @@ class AttentionCore(wiring.Component):
             position = factors.positions[query]
             mine = moves[query * LANES:(query + 1) * LANES]
             with m.If(mine[0]):
-                offset = stages(m, position[2:].as_signed(), 1, name=f"offset_{query}")[1]
-                place = stages(m, position[4:6], 3, name=f"place_{query}")[3]
+                byte_positions = stages(m, position, 1, name=f"byte_position_{query}")
+                places = stages(m, byte_positions[1][2:6], 4, name=f"place_{query}", reset=True)
                 amount = stages(m, softmax.amounts[query], 1, name=f"amount_{query}")[1]
             for index in range(LANES):
-                byte = beat.word_select(LANES + index, 8).as_signed()
-                byte_element = Signal(signed(BYTE_ELEMENT_BITS), name=f"byte_{query}_{index}",
-                                      reset_less=True)
+                total_position = Signal(POSITION_SHAPE, name=f"position_{query}_{index}", reset_less=True)
                 with m.If(mine[index]):
-                    m.d.sync += byte_element.eq(Mux(position < 0, 0, Mux(position[3], byte << 8, byte)))
+                    m.d.sync += total_position.eq(position + shifts[index])
                 lane = AccumulatorLane(depth=1 << (GROUP_BITS + context_layout(config).size))
                 byte_lane = ByteLane(depth=1 << (GROUP_BITS - 1))
                 m.submodules[f"lane_{query}_{index}"] = EnableInserter(mine[index])(lane)
                 m.submodules[f"byte_lane_{query}_{index}"] = EnableInserter(mine[index])(byte_lane)
                 m.d.comb += [
-                    lane.element.eq(elements[index]), lane.coarse.eq(coarse[index]),
-                    lane.factor.eq(operands.factors[query][index]), lane.offset.eq(offset),
+                    lane.element.eq(elements[index]), lane.position.eq(total_position),
+                    lane.factor.eq(operands.factors[query][index]),
                     lane.read_address.eq(Cat(reading.group, reading.context)),
                     lane.amount.eq(amount), lane.drop.eq(amount[-1]),
                     lane.addend.eq(before.merge | before.fold),
@@ -215,16 +219,16 @@ class AttentionCore(wiring.Component):
                     lane.write_address.eq(Cat(store.group, store.context)),
                     lane.capture.eq(store.end & (store.key | store.merge)),
                     scorer.captured[query][index].eq(lane.captured),
-                    byte_lane.element.eq(byte_element),
+                    byte_lane.element.eq(byte_elements[index]), byte_lane.position.eq(byte_positions[1]),
                     byte_lane.factor.eq(operands.byte_factors[query][index]),
-                    byte_lane.enable.eq(at[lane_cycle + 1].key | at[lane_cycle + 1].value),
-                    byte_lane.loop.eq(at[lane_cycle + 1].key & ~at[lane_cycle + 1].start),
-                    byte_lane.first.eq(at[lane_cycle + 1].first & ~at[lane_cycle + 1].fold),
-                    byte_lane.read_address.eq(at[lane_cycle + 1].group[1:]),
-                    byte_lane.place.eq(place),
-                    byte_lane.capture.eq(at[lane_cycle + 2].end & at[lane_cycle + 2].key),
-                    byte_lane.write.eq(at[lane_cycle + 3].value & at[lane_cycle + 3].int8),
-                    byte_lane.write_address.eq(at[lane_cycle + 3].group[1:]),
+                    byte_lane.enable.eq(at[lane_cycle + 2].key | at[lane_cycle + 2].value),
+                    byte_lane.loop.eq(at[lane_cycle + 2].key & ~at[lane_cycle + 2].start),
+                    byte_lane.coarse.eq(places[3][:2]), byte_lane.place.eq(places[4][2:]),
+                    byte_lane.first.eq(at[lane_cycle + 3].first & ~at[lane_cycle + 3].fold),
+                    byte_lane.read_address.eq(at[lane_cycle + 3].group[1:]),
+                    byte_lane.capture.eq(at[lane_cycle + 3].end & at[lane_cycle + 3].key),
+                    byte_lane.write.eq(at[lane_cycle + 5].value & at[lane_cycle + 5].int8),
+                    byte_lane.write_address.eq(at[lane_cycle + 5].group[1:]),
                     scorer.byte_captured[query][index].eq(byte_lane.captured),
                 ]
 
@@ -240,18 +244,18 @@ class AttentionCore(wiring.Component):
             operands.query_valid.eq(hub["query_valid"]), operands.query.eq(query),
             operands.factor_valid.eq(factors.factor_valid), operands.factor_query.eq(factors.factor_query),
             operands.factor_row.eq(factors.factor_row), operands.factor.eq(factors.factor),
-            operands.byte_factor.eq(factors.byte_factor),
             softmax.score_valid.eq(scorer.score_valid), softmax.score_query.eq(scorer.score_query),
             softmax.score_row.eq(scorer.score_row), softmax.whole.eq(scorer.whole),
             softmax.weight_valid.eq(scorer.weight_valid), softmax.weight_query.eq(scorer.weight_query),
             softmax.weight_row.eq(scorer.weight_row), softmax.weight.eq(scorer.weight),
             softmax.taken.eq(intake.value_taken), softmax.parity.eq(intake.parity),
-            softmax.feed.eq(intake.value_row), softmax.feed_row.eq(row.row),
+            softmax.soon.eq(intake.value_row), softmax.soon_row.eq(intake.next_row),
+            softmax.feed_row.eq(row.row),
             softmax.feed_context.eq(row.context),
             factors.int8.eq(row.int8), factors.scale.eq(row.scale),
             factors.valid.eq(softmax.fed_valid), factors.query.eq(softmax.fed_query),
             factors.row.eq(softmax.fed_row), factors.weight.eq(softmax.fed_weight),
-            factors.exponent.eq(softmax.fed_exponent),
+            factors.distance.eq(softmax.fed_distance),
             softmax.open_valid.eq(hub["open_valid"]), softmax.open_slot.eq(hub["open_slot"]),
             softmax.step_valid.eq(hub["step_valid"]), softmax.step.eq(hub["step"]),
         ]

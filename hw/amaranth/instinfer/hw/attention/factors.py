@@ -17,23 +17,22 @@ from instinfer.abi.config import EngineConfig
 from ..numeric.fp16 import fp16
 from ..numeric.pipeline import stages
 from ..numeric.product import (
-    BYTE_FACTOR_BITS,
     BYTE_VALUE_POSITION,
     FACTOR_BITS,
     KEY_POSITION,
     POSITION_SHAPE,
     VALUE_POSITION,
 )
-from ..numeric.shift import AMOUNT_BITS
 from .ports import ROW_BITS, query_shape
+from .softmax import DISTANCE_BITS, saturated
 
 
 class RowFactors(wiring.Component):
-    """Weights times scales (``arith.scaled_weight``), shifted as multipliers ask, and the rows' positions.
+    """Weights times scales (``arith.scaled_weight``), and the rows' positions.
 
     Cycle 0: ``int8`` and ``scale`` of the row. Cycle 1: ``valid``, ``query``, ``row``, ``weight`` and
-    ``exponent``. In cycle ``factor_cycle`` the factors come out with ``factor_valid``, to be stored (for
-    OperandMemory). An fp16 row has the scale 1: its factor is its weight.
+    ``distance``, its exponent before saturation. In cycle ``factor_cycle`` factors come out with
+    ``factor_valid``, to be stored (for OperandMemory). An fp16 row has the scale 1: its factor is its weight.
 
     ``positions`` of all queries, latency 1 from ``key`` and ``read_row``, which may come from cycle
     ``position_cycle`` on; that of a key row never changes. One row and query per cycle, no back-pressure.
@@ -48,9 +47,9 @@ class RowFactors(wiring.Component):
         super().__init__({
             "int8": In(1), "scale": In(16),
             "valid": In(1), "query": In(query), "row": In(ROW_BITS),
-            "weight": In(WEIGHT_BITS), "exponent": In(AMOUNT_BITS),
+            "weight": In(WEIGHT_BITS), "distance": In(DISTANCE_BITS),
             "factor_valid": Out(1), "factor_query": Out(query), "factor_row": Out(ROW_BITS),
-            "factor": Out(FACTOR_BITS - 1), "byte_factor": Out(BYTE_FACTOR_BITS - 1),
+            "factor": Out(FACTOR_BITS - 1),
             "key": In(1), "read_row": In(ROW_BITS),
             "positions": Out(POSITION_SHAPE).array(config.queries),
         })
@@ -68,16 +67,15 @@ class RowFactors(wiring.Component):
             mantissa.eq(Mux(self.int8, scale.magnitude, 1 << SCALED_WEIGHT_DROP)),
             base.eq(Mux(self.int8, scale.shift + BYTE_VALUE_POSITION, VALUE_POSITION)),
             product.eq(self.weight * mantissa),
-            position.eq(base - self.exponent),
+            position.eq(base - saturated(self.distance)),
             rounded.eq((product + half) >> SCALED_WEIGHT_DROP),
         ]
-        fine = stages(m, position[:3], 1, name="fine")[1]
         valid = stages(m, self.valid, 2, name="valid", reset=True)
         query = stages(m, self.query, 2, name="query")
         row = stages(m, self.row, 2, name="row")
         m.d.comb += [
             self.factor_valid.eq(valid[2]), self.factor_query.eq(query[2]), self.factor_row.eq(row[2]),
-            self.factor.eq(rounded << fine[:2]), self.byte_factor.eq(rounded << fine),
+            self.factor.eq(rounded),
         ]
         for index in range(self._config.queries):
             table: Memory = Memory(shape=POSITION_SHAPE, depth=1 << ROW_BITS, init=[])

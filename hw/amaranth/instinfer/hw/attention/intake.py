@@ -45,8 +45,11 @@ class SlotIntake(wiring.Component):
     weights_ready, fold_done : a value slot after a key slot waits for the first; any value slot waits for
         the second, a pulse, if an int8 value slot was closed before
     token, beat : one cycle after the transfer
-    key_row, value_row : pulses in that cycle at the first beat of a row
+    key_row : pulses in that cycle at the first beat of a row
+    value_row : as ``key_row``, but in the cycle of the transfer
     row : stays until the next row starts, at least eight cycles
+    next_row : the number of the row whose beat is taken next; it stays for eight cycles from that of the
+        transfer of a row's first beat on
     fold_context, fold_wide, fold_parity : of the closed int8 value slot
     folding : it has not been folded yet
     parity : that of the pair under way; it changes with ``value_taken``, the last beat of a value slot
@@ -64,6 +67,7 @@ class SlotIntake(wiring.Component):
             "hold": In(1), "weights_ready": In(1), "fold_done": In(1),
             "token": Out(token_layout(config)), "beat": Out(BEAT_BITS),
             "key_row": Out(1), "value_row": Out(1), "row": Out(row_start(config)),
+            "next_row": Out(ROW_BITS),
             "fold_context": Out(context), "fold_wide": Out(1), "fold_parity": Out(1), "folding": Out(1),
             "parity": Out(1), "value_taken": Out(1), "inside": Out(1), "taken": Out(1), "refused": Out(1),
         })
@@ -71,7 +75,7 @@ class SlotIntake(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         beat, token, row_fields = self.slots.payload, self.token, self.row
-        group, row = Signal(GROUP_BITS), Signal(ROW_BITS)
+        group, row = Signal(GROUP_BITS), self.next_row
         owed = Signal()  # a value slot must follow
         value = beat.kind == KIND_VALUE
         used = beat.rows != 0
@@ -86,7 +90,7 @@ class SlotIntake(wiring.Component):
             self.slots.ready.eq(ready & (self.inside | ~self.hold)),
             taken.eq(self.slots.valid & self.slots.ready),
             self.refused.eq(self.slots.valid & ~self.slots.ready),
-            self.value_taken.eq(taken & value & beat.last),
+            self.value_taken.eq(taken & value & beat.last), self.value_row.eq(starting & value),
             context.die.eq(beat.die), context.head_slot.eq(beat.head_slot),
         ]
         m.d.sync += [
@@ -96,7 +100,7 @@ class SlotIntake(wiring.Component):
             token.context.eq(context), token.group.eq(group), token.row.eq(row), token.first.eq(row == 0),
             token.final.eq(row + 1 == beat.rows), token.int8.eq(beat.int8), token.parity.eq(self.parity),
             token.finish.eq(taken & beat.last & beat.stripe_end), token.base_slot.eq(beat.base_slot),
-            self.key_row.eq(starting & ~value), self.value_row.eq(starting & value),
+            self.key_row.eq(starting & ~value),
         ]
         with m.If(starting):
             m.d.sync += [row_fields.context.eq(context), row_fields.row.eq(row),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One lane of one query: multiplier, aligner, adder and its part of the accumulators."""
 
-from amaranth.hdl import C, Cat, Module, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -9,18 +9,21 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.arith import SUM_BITS
 from instinfer.abi.errors import require
 
+from ..memory import COLLISION_FREE
+from ..numeric.fp16 import MANTISSA_BITS
 from ..numeric.pipeline import stages
 from ..numeric.product import (
+    BYTE_BITS,
     BYTE_DOT_BITS,
-    BYTE_ELEMENT_BITS,
-    BYTE_FACTOR_BITS,
     BYTE_SUM_BITS,
-    ELEMENT_BITS,
     FACTOR_BITS,
+    POSITION_SHAPE,
     AlignedProduct,
     ByteProduct,
 )
 from ..numeric.shift import AMOUNT_BITS, FloorShift
+
+_HALF = SUM_BITS // 2
 
 
 class Source(enum.Enum, shape=2):
@@ -46,17 +49,18 @@ class AccumulatorLane(wiring.Component):
     ========================== =====================================
     cycle                      signals
     ========================== =====================================
-    0                          element, coarse, factor, offset
+    0                          element, position, factor
     ``read_cycle``             read_address of an accumulation
     ``read_cycle`` - 1         read_address of a merge or fold
     two after read_address     amount, drop
     ``adder_cycle`` - 1        addend
     ``adder_cycle``            enable, source, partial
-    ``adder_cycle`` + 1        write, write_address, capture
-    ``adder_cycle`` + 2        captured; a read sees the written word
+    ``store_cycle``            write, write_address, capture
+    ``store_cycle`` + 1        captured; a read sees the written word
     ========================== =====================================
 
-    One operation per cycle; a word may be read again seven cycles after its last read.
+    One operation per cycle; a word may be read again eight cycles after its last read. The upper half of a
+    sum is added a cycle behind the lower one.
 
     Parameters
     ----------
@@ -65,14 +69,15 @@ class AccumulatorLane(wiring.Component):
 
     adder_cycle = AlignedProduct.latency
     read_cycle = adder_cycle - FloorShift.latency - 2
+    store_cycle = adder_cycle + 2
 
     def __init__(self, *, depth: int) -> None:
         require(isinstance(depth, int) and depth >= 2, "depth", depth, "at least 2 words",
                 "One word per group of dims and context.")
         self._depth = depth
         super().__init__({
-            "element": In(signed(ELEMENT_BITS)), "coarse": In(3),
-            "factor": In(signed(FACTOR_BITS)), "offset": In(signed(5)),
+            "element": In(signed(MANTISSA_BITS)), "position": In(POSITION_SHAPE),
+            "factor": In(signed(FACTOR_BITS)),
             "read_address": In(range(depth)), "amount": In(AMOUNT_BITS), "drop": In(1),
             "addend": In(1), "enable": In(1), "source": In(Source),
             "partial": In(signed(BYTE_SUM_BITS)),
@@ -82,19 +87,20 @@ class AccumulatorLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        memory: Memory = Memory(shape=signed(SUM_BITS), depth=self._depth, init=[])
+        memory: Memory = Memory(shape=signed(SUM_BITS), depth=self._depth, init=[], attrs=COLLISION_FREE)
         m.submodules.memory = memory
         m.submodules.shift = shift = FloorShift(width=SUM_BITS)
         m.submodules.product = product = AlignedProduct()
         read, write = memory.read_port(), memory.write_port()
         word = Signal(signed(SUM_BITS), reset_less=True)  # the block RAM's output register
-        total = Signal(signed(SUM_BITS), reset_less=True)
+        low, high = Signal(_HALF, reset_less=True), Signal(_HALF, reset_less=True)
+        total = Cat(stages(m, low, 1, name="low")[1], high)
         other = Signal(signed(SUM_BITS))
         m.d.comb += [
             read.addr.eq(self.read_address),
             shift.value.eq(word), shift.amount.eq(self.amount), shift.drop.eq(self.drop),
-            product.element.eq(self.element), product.coarse.eq(self.coarse),
-            product.factor.eq(self.factor), product.offset.eq(self.offset),
+            product.element.eq(self.element), product.position.eq(self.position),
+            product.factor.eq(self.factor),
             product.bypass.eq(self.addend), product.addend.eq(shift.result),
             write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
         ]
@@ -102,13 +108,20 @@ class AccumulatorLane(wiring.Component):
             with m.Case(Source.WORD):
                 m.d.comb += other.eq(shift.result)
             with m.Case(Source.TOTAL):
-                m.d.comb += other.eq(total)
+                m.d.comb += other.eq(low)
             with m.Case(Source.PARTIAL):
                 m.d.comb += other.eq(self.partial)
         m.d.sync += word.eq(read.data)
+        # value + other + carry, written as differences: the multiplexers then share the adders' LUTs.
+        carry = Signal(reset_less=True)
         with m.If(self.enable):
-            # value + other + carry, written as a difference: the multiplexer then shares the adder's LUTs.
-            m.d.sync += total.eq((Cat(product.carry, product.value) - Cat(C(1, 1), ~other))[1:])
+            added = Cat(product.carry, product.value[:_HALF]) - Cat(C(1, 1), ~other[:_HALF], C(1, 1))
+            m.d.sync += Cat(low, carry).eq(added[1:])
+        other_high = Mux(stages(m, self.source == Source.TOTAL, 1, name="loop")[1], high,
+                         stages(m, other[_HALF:], 1, name="other_high")[1])
+        value_high = stages(m, product.value[_HALF:], 1, name="value_high")[1]
+        with m.If(stages(m, self.enable, 1, name="enable", reset=True)[1]):
+            m.d.sync += high.eq((Cat(carry, value_high) - Cat(C(1, 1), ~other_high))[1:])
         with m.If(self.capture):
             m.d.sync += self.captured.eq(total)
         return m
@@ -124,26 +137,26 @@ class ByteLane(wiring.Component):
     ========================== =====================================
     cycle                      signals
     ========================== =====================================
-    0                          element, factor
-    1                          enable, loop, first, read_address
-    2                          place, capture
-    3                          captured; write, write_address
-    ``partial_cycle``          partial of the word at read_address
+    0                          element, position, factor
+    2                          enable, loop
+    3                          coarse, first, read_address, capture
+    4                          captured; place; partial of the word at read_address
+    5                          write, write_address
     ========================== =====================================
 
     One operation per cycle; a word may be read again three cycles after its last read.
     """
-
-    partial_cycle = AccumulatorLane.adder_cycle
 
     def __init__(self, *, depth: int) -> None:
         require(isinstance(depth, int) and depth >= 2, "depth", depth, "at least 2 words",
                 "One word per group of dims.")
         self._depth = depth
         super().__init__({
-            "element": In(signed(BYTE_ELEMENT_BITS)), "factor": In(signed(BYTE_FACTOR_BITS)),
-            "enable": In(1), "loop": In(1), "first": In(1), "read_address": In(range(depth)),
-            "place": In(2), "capture": In(1), "captured": Out(signed(BYTE_DOT_BITS)),
+            "element": In(signed(BYTE_BITS)), "position": In(POSITION_SHAPE),
+            "factor": In(signed(FACTOR_BITS)),
+            "enable": In(1), "loop": In(1), "coarse": In(2), "place": In(2),
+            "first": In(1), "read_address": In(range(depth)),
+            "capture": In(1), "captured": Out(signed(BYTE_DOT_BITS)),
             "write": In(1), "write_address": In(range(depth)),
             "partial": Out(signed(BYTE_SUM_BITS)),
         })
@@ -158,10 +171,11 @@ class ByteLane(wiring.Component):
         total = Signal(signed(BYTE_SUM_BITS), reset_less=True)
         m.d.comb += [
             read.addr.eq(self.read_address),
-            product.element.eq(self.element), product.factor.eq(self.factor),
-            product.enable.eq(self.enable), product.loop.eq(self.loop), product.place.eq(self.place),
+            product.element.eq(self.element), product.position.eq(self.position),
+            product.factor.eq(self.factor), product.enable.eq(self.enable), product.loop.eq(self.loop),
+            product.coarse.eq(self.coarse), product.place.eq(self.place),
             write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
-            self.partial.eq(stages(m, word, self.partial_cycle - 2, name="partial")[-1]),
+            self.partial.eq(word),
         ]
         m.d.sync += word.eq(read.data)
         with m.If(self.first):

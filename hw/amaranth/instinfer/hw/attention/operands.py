@@ -8,10 +8,11 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from instinfer.abi.arith import QUERY_BITS
 from instinfer.abi.config import EngineConfig
 
-from ..numeric.product import BYTE_FACTOR_BITS, FACTOR_BITS
+from ..memory import COLLISION_FREE
+from ..numeric.pipeline import stages
+from ..numeric.product import FACTOR_BITS
 from ..signatures import LANES
 from .ports import GROUP_BITS, PAIR_BITS, ROW_BITS, query_shape, query_write
 
@@ -19,13 +20,15 @@ from .ports import GROUP_BITS, PAIR_BITS, ROW_BITS, query_shape, query_write
 class OperandMemory(wiring.Component):
     """Two memories per query: query rows of all head slots and factors of the rows of one value slot.
 
-    A read (``key``, ``head_slot``, ``group`` or ``row``) has latency 1. For key slots ``factors`` are the
-    query integers of dims 4 * group and on, ``byte_factors`` those of the next four (``group`` must then be
-    even); for value slots the row's factor in all lanes, as ``factor`` and ``byte_factor`` were written.
+    A read (``key``, ``head_slot``, ``group`` or ``row``) takes ``latency`` cycles. For key slots ``factors``
+    are the query integers of dims 4 * group and on, ``byte_factors`` those of the next four (``group`` must
+    then be even); for value slots both are the row's ``factor`` in all lanes.
 
     Query writes (at most every second cycle) are done within 3 cycles; a factor is written at once and goes
     first. Even and odd queries do not wait for each other: factors of one parity are at least 2 cycles apart.
     """
+
+    latency = 2
 
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
@@ -34,11 +37,11 @@ class OperandMemory(wiring.Component):
             "query_valid": In(1), "query": In(query_write(config)),
             "query_pairs": In(PAIR_BITS).array(LANES // 2),
             "factor_valid": In(1), "factor_query": In(query), "factor_row": In(ROW_BITS),
-            "factor": In(FACTOR_BITS - 1), "byte_factor": In(BYTE_FACTOR_BITS - 1),
+            "factor": In(FACTOR_BITS - 1),
             "key": In(1), "head_slot": In(range(config.head_slots)), "group": In(GROUP_BITS),
             "row": In(ROW_BITS),
             "factors": Out(signed(FACTOR_BITS)).array(config.queries, LANES),
-            "byte_factors": Out(signed(BYTE_FACTOR_BITS)).array(config.queries, LANES),
+            "byte_factors": Out(signed(FACTOR_BITS)).array(config.queries, LANES),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -53,26 +56,25 @@ class OperandMemory(wiring.Component):
             m.d.sync += [pair.eq(new) for pair, new in zip(pairs, self.query_pairs, strict=True)]
         with m.Elif(~blocked):
             m.d.sync += holding.eq(0)
-        integers = [Cat(*pairs).word_select(lane, QUERY_BITS) for lane in range(LANES)]
         to_factor = [self.factor_valid & (self.factor_query[0] == parity) for parity in range(2)]
-        self._memories(m, "memory", 0, self.factor, self.factors, held, holding, integers, to_factor)
-        self._memories(m, "byte_memory", 1, self.byte_factor, self.byte_factors, held,
-                       holding & held.group[0], integers, to_factor)
+        factor = Cat(self.factor, C(0, 1)).replicate(LANES)
+        words = [Mux(chosen, factor, Cat(*pairs)) for chosen in to_factor]
+        self._memories(m, "memory", 0, self.factors, held, holding, words, to_factor)
+        self._memories(m, "byte_memory", 1, self.byte_factors, held, holding & held.group[0], words,
+                       to_factor)
         return m
 
-    def _memories(self, m: Module, name: str, drop: int, factor: Value, outputs: Any, held: Any,
-                  holding: Value, integers: list[Value], to_factor: list[Value]) -> None:
+    def _memories(self, m: Module, name: str, drop: int, outputs: Any, held: Any, holding: Value,
+                  words: list[Value], to_factor: list[Value]) -> None:
         """One kind of memory for all queries; ``drop`` group bits are not part of its address."""
         bits = GROUP_BITS - drop
         pad = C(0, bits + len(self.head_slot) - ROW_BITS)
         depth = 1 << (bits + len(self.head_slot) + 1)
-        width = len(factor) + 1
-        query_word = Cat(Cat(integer, integer[-1].replicate(width - QUERY_BITS)) for integer in integers)
-        words = [Mux(chosen, Cat(factor, C(0, 1)).replicate(LANES), query_word) for chosen in to_factor]
         for query in range(self._config.queries):
-            memory: Memory = Memory(shape=LANES * width, depth=depth, init=[])
+            memory: Memory = Memory(shape=len(words[0]), depth=depth, init=[], attrs=COLLISION_FREE)
             m.submodules[f"{name}_{query}"] = memory
             read, write = memory.read_port(), memory.write_port()
+            word = stages(m, read.data, 1, name=f"{name}_word_{query}")[1]
             chosen = to_factor[query & 1]
             m.d.comb += [
                 write.addr.eq(Mux(chosen, Cat(self.factor_row, pad, C(1, 1)),
@@ -81,5 +83,5 @@ class OperandMemory(wiring.Component):
                 write.en.eq(Mux(chosen, self.factor_query == query, holding & (held.query == query))),
                 read.addr.eq(Mux(self.key, Cat(self.group[drop:], self.head_slot, C(0, 1)),
                                  Cat(self.row, pad, C(1, 1)))),
-                *(outputs[query][lane].eq(read.data.word_select(lane, width)) for lane in range(LANES)),
+                *(outputs[query][lane].eq(word.word_select(lane, FACTOR_BITS)) for lane in range(LANES)),
             ]

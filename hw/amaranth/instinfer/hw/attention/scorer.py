@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the lanes' sums at a row's end to scores and weights, one query after the other."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -25,6 +25,8 @@ from ..numeric.score import RIGHT_BITS, ScoreShift
 from ..signatures import LANES
 from .ports import ROW_BITS, context_layout, query_shape
 
+_SPLIT = 17
+
 
 def row_layout(config: EngineConfig) -> data.StructLayout:
     """A key row: where it belongs; ``first`` and ``final`` row of its slot."""
@@ -34,14 +36,14 @@ def row_layout(config: EngineConfig) -> data.StructLayout:
 
 
 class Scorer(wiring.Component):
-    """Takes the captured sums of all queries and lanes: ``start`` and ``row`` come with ``byte_captured``.
+    """Takes the captured sums of all queries and lanes: ``start`` comes with ``row``.
 
-    ``captured`` is valid from ``lanes_cycle`` - 1 on. Both must stay for ``queries`` cycles. One query per
-    cycle:
+    ``byte_captured`` is valid from cycle 1 on, ``captured`` from ``lanes_cycle`` - 1 on. Both must stay for
+    ``queries`` cycles. One query per cycle:
 
     - after ``lanes_cycle`` cycles ``lanes`` with ``lanes_valid`` and ``lanes_query`` (not for key rows);
-    - after ``score_cycle`` cycles, for key rows only (``key`` at the start), ``score_valid``,
-      ``score_query``, ``score_row`` and ``whole``, the integer part of the score;
+    - after ``score_cycle`` cycles, for key rows only (``key`` at the start), ``whole``, the integer part of
+      the score; two cycles earlier ``score_valid``, ``score_query`` and ``score_row``;
     - after ``score_cycle + Exp2.latency`` cycles ``weight_valid``, ``weight_query``, ``weight_row`` and
       ``weight``, 2 to the fraction of the score.
 
@@ -104,22 +106,25 @@ class Scorer(wiring.Component):
         slots = stages(m, rows[-1].row, self.weight_cycle - self.score_cycle, name="weight_row", reset=True)
 
         # Cycles 1 to 3: the sums of the byte lanes, chosen and added; nothing unless the row is int8.
-        chosen = [Signal(signed(BYTE_DOT_BITS), name=f"chosen_{i}", reset_less=True) for i in range(LANES)]
         halves = [Signal(signed(BYTE_DOT_BITS), name=f"half_{i}", reset_less=True) for i in range(2)]
         byte_sum = Signal(signed(BYTE_DOT_BITS), reset_less=True)
-        for lane in range(LANES):
-            choices = Array(self.byte_captured[q][lane] for q in range(config.queries))
-            m.d.sync += chosen[lane].eq(choices[query])
+        chosen = [Array(self.byte_captured[q][lane] for q in range(config.queries))[queries[1]]
+                  for lane in range(LANES)]
         m.d.sync += [halves[0].eq(chosen[0] + chosen[1]), halves[1].eq(chosen[2] + chosen[3]),
                      byte_sum.eq(halves[0] + halves[1])]
         with m.If(~scoring[2] | ~rows[2].int8):
             m.d.sync += byte_sum.eq(0)
 
-        # Cycles 4 to 6: choose, add pairs, add all. int8 elements count BYTE_SHIFT bits further left.
+        # Cycles 4 to 6: choose, add pairs, add all. int8 elements count BYTE_SHIFT bits further left; of an
+        # int8 row's sums nobody looks at bits above ``integers``, so no carry goes there.
+        integers_end = BYTE_SHIFT + BYTE_DOT_BITS
         for lane in range(LANES):
             choices = Array(self.captured[q][lane] for q in range(config.queries))
-            more = byte_sum << BYTE_SHIFT if lane == LANES - 1 else 0
-            m.d.sync += self.lanes[lane].eq(choices[queries[self.lanes_cycle - 1]] + more)
+            choice = Signal(signed(SUM_BITS), name=f"choice_{lane}")
+            m.d.comb += choice.eq(choices[queries[self.lanes_cycle - 1]])
+            m.d.sync += self.lanes[lane].eq(choice)
+        low = choice[:integers_end] + (byte_sum << BYTE_SHIFT)
+        m.d.sync += self.lanes[-1].eq(Cat(low[:integers_end], choice[integers_end:]))
         pairs = [Signal(signed(SUM_BITS + 1), name=f"pair_{i}", reset_less=True) for i in range(2)]
         dot = Signal(signed(DOT_BITS), reset_less=True)
         m.d.sync += [
@@ -128,42 +133,51 @@ class Scorer(wiring.Component):
         ]
         m.d.comb += [self.lanes_valid.eq(merging[-1]), self.lanes_query.eq(queries[self.lanes_cycle])]
 
-        # Cycles 6 to 8: times the scale's mantissa, its shift brought to zero or more.
+        # Cycles 6 to 8: times the scale's mantissa, in two parts that fit a small multiplier; its shift
+        # brought to zero or more.
         scales: Memory = Memory(shape=16, depth=1 << ROW_BITS, init=[])
         m.submodules.scales = scales
         scale_write, scale_read = scales.write_port(), scales.read_port(domain="comb")
         scale = Signal(16, reset_less=True)
+        mantissa = Signal(SCALE_MANTISSA_BITS, reset_less=True)
         m.d.comb += [
             scale_write.addr.eq(self.scale_row), scale_write.data.eq(self.scale),
-            scale_write.en.eq(self.scale_valid), scale_read.addr.eq(rows[self._dot_cycle - 1].row),
+            scale_write.en.eq(self.scale_valid), scale_read.addr.eq(rows[self._dot_cycle - 2].row),
         ]
-        m.d.sync += scale.eq(scale_read.data)
-        scaled = [Signal(signed(BYTE_DOT_BITS + SCALE_MANTISSA_BITS), name=f"scaled_{i}", reset_less=True)
-                  for i in range(2)]
-        integers = dot[BYTE_SHIFT:BYTE_SHIFT + BYTE_DOT_BITS].as_signed()
-        m.d.sync += [scaled[0].eq(integers * fp16(scale).magnitude), scaled[1].eq(scaled[0])]
-        shift_more = stages(m, SCALE_SHIFT_MAX - fp16(scale).shift, 1, name="shift_more")[1]
+        m.d.sync += [scale.eq(scale_read.data), mantissa.eq(fp16(scale).magnitude)]
+        integers = dot[BYTE_SHIFT:integers_end].as_signed()
+        products = [Signal(unsigned(_SPLIT + SCALE_MANTISSA_BITS), name="product_low", reset_less=True),
+                    Signal(signed(BYTE_DOT_BITS - _SPLIT + SCALE_MANTISSA_BITS), name="product_high",
+                           reset_less=True)]
+        before = self._scaled_cycle - 1
+        int8 = rows[before].int8
+        scaled = products[0] + (products[1] << _SPLIT)
+        shifting = Signal(signed(DOT_BITS), reset_less=True)
+        m.d.sync += [
+            products[0].eq(integers[:_SPLIT] * mantissa),
+            products[1].eq(integers[_SPLIT:].as_signed() * mantissa),
+            shifting.eq(Mux(int8, scaled << SCALE_SHIFT_MAX, stages(m, dot, 1, name="dot")[1])),
+        ]
+        shift_more = stages(m, SCALE_SHIFT_MAX - fp16(scale).shift, 2, name="shift_more")[2]
 
-        # Cycles 8 to 10: the score.
-        int8 = rows[self._scaled_cycle].int8
+        # Cycles 8 to 11: the score.
         depth = config.head_slots << query_bits
         rights: Memory = Memory(shape=RIGHT_BITS, depth=depth, init=[])
         m.submodules.rights = rights
         write, read = rights.write_port(), rights.read_port(domain="comb")
-        before = self._scaled_cycle - 1
         m.submodules.shift = shift = ScoreShift()
         m.d.comb += [
             write.addr.eq(Cat(self.right_query, self.right_slot)), write.data.eq(self.right),
             write.en.eq(self.right_valid),
             read.addr.eq(Cat(queries[before], rows[before].context.head_slot)),
-            shift.dot.eq(Mux(int8, scaled[1] << SCALE_SHIFT_MAX,
-                             stages(m, dot, self._scaled_cycle - self._dot_cycle, name="dot")[-1])),
+            shift.dot.eq(shifting),
         ]
-        m.d.sync += shift.right.eq(read.data + Mux(rows[before].int8, shift_more, 0))
+        m.d.sync += shift.right.eq(read.data + Mux(int8, shift_more, 0))
+        soon = self.score_cycle - 2
         m.submodules.exp2 = exp2 = Exp2()
         m.d.comb += [
-            self.score_valid.eq(scoring[self.score_cycle]), self.score_query.eq(queries[self.score_cycle]),
-            self.score_row.eq(rows[self.score_cycle]),
+            self.score_valid.eq(scoring[soon]), self.score_query.eq(queries[soon]),
+            self.score_row.eq(rows[soon]),
             self.whole.eq(shift.score[SCORE_FRACTION:].as_signed()),
             exp2.fraction.eq(shift.score[:SCORE_FRACTION]),
             self.weight_valid.eq(scoring[self.weight_cycle]),

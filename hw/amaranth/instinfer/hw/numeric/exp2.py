@@ -37,14 +37,15 @@ class Exp2(wiring.Component):
         low = Signal(_LOW_BITS, reset_less=True)
         rise = Signal(step_bits + _LOW_BITS, reset_less=True)
         drop = arith.EXP_TABLE_FRACTION - arith.WEIGHT_FRACTION
+        half = 1 << (drop - 1)
         rounded = Signal(_KNOT_BITS - drop)
         m.d.sync += [
-            knot[0].eq(Array(C(value, _KNOT_BITS) for value in table[:-1])[index]),
+            knot[0].eq(Array(C(value + half, _KNOT_BITS) for value in table[:-1])[index]),
             step.eq(Array(C(value, step_bits) for value in steps)[index]),
             low.eq(self.fraction[:_LOW_BITS]),
             knot[1].eq(knot[0]),
             rise.eq(step * low),
             self.mantissa.eq(Mux(rounded[arith.WEIGHT_BITS:].any(), (1 << arith.WEIGHT_BITS) - 1, rounded)),
         ]
-        m.d.comb += rounded.eq((knot[1] + (rise >> _LOW_BITS) + (1 << (drop - 1))) >> drop)
+        m.d.comb += rounded.eq((knot[1] + (rise >> _LOW_BITS)) >> drop)
         return m
