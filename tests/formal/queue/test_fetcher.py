@@ -92,6 +92,8 @@ class FetcherBench(Bench):
             Assert(under_way == sum(((flying.level > number) & (each == queue)
                                      for number, each in enumerate(contents)), start=Value.cast(0)),
                    "under way: what flies"),
+            Assert(~chosen_valid | (inner(inside, "is_chosen").bit_select(queue, 1) == chosen),
+                   "chosen: one hot"),
             Assert(~chosen | (announced != 0) & exists, "chosen: one that has work"),
             Assert(~chosen | room, "chosen: one that has room"),
             Assert(~inner(inside, "chosen_valid") | (free != 0), "chosen: while there is a place"),

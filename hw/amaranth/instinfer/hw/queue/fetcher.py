@@ -119,6 +119,7 @@ class SubmissionFetcher(wiring.Component):
         request = self.memory.request
         work = Signal(self.queues)
         chosen = Signal(range(self.queues))
+        is_chosen = Signal(self.queues)
         chosen_valid = Signal()
         place = Signal(data.StructLayout({"page": 64 - PAGE_BITS, "position": POINTER_BITS}))
         place_valid = Signal()
@@ -133,7 +134,7 @@ class SubmissionFetcher(wiring.Component):
             flying.i.payload.eq(chosen),
         ]
         for q in numbers:
-            taken = self.taken & (chosen == q)
+            taken = self.taken & is_chosen[q]
             m.d.sync += [
                 work[q].eq(~halted[q] & Mux(taken, tail[q] != following[q], tail[q] != fetched[q])),
                 following[q].eq(successor(fetched[q], last[q])),
@@ -142,6 +143,7 @@ class SubmissionFetcher(wiring.Component):
                 m.d.sync += fetched[q].eq(following[q])
         with m.If(~chosen_valid):
             m.d.sync += [chosen_valid.eq(choice.any & (free != 0)), chosen.eq(choice.grant)]
+            m.d.sync += [is_chosen[q].eq(choice.grant == q) for q in numbers]
         with m.If(request.ready):
             m.d.sync += request.valid.eq(0)
         with m.If(asks):
