@@ -32,8 +32,8 @@ def presets() -> dict[str, EngineConfig]:
         # cycles, in which a core of two queries takes both passes of four query heads from two and from four
         # channels. (Four queries and twice the channels to a core are as fast, in twice the block RAM: the
         # same sums for twice the queries.)
-        # Without SparF: its scorers keep sums for every channel, and with them the engine would need 641 of the
-        # part's 545 BRAM36 (docs/cost.md).
+        # Without SparF: its scorers keep sums for every channel, and with them the engine would need 641 of
+        # the part's 545 BRAM36 (docs/cost.md).
         "cosmosplus": EngineConfig(
             name="cosmosplus", clock_mhz=100, channels=8, dies=8, planes=2, blocks=1024, spare_blocks=64,
             pages=256, page_bytes=16384, spare_bytes=1664, mega_transfers=200, queries=2,
