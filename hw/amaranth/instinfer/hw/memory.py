@@ -61,7 +61,7 @@ class BlockMemory(wiring.Component):
         words = []
         for number in range(self._banks):
             memory: Memory = Memory(shape=len(self.read_data), depth=depth, init=[], attrs=COLLISION_FREE)
-            m.submodules[f"bank_{number}"] = memory
+            m.submodules[f"ram_{number}"] = memory
             write, read = memory.write_port(), memory.read_port()
             writes = self.write_enable & (self.write_address >> bits == number)
             # Addresses of a bank move for it alone: equal registers would be merged again in synthesis, and
@@ -78,5 +78,5 @@ class BlockMemory(wiring.Component):
             ]
             words.append(stages(m, read.data, 1, name=f"word_{number}")[1])
         m.d.comb += self.read_data.eq(
-            Array(words)[stages(m, self.read_address >> bits, self.latency, name="bank")[-1]])
+            Array(words)[stages(m, self.read_address >> bits, self.latency, name="which")[-1]])
         return m

@@ -83,14 +83,14 @@ class AlignedProduct(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         element = Signal(signed(MANTISSA_BITS + COARSE_STEP - 1), reset_less=True)
-        product = Signal(signed(_PRODUCT_BITS), reset_less=True)
+        multiplied = Signal(signed(_PRODUCT_BITS), reset_less=True)
         steps = stages(m, self.position[2:].as_signed(), 2, name="steps")[2]
         window = Signal(signed(_PRODUCT_BITS + _COARSE_BITS), reset_less=True)
         place = Signal(2, reset_less=True)
         m.d.sync += [
             element.eq(self.element << self.position[:2]),
-            product.eq(element * stages(m, self.factor, 1, name="factor")[1]),
-            window.eq(product << Cat(C(0, 2), steps[:2])), place.eq(steps[2:4]),
+            multiplied.eq(element * stages(m, self.factor, 1, name="factor")[1]),
+            window.eq(multiplied << Cat(C(0, 2), steps[:2])), place.eq(steps[2:4]),
             self.carry.eq(~self.bypass & Mux(place[0], window[UNIT_POSITION - _PLACE_STEP - 1],
                                              window[UNIT_POSITION - 1]) & ~place[1]),
         ]
@@ -131,18 +131,18 @@ class ByteProduct(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         element = Signal(signed(BYTE_BITS + COARSE_STEP - 1), reset_less=True)
-        product = Signal(signed(_BYTE_PRODUCT_BITS), reset_less=True)
+        multiplied = Signal(signed(_BYTE_PRODUCT_BITS), reset_less=True)
         total = Signal(signed(BYTE_DOT_BITS), reset_less=True)
         window = Signal(signed(_BYTE_PRODUCT_BITS + _COARSE_BITS), reset_less=True)
         m.d.sync += [
             element.eq(self.element << self.position[:2]),
-            product.eq(element * stages(m, self.factor, 1, name="factor")[1]),
+            multiplied.eq(element * stages(m, self.factor, 1, name="factor")[1]),
             window.eq(total[:_BYTE_PRODUCT_BITS].as_signed() << Cat(C(0, 2), self.coarse)),
         ]
         with m.If(self.position < 0):
             m.d.sync += element.eq(0)
         with m.If(self.enable):
-            m.d.sync += total.eq(Mux(self.loop, total, 0) + product)
+            m.d.sync += total.eq(Mux(self.loop, total, 0) + multiplied)
         m.d.comb += self.product.eq(total)
         with m.Switch(self.place):
             for index in range(3):

@@ -73,7 +73,8 @@ class ChoiceEmitter(wiring.Component):
         # fall below 0.
         over_2, equal_2 = (stages(m, value, 1, name=name)[1] for value, name in (
             (over, "over"), (equal, "equal")))
-        lower = [stages(m, _ones(equal[:lane]), 1, name=f"lower_{lane}")[1] for lane in range(lanes + 1)]
+        lower: list[Any] = [C(0, 1)]
+        lower += [stages(m, _ones(equal[:lane]), 1, name=f"lower_{lane}")[1] for lane in range(1, lanes + 1)]
         left = Signal(signed(KEEP_BITS + 1))
         chosen = Signal(lanes, reset_less=True)
         m.d.sync += [chosen[lane].eq(over_2[lane] | (equal_2[lane] & (lower[lane] < left)))
