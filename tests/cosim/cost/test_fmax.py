@@ -3,6 +3,7 @@
 
 
 import dataclasses
+import re
 
 import pytest
 
@@ -48,6 +49,25 @@ def test_the_wrapper_connects_every_port():
     assert ".rst(reset)" in text
     lint(top=fmax.WRAPPER, verilog=[Text("block.v", "\n".join([*block.modules.values(), text]))],
          waive=("PROCASSINIT", "WIDTHTRUNC", "WIDTHEXPAND", "UNUSEDSIGNAL", "DECLFILENAME"))
+
+
+@pytest.mark.parametrize("outputs", [1, 4, 5, 64, 70])
+def test_every_output_is_in_the_parity(outputs):
+    """What is not would be optimised away with the logic in front of it, and its paths not be seen."""
+    block = BLOCKS["core"]
+    wide = block.modules[block.top].replace("output [7:0] y", f"output [{outputs - 1}:0] y")
+    text = fmax.wrapper(dataclasses.replace(block, modules={block.top: wide}))
+    lines = re.findall(r"(\w+)\[(\d+)\] <= \^(\w+)\[(\d+):(\d+)\];", text)
+    root = re.search(r"assign serial_out = (\w+)\[0\];", text)
+    assert root
+    name, below = root[1], {}
+    for target, at, source, high, low in lines:
+        bits = range(int(low), int(high) + 1)
+        below.setdefault((target, int(at)), []).extend((source, bit) for bit in bits)
+    leaves = [(name, 0)]
+    while any(leaf in below for leaf in leaves):
+        leaves = [each for leaf in leaves for each in below.get(leaf, [leaf])]
+    assert sorted(leaves) == [("captured", bit) for bit in range(outputs)]
 
 
 def test_clock_and_reset_are_no_data():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registers that block RAMs and multipliers of an ECP5 have at their outputs, which Yosys leaves unused.
 
-Without it a word leaves a block RAM 5.6 ns after the clock, with it in a fraction of that; a product comes
+Without one a word leaves a block RAM 5.6 ns after the clock, with one after 1.0; a product comes
 4 ns after its factors, and has a way to go then. So they decide what a block with memories or multipliers
 reaches. Vendors' tools move a register that stands right behind into them; `absorb` does so in a netlist of
 ``synth_ecp5``.
