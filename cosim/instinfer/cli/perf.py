@@ -96,6 +96,35 @@ def calibrate(write: Annotated[bool, typer.Option("--write", help="Keep the fitt
 
 
 @app.command()
+def measure(
+    output_folder: Annotated[Path, typer.Option("-o", "--output-folder", help="Where results are kept.")],
+    match: Annotated[str, typer.Option("--match", help="Only benches with this in their names.")] = "",
+    write: Annotated[bool, typer.Option("--write", help="Replace the committed rows.")] = False,
+    workers: Annotated[int, typer.Option("--workers", help="Processes; 0: none but this one.")] = 2,
+    json_target: JsonTarget = None,
+) -> None:
+    """Run the benches that the calibration rests on again, on the RTL; interrupted, it goes on."""
+    import pyarrow.parquet as parquet
+
+    from instinfer.cli.options import progress
+    from instinfer.perf.drive import remeasure
+    from instinfer.perf.sweep import runner
+
+    wanted = remeasure.items(match)
+    with progress() as bar:
+        task = bar.add_task("perf measure", total=len(wanted))
+        path = runner.Sweep(output_folder, work=runner.benches, chunk=1).run(
+            wanted, workers=workers, progress=lambda count: bar.advance(task, count))
+    rows = parquet.read_table(path).to_pylist()
+    found = remeasure.compared(rows)
+    if write:
+        remeasure.keep(rows)
+    emit(found, json_target)
+    if json_target != "-":
+        _rows(found, "benches of the RTL, then and now: measured")
+
+
+@app.command()
 def sweep(
     output_folder: Annotated[Path, typer.Option("-o", "--output-folder", help="Where results are kept.")],
     axis: Annotated[

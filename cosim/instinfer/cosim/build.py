@@ -29,7 +29,7 @@ PREFIX = "Vtop"
 COMMON_FLAGS = ("--cc", "--exe", "--no-timing", "--assert", "-Wno-lint", "-Wno-style", "-Wno-PROCASSINIT")
 """Lint is a step of its own (`lint`). What breaks a build is what makes simulation and hardware differ."""
 
-COVERAGE_FLAGS = ("--coverage-line", "--coverage-toggle")
+COVERAGE_FLAGS = ("--coverage-line", "--coverage-toggle", "--coverage-max-width", "64")
 
 KEEP_SECONDS = 3600
 """A build used within this time is never removed, so that a running simulation keeps its files."""

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`StreamFIFO` and `BlockFIFO`: nothing is lost, made up, reordered or refused while there is room."""
+"""`StreamFIFO`, `BlockFIFO` and `SkidBuffer`: nothing is lost, made up, reordered or refused while there is room."""
 
 import pytest
 from amaranth.hdl import Assert, Cover, Module, Signal
 
 from instinfer.hw.stream.fifo import BlockFIFO, StreamFIFO
+from instinfer.hw.stream.skid import SkidBuffer
 from support.formal import Bench, assert_held, follow, mutated, payload_of, transfer
 
 
 class FifoBench(Bench):
     """Any payload, chosen at will, is followed from its way in to its way out."""
 
-    def __init__(self, fifo: StreamFIFO | BlockFIFO):
+    def __init__(self, fifo: StreamFIFO | BlockFIFO | SkidBuffer, *, latency: int = 2):
         super().__init__()
         self.fifo = fifo
-        self.latency = 3 if isinstance(fifo, BlockFIFO) else 2
+        self.latency = latency
         self.watch = Signal()
         self.free_inputs(fifo)
         self.free(self.watch)
@@ -43,7 +44,7 @@ class FifoBench(Bench):
         ]
 
 
-def forgets_an_entry(m: Module, fifo: StreamFIFO) -> None:
+def forgets_an_entry(m: Module, fifo: StreamFIFO | BlockFIFO | SkidBuffer) -> None:
     """``ready`` also when it is full: the newest entry is lost."""
     m.d.comb += fifo.i.ready.eq(1)
 
@@ -57,7 +58,12 @@ def test_fifo(proof, depth):
 @pytest.mark.formal
 @pytest.mark.parametrize("depth", [4, 8])
 def test_block_fifo(proof, depth):
-    proof(FifoBench(BlockFIFO(shape=1, depth=depth)))
+    proof(FifoBench(BlockFIFO(shape=1, depth=depth), latency=3))
+
+
+@pytest.mark.formal
+def test_skid_buffer(proof):
+    proof(FifoBench(SkidBuffer(shape=1), latency=1))
 
 
 def test_a_fifo_of_four(proof):
@@ -67,7 +73,9 @@ def test_a_fifo_of_four(proof):
 def test_a_broken_fifo_is_seen(refutation):
     refutation(FifoBench(mutated(StreamFIFO(shape=1, depth=4), forgets_an_entry)),
                "ready: exactly while there is room")
-    refutation(FifoBench(mutated(BlockFIFO(shape=1, depth=4), forgets_an_entry)),
+    refutation(FifoBench(mutated(BlockFIFO(shape=1, depth=4), forgets_an_entry), latency=3),
                "ready: exactly while there is room")
+    refutation(FifoBench(mutated(SkidBuffer(shape=1), forgets_an_entry), latency=1),
+               "order: what went in comes out in its turn")
     refutation(FifoBench(mutated(StreamFIFO(shape=1, depth=4), forgets_an_entry)),
                "order: what went in comes out in its turn")

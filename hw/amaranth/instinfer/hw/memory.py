@@ -25,7 +25,7 @@ its output register would be slower."""
 
 class BlockMemory(wiring.Component):
     """A memory in block RAMs, each bank with a register in front of it and the one that block RAM has at its
-    output; what chooses among them comes behind these.
+    output; what chooses among them comes behind these, and a register behind that.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class BlockMemory(wiring.Component):
     Throughput: a word in and a word out per cycle. No back-pressure.
     """
 
-    latency = 3
+    latency = 4
 
     def __init__(self, *, width: int, depth: int, bank: int) -> None:
         if bank & (bank - 1) or bank < 2:
@@ -77,6 +77,6 @@ class BlockMemory(wiring.Component):
                 write.addr.eq(write_at), write.data.eq(write_data), read.addr.eq(read_at),
             ]
             words.append(stages(m, read.data, 1, name=f"word_{number}")[1])
-        m.d.comb += self.read_data.eq(
-            Array(words)[stages(m, self.read_address >> bits, self.latency, name="which")[-1]])
+        which = stages(m, self.read_address >> bits, self.latency - 1, name="which")[-1]
+        m.d.comb += self.read_data.eq(stages(m, Array(words)[which], 1, name="read_data")[1])
         return m

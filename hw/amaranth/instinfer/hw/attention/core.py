@@ -54,7 +54,9 @@ class AttentionCore(wiring.Component):
         self.lane_cycle = self.entry_cycle + OperandMemory.latency
         """Cycle in which a beat enters the lanes."""
         self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle
-        """Cycle in which a value beat's accumulators are read; a merge step joins one cycle earlier."""
+        """Cycle in which a value beat's accumulators are read; those of a merge or fold step one earlier."""
+        self.join_cycle = self.read_cycle - 3
+        """Cycle of a beat in which merge and fold steps join: where they read comes out of a register."""
         self.adder_cycle = self.lane_cycle + AccumulatorLane.adder_cycle
         self.last_cycle = self.lane_cycle + AccumulatorLane.store_cycle + 1
         """Cycle in which the captured sums of a row are there."""
@@ -79,11 +81,11 @@ class AttentionCore(wiring.Component):
         wiring.connect(m, wiring.flipped(self.slots), intake.slots)
         hub = self._registered_port(m)
 
-        # Up to the entry cycle; resets keep the lines out of shift-register LUTs, which are scarcer.
-        join = self.read_cycle - 1
+        # Resets keep the lines out of shift-register LUTs, which are scarcer.
+        join = self.join_cycle
         tokens = stages(m, intake.token, join, name="token", reset=True)
         beat = stages(m, intake.beat, self.entry_cycle, name="beat", reset=True)[-1]
-        joined, adding, folding = self._joined(m, tokens[join], hub, intake)
+        joined, folding = self._joined(m, tokens[join], hub, intake)
 
         # From here on merge and fold steps are among the beats.
         later = stages(m, joined, self.last_cycle - join, name="late", reset=True)
@@ -93,10 +95,11 @@ class AttentionCore(wiring.Component):
         # A merge step comes a cycle behind the port, a fold in a cycle of ``folding``, a beat even later.
         soon = intake.taken | folding | self.port.step_valid
         moves = moving_parts(m, soon, self.last_cycle + 3, parts=1 + LANES * config.queries, name="moves")
-        reading = Signal(token_layout(config))
-        entering = tokens[self.entry_cycle]
+        reading = Signal(token_layout(config), reset_less=True)
+        ahead, behind = at[self.read_cycle - 2], at[self.read_cycle - 1]
+        m.d.sync += reading.eq(Mux(ahead.merge | ahead.fold, ahead.as_value(), behind.as_value()))
+        entering = at[self.entry_cycle]
         m.d.comb += [
-            reading.eq(Mux(adding | joined.fold, joined.as_value(), at[self.read_cycle].as_value())),
             operands.key.eq(entering.key), operands.head_slot.eq(entering.context.head_slot),
             operands.group.eq(entering.group), operands.row.eq(entering.row),
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
@@ -137,8 +140,8 @@ class AttentionCore(wiring.Component):
         return {**late, "query_pairs": pairs}
 
     def _joined(self, m: Module, token: Signal, hub: dict,
-                intake: SlotIntake) -> tuple[Signal, Signal, Signal]:
-        """The token, or a merge or fold step in its place; whether it is a merge step; whether folding."""
+                intake: SlotIntake) -> tuple[Signal, Signal]:
+        """The token, or a merge or fold step in its place; whether folding."""
         config = self._config
         step = hub["step"]
         layout = token_layout(config)
@@ -162,7 +165,7 @@ class AttentionCore(wiring.Component):
             m.d.sync += within.eq(~token.end)
         with m.If(stepping):
             m.d.sync += [fold_group.eq(Mux(last, 0, fold_group + 1)), folding.eq(~last)]
-        return joined, adding, folding
+        return joined, folding
 
     def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, entering: Signal,
                beat: Signal, operands: OperandMemory, factors: RowFactors, softmax: Softmax,
@@ -187,11 +190,8 @@ class AttentionCore(wiring.Component):
                 elements.append(stages(m, element, 1, name=f"element_{index}")[1])
                 byte_elements.append(stages(m, byte_element, 1, name=f"byte_{index}")[1])
             shifts.append(shift)
-        add, store = at[self.adder_cycle], at[lane_cycle + AccumulatorLane.store_cycle]
-        source = Signal(Source, reset_less=True)
-        before = at[self.adder_cycle - 1]
-        m.d.sync += source.eq(Mux(before.value, Source.WORD, Mux(
-            before.fold, Source.PARTIAL, Mux(before.start, Source.NOTHING, Source.TOTAL))))
+        control = self._lane_control(m, at)
+        byte_control = self._byte_lane_control(m, at)
         for query in range(config.queries):
             position = factors.positions[query]
             mine = moves[query * LANES:(query + 1) * LANES]
@@ -212,25 +212,43 @@ class AttentionCore(wiring.Component):
                     lane.factor.eq(operands.factors[query][index]),
                     lane.read_address.eq(Cat(reading.group, reading.context)),
                     lane.amount.eq(amount), lane.drop.eq(amount[-1]),
-                    lane.addend.eq(before.merge | before.fold),
-                    lane.enable.eq(add.key | add.value | add.merge | add.fold),
-                    lane.source.eq(source), lane.partial.eq(byte_lane.partial),
-                    lane.write.eq(store.value | store.fold),
-                    lane.write_address.eq(Cat(store.group, store.context)),
-                    lane.capture.eq(store.end & (store.key | store.merge)),
+                    lane.partial.eq(byte_lane.partial),
+                    *(getattr(lane, name).eq(value) for name, value in control.items()),
                     scorer.captured[query][index].eq(lane.captured),
                     byte_lane.element.eq(byte_elements[index]), byte_lane.position.eq(byte_positions[1]),
                     byte_lane.factor.eq(operands.byte_factors[query][index]),
-                    byte_lane.enable.eq(at[lane_cycle + 2].key | at[lane_cycle + 2].value),
-                    byte_lane.loop.eq(at[lane_cycle + 2].key & ~at[lane_cycle + 2].start),
                     byte_lane.coarse.eq(places[3][:2]), byte_lane.place.eq(places[4][2:]),
-                    byte_lane.first.eq(at[lane_cycle + 3].first & ~at[lane_cycle + 3].fold),
-                    byte_lane.read_address.eq(at[lane_cycle + 3].group[1:]),
-                    byte_lane.capture.eq(at[lane_cycle + 3].end & at[lane_cycle + 3].key),
-                    byte_lane.write.eq(at[lane_cycle + 5].value & at[lane_cycle + 5].int8),
-                    byte_lane.write_address.eq(at[lane_cycle + 5].group[1:]),
+                    *(getattr(byte_lane, name).eq(value) for name, value in byte_control.items()),
                     scorer.byte_captured[query][index].eq(byte_lane.captured),
                 ]
+
+    def _lane_control(self, m: Module, at: dict) -> dict[str, Signal]:
+        """What all AccumulatorLanes are told, by the name of their port: each bit out of a register of its
+        own."""
+        adder, store = self.adder_cycle, self.lane_cycle + AccumulatorLane.store_cycle
+        source = Signal(Source, reset_less=True)
+        addend, enable, write, capture = Signal(), Signal(), Signal(), Signal()
+        first, last = at[adder - 1], at[store - 1]
+        m.d.sync += [
+            source.eq(Mux(first.value, Source.WORD, Mux(
+                first.fold, Source.PARTIAL, Mux(first.start, Source.NOTHING, Source.TOTAL)))),
+            addend.eq(at[adder - 2].merge | at[adder - 2].fold),
+            enable.eq(first.key | first.value | first.merge | first.fold),
+            write.eq(last.value | last.fold), capture.eq(last.end & (last.key | last.merge)),
+        ]
+        return {"source": source, "addend": addend, "enable": enable, "write": write, "capture": capture,
+                "write_address": Cat(at[store].group, at[store].context)}
+
+    def _byte_lane_control(self, m: Module, at: dict) -> dict[str, Signal]:
+        """As `_lane_control`, for the ByteLanes."""
+        one, two, three, four, five = (at[self.lane_cycle + cycle] for cycle in range(1, 6))
+        enable, loop, first, capture, write = Signal(), Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [
+            enable.eq(one.key | one.value), loop.eq(one.key & ~one.start),
+            first.eq(two.first & ~two.fold), capture.eq(two.end & two.key), write.eq(four.value & four.int8),
+        ]
+        return {"enable": enable, "loop": loop, "first": first, "capture": capture, "write": write,
+                "read_address": three.group[1:], "write_address": five.group[1:]}
 
     def _connect_rows(self, m: Module, hub: dict, intake: SlotIntake, operands: OperandMemory,
                       factors: RowFactors, scorer: Scorer, softmax: Softmax) -> None:

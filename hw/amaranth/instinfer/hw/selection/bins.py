@@ -20,18 +20,45 @@ DIGIT_BITS = KEY_BITS // 2
 BINS = 1 << DIGIT_BITS
 
 
+RUNNING_CYCLES = 3
+"""Of `running_largest`."""
+
+
 def largest(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
     """By a tree of comparisons, each in a cycle and its choice in the next: 2 * ``tree_levels`` cycles
     later."""
     values = list(numbers)
     for level in range(tree_levels(len(values))):
         late = [stages(m, value, 1, name=f"{name}_{level}_{at}")[1] for at, value in enumerate(values)]
-        above = [stages(m, a > b, 1, name=f"{name}_above_{level}_{at}")[1]
+        above = [stages(m, exceeds(a, b), 1, name=f"{name}_above_{level}_{at}")[1]
                  for at, (a, b) in enumerate(zip(values[::2], values[1::2], strict=False))]
         chosen = [Mux(bit, a, b) for bit, a, b in zip(above, late[::2], late[1::2], strict=False)]
         values = [stages(m, value, 1, name=f"{name}_chosen_{level}_{at}")[1]
                   for at, value in enumerate([*chosen, *late[2 * len(chosen):]])]
     return values[0]
+
+
+def running_largest(m: Module, number: Value, *, first: Value, name: str) -> Value:
+    """The largest number since the one that ``first`` came with: `RUNNING_CYCLES` later."""
+    result = Signal.like(number, name=name)
+    # Whether ``late`` becomes the result; and with it what the number behind it, ``number_1``, must exceed.
+    above = Signal(name=f"{name}_above")
+    number_1, late = stages(m, number, 2, name=f"{name}_late")[1:]
+    rises = stages(m, exceeds(number, number_1), 1, name=f"{name}_rises")[1]
+    starts = stages(m, first, 1, name=f"{name}_first", reset=True)[1]
+    m.d.sync += above.eq(starts | Mux(above, rises, exceeds(number_1, result)))
+    with m.If(above):
+        m.d.sync += result.eq(late)
+    return result
+
+
+def exceeds(a: Value, b: Value) -> Value:
+    """a > b, both signed or neither. The carry of one subtraction says so when signed numbers are moved up by
+    half of their range; comparing them as they are takes a carry out of the middle of the chain."""
+    if a.shape().signed:
+        width = max(len(a), len(b))
+        a, b = (Cat(each[:-1], each[-1].replicate(width - len(each)), ~each[-1]) for each in (a, b))
+    return a > b
 
 
 def added(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
@@ -162,7 +189,7 @@ class KeyHistogram(wiring.Component):
         self._lanes, self._rows = lanes, rows
         self._scan = BinScan(bins=BINS, lanes=lanes, count_max=rows, need_bits=KEEP_BITS)
         self.scan_latency = 1 + self._scan.latency
-        self.settle = 1 + max(BinCounter.latency, 2 + 2 * tree_levels(lanes))
+        self.settle = 1 + max(BinCounter.latency, 1 + 2 * tree_levels(lanes) + RUNNING_CYCLES)
         super().__init__({
             "low": In(1), "add": In(lanes), "digits": In(DIGIT_BITS).array(lanes),
             "search": In(1), "need": In(KEEP_BITS),
@@ -193,13 +220,10 @@ class KeyHistogram(wiring.Component):
             ]
             m.d.sync += digit.eq(Mux(adds[lane], given, 0))
             counted.append(digit)
-        highest, top = Signal(DIGIT_BITS), largest(m, counted, name="top")
         search = stages(m, self.search, 1, name="search", reset=True)[1]
         need = stages(m, self.need, 1, name="need")[1]
-        with m.If(search):
-            m.d.sync += highest.eq(0)
-        with m.Elif(top > highest):
-            m.d.sync += highest.eq(top)
+        # While no digits come, the largest is 0.
+        highest = running_largest(m, largest(m, counted, name="top"), first=search, name="highest")
         m.d.comb += [
             scan.start.eq(search), scan.top.eq(highest), scan.need.eq(need),
             self.done.eq(scan.done), self.found.eq(scan.found), self.rest.eq(scan.rest),

@@ -14,7 +14,7 @@ from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 from ..memory import BlockMemory
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from .bins import BINS, DIGIT_BITS, KeyHistogram
+from .bins import BINS, DIGIT_BITS, KeyHistogram, exceeds
 from .emission import ChoiceEmitter
 from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import choice_beat, choice_job, group_beat, passes_max
@@ -28,7 +28,7 @@ _EMIT = ScoreStore.latency + ChoiceEmitter.latency
 _BANK = 16_384
 _LINES_CYCLES = 16 * 13
 """To send all lines that are begun."""
-_SPILL_CYCLES = 12
+_SPILL_CYCLES = 13
 """From the start of a sweep to its request, and from the answer to the first row."""
 
 
@@ -212,7 +212,7 @@ class _Elaboration:
             whole = stages(m, found.maxima[query][SCORE_FRACTION:].as_signed(), 1, name=f"whole_{query}")[1]
             for number in range(self.passes):
                 top = self.tops[number][query]
-                with m.If(arrived[number] & (whole > top)):
+                with m.If(arrived[number] & exceeds(whole, top)):
                     m.d.sync += top.eq(whole)
 
     # -- sums and keys -----------------------------------------------------------------------------
@@ -412,6 +412,7 @@ class _Elaboration:
 
     def _numeric_states(self, m: Module) -> None:
         job, histogram, sums = self.job, self.histogram, self.sums
+        m.d.comb += histogram.need.eq(Mux(histogram.low, histogram.rest, job.keep))
         with m.State("SUM"):
             m.d.comb += [self.phase.summing.eq(1), sums.finish.eq(self.sums_end)]
             with m.If(self.sums_end):
@@ -426,7 +427,7 @@ class _Elaboration:
         with m.State("MAKE_KEYS"):
             m.d.comb += self.phase.adding_high.eq(1)
             with m.If(self.keys_end):
-                m.d.comb += [histogram.search.eq(1), histogram.need.eq(job.keep)]
+                m.d.comb += histogram.search.eq(1)
                 m.next = "SEARCH_HIGH"
         with m.State("SEARCH_HIGH"):
             m.d.comb += self.settling.eq(self.long)
@@ -444,7 +445,7 @@ class _Elaboration:
         with m.State("COUNT_LOW"):
             m.d.comb += [self.phase.adding_low.eq(1), histogram.low.eq(1)]
             with m.If(self.lows_end):
-                m.d.comb += [histogram.search.eq(1), histogram.need.eq(histogram.rest)]
+                m.d.comb += histogram.search.eq(1)
                 m.next = "SEARCH_LOW"
         with m.State("SEARCH_LOW"):
             m.d.comb += histogram.low.eq(1)

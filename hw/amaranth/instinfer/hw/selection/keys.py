@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from instinfer.abi.selection import KEY_BITS, SCORE_BITS, SCORE_FRACTION, SCORE_HIGHEST, SCORE_LOWEST
 
 from ..numeric.pipeline import stages
-from .bins import added, largest, tree_levels
+from .bins import RUNNING_CYCLES, added, largest, running_largest, tree_levels
 from .terms import DISTANCE_BITS, TERM_BITS, Exp2Term, Log2OfSum
 
 RELATIVE_BITS = SCORE_BITS + 2
@@ -42,7 +42,7 @@ class TermArray(wiring.Component):
 
     def __init__(self, *, lanes: int, queries: int, passes: int) -> None:
         self._lanes, self._queries, self._passes = lanes, queries, passes
-        self._settle = 2 * tree_levels(queries)
+        self._settle = 2 * tree_levels(queries) - 1 + RUNNING_CYCLES
         self.lead = passes + self._settle + 3
         self.latency = self.lead + 3 + Exp2Term.latency
         super().__init__({
@@ -96,16 +96,12 @@ class TermArray(wiring.Component):
         m.submodules.tops = memory
         write, read = memory.write_port(), memory.read_port()
         put, take = Signal(range(depth)), Signal(range(depth))
-        known = marks[2 + self._settle]
+        found, known = marks[2 + 2 * tree_levels(self._queries)], marks[2 + self._settle]
         best = []
         for lane in range(self._lanes):
             word = largest(m, [value[SCORE_FRACTION:].as_signed() for value in relative[lane]],
                            name=f"top_{lane}")
-            group = Signal(signed(TOP_BITS), name=f"group_top_{lane}", reset_less=True)
-            now = Signal(signed(TOP_BITS), name=f"now_top_{lane}")
-            m.d.comb += now.eq(Mux(known.first | (word > group), word, group))
-            m.d.sync += group.eq(now)
-            best.append(group)
+            best.append(running_largest(m, word, first=found.first, name=f"group_top_{lane}"))
         leaves = marks[self.lead]
         m.d.comb += [
             write.addr.eq(put), write.data.eq(Cat(*best)),

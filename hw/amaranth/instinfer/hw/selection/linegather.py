@@ -69,6 +69,7 @@ class LineGather(wiring.Component):
         m.submodules.filled, m.submodules.touched = filled, touched
         used, growing = Signal(lines), Signal(lines)
         goes = Signal(lines)  # and grows no more
+        whole, victim_valid = Signal(), Signal()
 
         # Cycle 0: lines of its beat among those that grow; or that of the word in front, whose place is not
         # written yet.
@@ -77,7 +78,7 @@ class LineGather(wiring.Component):
         half = len(line) // 2
         again, grows = Signal(), Signal(lines)
         # Without a free place that is kept ready, a word waits a cycle to see whether it needs one.
-        free, free_valid, joins = Signal(lines, reset_less=True), Signal(), Signal()
+        free, free_valid, joins = Signal(lines), Signal(), Signal()
         m.d.comb += [taken.eq(have & (free_valid | joins)), self.i.ready.eq(~have | taken)]
         with m.If(self.i.ready):
             m.d.sync += [
@@ -100,13 +101,14 @@ class LineGather(wiring.Component):
             hit.eq(hits.any()), begins.eq(taken & ~hit), grows.eq(growing | started),
         ]
         m.d.sync += [
-            joins.eq(have & ~taken & hit & (goes == 0)), fresh.eq(begins), used.eq(used | started),
+            joins.eq(have & ~taken & hit & ~whole & ~victim_valid), fresh.eq(begins),
+            used.eq(used | Mux(begins, free, 0)),
             growing.eq((growing & ~goes) | started),
         ]
         with m.If(taken):
             m.d.sync += [hit_before.eq(hits), free_before.eq(free), began.eq(~hit)]
         with m.If(begins | ~free_valid):
-            unused = ~(used | started | Mux(free_valid, free, 0))
+            unused = ~(used | free)
             m.d.sync += [free.eq(unused & (~unused + 1)), free_valid.eq(unused.any())]
         for each in place:
             with m.If(free[each]):
@@ -137,10 +139,10 @@ class LineGather(wiring.Component):
 
         # Cycle 5: the line is sent when that was its last column. When room is short and few lines are on
         # their way, one goes that nothing came for since the hand was there before.
-        whole, whole_at = Signal(), Signal(lines, reset_less=True)
+        whole_at = Signal(lines, reset_less=True)
         hand, recent = Signal(place), Signal(lines)
         short, looks = Signal(), Signal()
-        victim, victim_valid = Signal(lines, reset_less=True), Signal()
+        victim = Signal(lines, reset_less=True)
         begun = Signal(range(lines + 1))
         gone_at = Signal(place, reset_less=True)
         m.submodules.queue = queue = StreamFIFO(

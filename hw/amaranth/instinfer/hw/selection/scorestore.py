@@ -14,6 +14,7 @@ from instinfer.abi.selection import KEY_BITS, SCORE_BITS
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
 from ..stream.fifo import BlockFIFO, StreamFIFO
+from ..stream.skid import SkidBuffer
 from .linegather import LineGather
 from .ports import token_shape
 from .scorememory import STRIDE_BITS, ScoreMemory
@@ -144,7 +145,9 @@ class ScoreStore(wiring.Component):
         config = self._config
         m.submodules.gather = gather = LineGather(config=config)
         m.submodules.queue = queue = BlockFIFO(shape=spill_write(config), depth=self._queue_depth)
-        connect(m, queue.o, gather.i)
+        m.submodules.skid = skid = SkidBuffer(shape=spill_write(config))
+        connect(m, queue.o, skid.i)
+        connect(m, skid.o, gather.i)
         connect(m, gather.memory, flipped(self.target))
         lane_bits, column_bits = self._lanes.bit_length() - 1, COLUMNS.bit_length() - 1
         wide = word_columns(config)
@@ -164,7 +167,7 @@ class ScoreStore(wiring.Component):
             key.eq(self.key_row << lane_bits),
             self.spilled.eq(put), queue.i.valid.eq(waits), queue.i.payload.eq(waiting),
             self.put_ready.eq(room),
-            empty.eq(self.settle & ~put_1 & ~put & ~waits & (queue.level == 0)),
+            empty.eq(self.settle & ~put_1 & ~put & ~waits & (queue.level == 0) & (skid.level == 0)),
             self.error.eq(gather.error | self._reader.error),
         ]
         m.d.sync += [

@@ -25,7 +25,7 @@ class QueryShares(wiring.Component):
     groups : most groups that are summed
     """
 
-    cycles = SHARE_BITS + 3
+    cycles = SHARE_BITS + 4
     """From one division to the next."""
 
     def __init__(self, *, lanes: int, queries: int, groups: int) -> None:
@@ -61,15 +61,18 @@ class QueryShares(wiring.Component):
         fits = ~rest[-1]
         twice, change = Cat(C(0, 1), rest[:-1]), Cat(C(0, 1), total, C(0, 1)) ^ fits.replicate(len(rest))
         last = self.query == self._queries - 1
+        part, whole = (stages(m, Array(sums)[self.query], 1, name=name)[1]
+                       for sums, name in ((parts, "part"), (totals, "whole")))
         m.d.comb += self.done.eq(self.valid & last)
         with m.FSM():
             with m.State("WAIT"):
                 m.d.sync += self.query.eq(0)
                 with m.If(self.finish):
-                    m.next = "TAKE_SUMS"
+                    m.next = "CHOOSE_QUERY"
+            with m.State("CHOOSE_QUERY"):
+                m.next = "TAKE_SUMS"
             with m.State("TAKE_SUMS"):
-                m.d.sync += [rest.eq(Array(parts)[self.query]), total.eq(Array(totals)[self.query]),
-                             step.eq(SHARE_BITS)]
+                m.d.sync += [rest.eq(part), total.eq(whole), step.eq(SHARE_BITS)]
                 m.next = "DIVIDE"
             with m.State("DIVIDE"):
                 m.d.sync += [
@@ -81,7 +84,7 @@ class QueryShares(wiring.Component):
             with m.State("ANSWER"):
                 m.d.comb += self.valid.eq(1)
                 m.d.sync += self.query.eq(self.query + 1)
-                m.next = "TAKE_SUMS"
+                m.next = "CHOOSE_QUERY"
                 with m.If(last):
                     m.next = "WAIT"
         return m

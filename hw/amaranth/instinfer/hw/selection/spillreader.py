@@ -5,13 +5,14 @@ from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
 from instinfer.abi.config import EngineConfig
 from instinfer.abi.selection import SCORE_BITS
 
 from ..signatures import AXI_BYTES, MemoryReadPort
 from ..stream.fifo import BlockFIFO
+from ..stream.skid import SkidBuffer
 from .spillports import BEAT_COLUMNS, COLUMN_BITS, COLUMNS, beats, word_columns
 
 _CHUNK = 16
@@ -36,7 +37,7 @@ class SpillReader(wiring.Component):
     error : pulse, DRAM refused a beat
     memory : device DRAM
 
-    Latency: a round trip of DRAM and 8 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
+    Latency: a round trip of DRAM and 9 cycles from ``start``. Throughput: ``cycles_per_row`` per row of
     words, 1 of keys, while a round trip takes at most 100 cycles. Back-pressure: what is asked for has room.
     """
 
@@ -59,27 +60,27 @@ class SpillReader(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.beats = fifo = BlockFIFO(shape=BEAT_COLUMNS, depth=_DEPTH)
+        m.submodules.skid = skid = SkidBuffer(shape=BEAT_COLUMNS)
+        connect(m, fifo.o, skid.i)
         by_keys = Signal()
         self._ask(m, fifo)
         left, final = Signal(range(self._rows_max + 1)), Signal()
-        part, last_part, whole = Signal(range(max(2, self.cycles_per_row))), Signal(), Signal()
+        part, last_part = Signal(range(max(2, self.cycles_per_row))), Signal()
         piece, last_piece = Signal(range(COLUMNS)), Signal()
-        loads, taken = Signal(), Signal()
+        loads, frees = Signal(), Signal()  # ``frees``: what is loaded next leaves nothing in its beat
         # A beat by itself: the rows that it holds move down one after the other.
-        beat, beat_valid = Signal(len(Value.cast(fifo.o.payload)), reset_less=True), Signal()
-        with m.If(fifo.o.ready):
-            m.d.sync += [beat.eq(Value.cast(fifo.o.payload)), beat_valid.eq(fifo.o.valid)]
+        beat, beat_valid = Signal(len(Value.cast(skid.o.payload)), reset_less=True), Signal()
+        with m.If(skid.o.ready):
+            m.d.sync += [beat.eq(Value.cast(skid.o.payload)), beat_valid.eq(skid.o.valid)]
         with m.Elif(loads):
             m.d.sync += beat.eq(Mux(by_keys, beat >> SCORE_BITS * self._lanes,
                                     beat >> SCORE_BITS * min(self._columns, COLUMNS)))
-        following = Mux(whole, 0, piece + 1)
+        # Rows narrower than a beat: the last one of it, or of all.
+        following = Mux(final | last_piece, 0, piece + 1)
         m.d.comb += [
-            fifo.o.ready.eq(~beat_valid | taken),
+            skid.o.ready.eq(~beat_valid | (self.room & frees)),
             loads.eq(beat_valid & self.room),
             last_part.eq(by_keys | (part == self.cycles_per_row - 1)),
-            # Rows narrower than a beat: the last one of it, or of all.
-            whole.eq(final | last_piece),
-            taken.eq(loads & (~last_part | whole)),
         ]
         m.d.sync += self.valid.eq(loads & last_part)
         with m.If(loads):
@@ -88,14 +89,19 @@ class SpillReader(wiring.Component):
                 self.row.word_select(part, SCORE_BITS * COLUMNS).eq(beat),
             ]
             with m.If(last_part):
+                ends = following == self._pieces(by_keys)
                 m.d.sync += [
-                    left.eq(left - 1), final.eq(left == 2), piece.eq(following),
-                    last_piece.eq(following == self._pieces(by_keys)),
+                    left.eq(left - 1), final.eq(left == 2), piece.eq(following), last_piece.eq(ends),
+                    frees.eq((~by_keys & (self.cycles_per_row > 1)) | (left == 2) | ends),
                 ]
+            with m.Else():
+                m.d.sync += frees.eq((part != self.cycles_per_row - 2) | final | last_piece)
         with m.If(self.start):
+            ends = self._pieces(self.keys) == 0
             m.d.sync += [
                 by_keys.eq(self.keys), left.eq(self.rows), final.eq(self.rows == 1), part.eq(0), piece.eq(0),
-                last_piece.eq(self._pieces(self.keys) == 0),
+                last_piece.eq(ends),
+                frees.eq((~self.keys & (self.cycles_per_row > 1)) | (self.rows == 1) | ends),
             ]
         return m
 

@@ -89,12 +89,12 @@ class BlockFIFO(wiring.Component):
         stored, fetched = Signal(range(self.depth + 1)), Signal()
         word = Signal(len(taken), reset_less=True)
         takes, gives, fetches, moves = Signal(), Signal(), Signal(), Signal()
-        full = Signal()
+        full, some = Signal(), Signal()  # ``some`` are stored
         m.d.comb += [
             self.i.ready.eq(~full), takes.eq(self.i.valid & self.i.ready),
             gives.eq(self.o.valid & self.o.ready), offered.eq(word),
             moves.eq(~self.o.valid | self.o.ready), read.en.eq(~fetched | moves),
-            fetches.eq(read.en & (stored != 0)),
+            fetches.eq(read.en & some),
             write.addr.eq(put), write.data.eq(taken), write.en.eq(takes), read.addr.eq(get),
         ]
         m.d.sync += [
@@ -103,8 +103,10 @@ class BlockFIFO(wiring.Component):
         ]
         with m.If(takes != gives):
             m.d.sync += full.eq(takes & (self.level == self.depth - 1))
+        with m.If(takes != fetches):
+            m.d.sync += some.eq(takes | (stored != 1))
         with m.If(read.en):
-            m.d.sync += fetched.eq(stored != 0)
+            m.d.sync += fetched.eq(some)
         with m.If(moves):
             m.d.sync += [self.o.valid.eq(fetched), word.eq(read.data)]
         return m
