@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`StreamFIFO`, `BlockFIFO` and `SkidBuffer`: nothing is lost, made up, reordered or refused while there is room."""
+"""FIFOs and the skid buffer: nothing is lost, made up, reordered or refused while there is room."""
 
 import pytest
 from amaranth.hdl import Assert, Cover, Module, Signal

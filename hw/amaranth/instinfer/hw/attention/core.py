@@ -11,9 +11,10 @@ from ..numeric.fp16 import MANTISSA_BITS, SHIFT_BITS, fp16
 from ..numeric.pipeline import moving_parts, stages
 from ..numeric.product import BYTE_BITS, BYTE_SHIFT, POSITION_SHAPE
 from ..signatures import LANES, slot_beat, stripe_finish
+from .control import byte_lane_control, lane_control
 from .factors import RowFactors
 from .intake import SlotIntake, token_layout
-from .lane import AccumulatorLane, ByteLane, Source
+from .lane import AccumulatorLane, ByteLane
 from .operands import OperandMemory
 from .ports import GROUP_BITS, CorePort, MergeOp, context_layout
 from .scorer import Scorer, row_layout
@@ -173,7 +174,6 @@ class AttentionCore(wiring.Component):
         """Elements of the entry cycle's beat, and the lanes with their control signals. Elements and lanes
         stand still unless something ``moves``."""
         config = self._config
-        lane_cycle = self.lane_cycle
         elements, shifts, byte_elements = [], [], []
         for index in range(LANES):
             element = Signal(signed(MANTISSA_BITS), name=f"element_{index}", reset_less=True)
@@ -190,8 +190,8 @@ class AttentionCore(wiring.Component):
                 elements.append(stages(m, element, 1, name=f"element_{index}")[1])
                 byte_elements.append(stages(m, byte_element, 1, name=f"byte_{index}")[1])
             shifts.append(shift)
-        control = self._lane_control(m, at)
-        byte_control = self._byte_lane_control(m, at)
+        control = lane_control(m, at, lane_cycle=self.lane_cycle)
+        byte_control = byte_lane_control(m, at, lane_cycle=self.lane_cycle)
         for query in range(config.queries):
             position = factors.positions[query]
             mine = moves[query * LANES:(query + 1) * LANES]
@@ -221,34 +221,6 @@ class AttentionCore(wiring.Component):
                     *(getattr(byte_lane, name).eq(value) for name, value in byte_control.items()),
                     scorer.byte_captured[query][index].eq(byte_lane.captured),
                 ]
-
-    def _lane_control(self, m: Module, at: dict) -> dict[str, Signal]:
-        """What all AccumulatorLanes are told, by the name of their port: each bit out of a register of its
-        own."""
-        adder, store = self.adder_cycle, self.lane_cycle + AccumulatorLane.store_cycle
-        source = Signal(Source, reset_less=True)
-        addend, enable, write, capture = Signal(), Signal(), Signal(), Signal()
-        first, last = at[adder - 1], at[store - 1]
-        m.d.sync += [
-            source.eq(Mux(first.value, Source.WORD, Mux(
-                first.fold, Source.PARTIAL, Mux(first.start, Source.NOTHING, Source.TOTAL)))),
-            addend.eq(at[adder - 2].merge | at[adder - 2].fold),
-            enable.eq(first.key | first.value | first.merge | first.fold),
-            write.eq(last.value | last.fold), capture.eq(last.end & (last.key | last.merge)),
-        ]
-        return {"source": source, "addend": addend, "enable": enable, "write": write, "capture": capture,
-                "write_address": Cat(at[store].group, at[store].context)}
-
-    def _byte_lane_control(self, m: Module, at: dict) -> dict[str, Signal]:
-        """As `_lane_control`, for the ByteLanes."""
-        one, two, three, four, five = (at[self.lane_cycle + cycle] for cycle in range(1, 6))
-        enable, loop, first, capture, write = Signal(), Signal(), Signal(), Signal(), Signal()
-        m.d.sync += [
-            enable.eq(one.key | one.value), loop.eq(one.key & ~one.start),
-            first.eq(two.first & ~two.fold), capture.eq(two.end & two.key), write.eq(four.value & four.int8),
-        ]
-        return {"enable": enable, "loop": loop, "first": first, "capture": capture, "write": write,
-                "read_address": three.group[1:], "write_address": five.group[1:]}
 
     def _connect_rows(self, m: Module, hub: dict, intake: SlotIntake, operands: OperandMemory,
                       factors: RowFactors, scorer: Scorer, softmax: Softmax) -> None:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all lanes of a core are told in a cycle: bits for hundreds of sinks, each out of a register of its
+own. ``at`` holds the core's tokens by the cycle of their beat; results are named as the lanes' ports."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+
+from .lane import AccumulatorLane, Source
+
+
+def lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[str, Value]:
+    """Of `AccumulatorLane`, whose cycle 0 is ``lane_cycle``."""
+    adder, store = lane_cycle + AccumulatorLane.adder_cycle, lane_cycle + AccumulatorLane.store_cycle
+    source = Signal(Source, name="lanes_source", reset_less=True)
+    addend, enable, write, capture = (Signal(name=f"lanes_{name}") for name in (
+        "addend", "enable", "write", "capture"))
+    adds, stores = at[adder - 1], at[store - 1]
+    m.d.sync += [
+        addend.eq(at[adder - 2].merge | at[adder - 2].fold),
+        source.eq(Mux(adds.value, Source.WORD, Mux(
+            adds.fold, Source.PARTIAL, Mux(adds.start, Source.NOTHING, Source.TOTAL)))),
+        enable.eq(adds.key | adds.value | adds.merge | adds.fold),
+        write.eq(stores.value | stores.fold), capture.eq(stores.end & (stores.key | stores.merge)),
+    ]
+    return {"addend": addend, "source": source, "enable": enable, "write": write, "capture": capture,
+            "write_address": Cat(at[store].group, at[store].context)}
+
+
+def byte_lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[str, Value]:
+    """Of `ByteLane`, whose cycle 0 is ``lane_cycle``."""
+    adds, reads, stores = (at[lane_cycle + cycle] for cycle in (1, 2, 4))
+    enable, loop, first, capture, write = (Signal(name=f"byte_lanes_{name}") for name in (
+        "enable", "loop", "first", "capture", "write"))
+    m.d.sync += [
+        enable.eq(adds.key | adds.value), loop.eq(adds.key & ~adds.start),
+        first.eq(reads.first & ~reads.fold), capture.eq(reads.end & reads.key),
+        write.eq(stores.value & stores.int8),
+    ]
+    return {"enable": enable, "loop": loop, "first": first, "capture": capture, "write": write,
+            "read_address": at[lane_cycle + 3].group[1:], "write_address": at[lane_cycle + 5].group[1:]}
