@@ -36,7 +36,11 @@ def run(bench: str, only: str, *, quick: bool = False) -> list[str]:
                       parameters={"preset": PRESET, "overrides": OVERRIDES, "quick": quick})
 
 
-def test_scorer():
+QUICK = pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.soak)])
+
+
+@QUICK
+def test_scorer(quick):
     assert len(run("scorer", "random_heads|scorer_|failed_sketch|pages_")) == 8
 
 
@@ -61,9 +65,6 @@ def test_slots_of_dims():
 def test_a_wrong_slot_is_seen():
     with pytest.raises(BenchFailure, match="expected"):
         run("dimslots", "wrong_slot")
-
-
-QUICK = pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.soak)])
 
 
 @QUICK
