@@ -9,8 +9,9 @@ from instinfer.abi.commands import Dtype, PolicyKind
 from instinfer.abi.errors import ConfigError
 from instinfer.abi.presets import presets
 from instinfer.abi.timing import dense_bound
-from instinfer.perf.drive.cycles import attend_cycles, combine, fitted, side_by_side
-from instinfer.perf.drive.load import Job, load_of, spilled_words
+from instinfer.hw.attention.core import AttentionCore
+from instinfer.perf.drive.cycles import attend_cycles, combine, cycles_of_load, fitted, side_by_side
+from instinfer.perf.drive.load import Job, load_of, pair_bubble, spilled_words
 
 CONFIGS = presets()
 
@@ -28,6 +29,34 @@ def test_dense_load_is_that_of_the_bound(preset, tokens, heads, head_dim, dtype)
     tR = config.cycles(config.timing.tR)
     commands = load.stripes * 60 * config.command_cycles
     assert bound.bound_cycles <= max(load.bus, load.die) + tR + 1 <= bound.bound_cycles + tR + commands
+
+
+@pytest.mark.parametrize("preset", CONFIGS)
+def test_a_pair_waits_as_long_as_in_the_core(preset):
+    assert pair_bubble(CONFIGS[preset]) == AttentionCore(config=CONFIGS[preset]).bubble
+
+
+def test_surplus_is_what_one_channel_has_more():
+    config = CONFIGS["product"]
+    stripe = Job(tokens=1, heads=1).shape.tokens_per_stripe(config)
+    for turns in (1, 3):  # one stripe more is in DRAM
+        assert load_of(config, Job(tokens=(turns * config.channels + 1) * stripe, heads=1)).surplus == 0
+    single = load_of(config, Job(tokens=2 * stripe, heads=1))
+    assert single.surplus == pytest.approx(single.bus * (1 - 1 / config.channels))
+    thrice = load_of(config, Job(tokens=2 * stripe, heads=1, commands=3))
+    assert thrice.surplus == pytest.approx(3 * single.surplus)
+
+
+def test_no_bus_carries_more_than_its_cycles():
+    """However little of a surplus shows."""
+    config = CONFIGS["product"]
+    tokens = (config.channels + 2) * Job(tokens=1, heads=1).shape.tokens_per_stripe(config)
+    job = Job(kind=PolicyKind.SKETCH, tokens=tokens, heads=1, keep=tokens, group=8, commands=64)
+    without = ("start", "command", "sparse_start", "choice_start", "sketch_query", "waits", "uneven")
+    load = load_of(config, job)
+    assert load.surplus > 0
+    assert cycles_of_load(config, job, load, dataclasses.replace(
+        fitted(), **dict.fromkeys(without, 0.0))) >= load.bus
 
 
 def test_a_load_grows_with_commands_and_queries_beyond_a_pass():

@@ -131,12 +131,12 @@ def split(points: Sequence[Point]) -> list[Point]:
 
 
 FIRST = Constants(start=600, sparse_start=2000, command=300, choice_start=200,
-                  choice_sharp=6, sketch_query=20, sparf_query=300, waits=0.4, sparf_choice=0.7,
+                  choice_sharp=6, sketch_query=20, sparf_query=300, waits=0.4, uneven=0.5, sparf_choice=0.7,
                   dense_sharp=7, sparse_sharp=2.3, sharp_growth=1.2, write=1.03, write_sharp=2,
                   write_start=5000)
-LOW = Constants(300, 0, 0, 0, 2, 0, 0, 0, 0, 4, 1.2, 0, 1, 1.2, 0)
+LOW = Constants(300, 0, 0, 0, 2, 0, 0, 0, 0, 0, 4, 1.2, 0, 1, 1.2, 0)
 """Start: what the table of docs/architecture.md "Where the cycles go" leaves at least."""
-HIGH = Constants(1200, 8000, 3000, 2000, 40, 2000, 4000, 2, 2, 40, 12, 4, 1.5, 40, 100000)
+HIGH = Constants(1200, 8000, 3000, 2000, 40, 2000, 4000, 2, 1, 2, 40, 12, 4, 1.5, 40, 100000)
 
 
 def fit(points: Sequence[Point]) -> Constants:

@@ -21,9 +21,10 @@ class Constants:
     first chosen row, whose sense (tR) comes on top, beyond its choice; ``command``: each; ``choice_start``:
     each choice, whatever its groups; ``choice_sharp``: exponent of the norm that joins flash, rows in DRAM
     and choices, since heads are not all alike; ``sketch_query``, ``sparf_query``: each query of each head.
-    ``waits``: share of the column changes' tCCS that stays visible. ``sparf_choice``: share of a choice's
-    cycles that SparF does not hide. Buses and dies work side by side but wait for each other: their times
-    combine by a norm whose exponent is ``dense_sharp``, or ``sparse_sharp * (dies / 2) ** sharp_growth`` (the
+    ``waits``: share of the column changes' tCCS that stays visible. ``uneven``: share of a busiest bus's
+    surplus that a sparse policy's other waits do not hide. ``sparf_choice``: share of a choice's cycles that
+    SparF does not hide. Buses and dies work side by side but wait for each other: their times combine by a
+    norm whose exponent is ``dense_sharp``, or ``sparse_sharp * (dies / 2) ** sharp_growth`` (the
     more dies, the better they hide behind the bus). ``write``: factor on programs and buses, whose times
     combine with ``write_sharp``; ``write_start``: once per layer that is written.
     """
@@ -36,6 +37,7 @@ class Constants:
     sketch_query: float
     sparf_query: float
     waits: float
+    uneven: float
     sparf_choice: float
     dense_sharp: float
     sparse_sharp: float
@@ -86,19 +88,21 @@ def cycles_of_load(config: EngineConfig, job: Job, load: Load, constants: Consta
     sense = config.cycles(config.timing.tR) if load.stripes else 0
     fixed = constants.start + sense + constants.command * load.commands
     sharp = constants.dense_sharp
+    bus = load.bus + constants.waits * load.waits
     if job.kind is not PolicyKind.DENSE:
         sketch = job.kind is PolicyKind.SKETCH
+        bus -= (1 - constants.uneven) * load.surplus
         sharp = constants.sparse_sharp * (config.dies / 2) ** constants.sharp_growth
         query = constants.sketch_query if sketch else constants.sparf_query
         fixed += constants.sparse_start + sense + query * load.heads * job.queries
         fixed += 0.0 if sketch else constants.sparf_choice * load.choice
-    flash = combine([load.bus + constants.waits * load.waits, load.die], min(sharp, SHARPEST))
+    flash = combine([bus, load.die], min(sharp, SHARPEST))
     rows, choices = side_by_side(config, job, load, constants, choosers)
     if not choices:
         return fixed + combine([flash, rows], SHARPEST)
     # Nothing goes on beside the first head's choice, or beside the last head's rows.
     alone = min(choices, max(flash, rows)) / load.heads
-    return fixed + alone + combine([flash, rows, choices], constants.choice_sharp)
+    return max(load.bus, fixed + alone + combine([flash, rows, choices], constants.choice_sharp))
 
 
 def attend_cycles(config: EngineConfig, job: Job, constants: Constants | None = None) -> float:

@@ -77,6 +77,7 @@ class Job:
 class Load:
     """Cycles of the busiest of each kind, but for the counts at the end, which are of all channels together.
 
+    ``surplus``: what the busiest bus takes more than all do on average.
     ``tail_rows``: of one tail core on the rows in device DRAM, as if it attended all of them. ``scores``: of
     its scorer on what is scored there, or of the way to the chooser, whichever is longer; ``choice``: of that
     behind the last score. ``waits``: what tCCS after each column change takes on the busiest bus if nothing
@@ -84,6 +85,7 @@ class Load:
     """
 
     bus: float
+    surplus: float
     die: float
     tail_rows: float
     scores: float
@@ -155,8 +157,9 @@ def _forced(config: EngineConfig, job: Job, stripes: int) -> StripeMean:
     return StripeMean(sensed, slots, runs, max(planes, sensed))
 
 
-PAIR_BUBBLE = 24
-"""Cycles that the value slot of a pair waits for its weights (docs/blocks/attention.md)."""
+def pair_bubble(config: EngineConfig) -> int:
+    """Cycles that the value slot of a pair waits for its weights (docs/blocks/attention.md)."""
+    return 23 + config.queries
 
 
 def _tail_cycles(config: EngineConfig, job: Job) -> tuple[float, float]:
@@ -170,7 +173,7 @@ def _tail_cycles(config: EngineConfig, job: Job) -> tuple[float, float]:
     def attend(rows: float, units: float) -> float:
         # Of a slot with wanted rows the others go by four beats a cycle.
         skipped = max(0.0, units * shape.rows_per_slot - rows) * beats / 4
-        return replays * (2 * rows * beats + units * PAIR_BUBBLE) + (
+        return replays * (2 * rows * beats + units * pair_bubble(config)) + (
             0.0 if job.kind is PolicyKind.DENSE else 2 * skipped)
 
     if job.kind is PolicyKind.DENSE:
@@ -250,7 +253,8 @@ def load_of(config: EngineConfig, job: Job, line: int = 0) -> Load:
     total = job.commands * job.heads
     rows, scores = _tail_cycles(config, job)
     arrival, choice = _choice_cycles(config, job)
-    return Load(job.commands * float(buses.max(initial=0.0)),
+    busiest = float(buses.max(initial=0.0))
+    return Load(job.commands * busiest, job.commands * (busiest - float(buses.mean())),
                 job.commands * float(dies.max(initial=0.0)) / config.die_groups,
                 total * rows, total * max(scores, arrival), total * choice,
                 job.commands * float(waits.max(initial=0.0)), job.commands, total,

@@ -38,7 +38,8 @@ def layer_step(config: EngineConfig, job: Job, *, appended: float, constants: Co
     again = 1 + reread
     programmed = appended * job.heads * stripes_per_token(config, job)
     program = config.cycles(config.timing.tPROG)
-    reading = dataclasses.replace(found, bus=again * found.bus, die=again * found.die)
+    reading = dataclasses.replace(found, bus=again * found.bus, surplus=again * found.surplus,
+                                  die=again * found.die)
     load = beside(config, job, reading, appended)
     used = constants or fitted()
     cycles = cycles_of_load(config, job, load, used, choosers)
