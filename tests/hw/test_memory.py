@@ -19,8 +19,10 @@ def test_words_of_all_banks():
                           parameters={"depth": 44, "width": 5})) == 1
 
 
-def test_every_such_memory_is_spoiled():
-    text = to_verilog(GroupChooser(config=load(preset="tiny")), name="chooser")
+@pytest.mark.parametrize("places", [False, True])
+def test_every_such_memory_is_spoiled(places):
+    """Under coverage too, whose Verilog names its places."""
+    text = to_verilog(GroupChooser(config=load(preset="tiny")), name="chooser", places=places)
     found, reads = spoiled(text)
     assert reads == text.count("no_rw_check") > 10
     assert found.count("? ~") == reads

@@ -5,7 +5,8 @@ import re
 
 _NAME = r"(?P<memory>\\\S+ |\w+)"
 _MEMORY = re.compile(
-    rf"\(\* no_rw_check = 32'd1 \*\)\n  reg \[\d+:0\] {_NAME} ?\[\d+:0\];\n(?P<ports>.*?)\n  assign ",
+    rf"\(\* no_rw_check = 32'd1 \*\)\n  reg \[\d+:0\] {_NAME} ?\[\d+:0\];(?: // @ [^\n]*)?\n"
+    r"(?P<ports>.*?)\n  assign ",
     re.DOTALL)
 _WRITE = re.compile(
     rf"if \((?P<enable>[^\n]+)\)\n\s+{_NAME}\[(?P<address>[^\n]+?)\](?:\[\d+(?::\d+)?\])? <= ")

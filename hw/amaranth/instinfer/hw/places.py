@@ -33,7 +33,7 @@ _TEMPORARY = re.compile(r"  (?:wire|reg) (?:signed )?(?:\[\d+:\d+\] )?\\\$")
 """A net that only the converter named."""
 _NAMED = re.compile(r"module |  (?:input|output|wire|reg|inout) |.* <?= .*;$")
 """Modules, ports, signals, statements. A marker whose statement Yosys dropped, as overridden, is lost."""
-_KEPT = ("full_case", "parallel_case")
+_KEPT = ("full_case", "parallel_case", "no_rw_check")
 
 
 class _Assignment(rtlil.Assignment):
