@@ -46,6 +46,28 @@ def test_a_bench_of_the_rtl_has_its_committed_cycles(tmp_path):
     assert found[0]["change_percent"] == 0
 
 
+def test_what_failed_or_is_of_another_engine_runs_again(tmp_path, monkeypatch):
+    items = remeasure.items(NAME)
+
+    def failing(items):
+        return [{"key": runner.key_of(item), **item, "rc": 1, "row": "", "error": "no room"}
+                for item in items]
+
+    sweep = runner.Sweep(tmp_path, work=failing, chunk=1)
+    sweep.run(items, workers=0)
+    assert sweep.missing(items) == [items], "it failed"
+
+    def passing(items):
+        return [{**each, "rc": 0} for each in failing(items)]
+
+    sweep = runner.Sweep(tmp_path, work=passing, chunk=1)
+    sweep.run(items, workers=0)
+    assert sweep.missing(items) == []
+    monkeypatch.setattr(remeasure, "engine", lambda: "another")
+    other = remeasure.items(NAME)
+    assert sweep.missing(other) == [other]
+
+
 def test_changes_are_told_and_kept(folder):
     rows = [row(NAME, 1.1), row("tiny-sparf-24")]
     first, second = remeasure.compared(rows, folder=folder)

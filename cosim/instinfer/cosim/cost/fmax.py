@@ -39,7 +39,7 @@ SLACK_FIRST = ("--placer-heap-critexp", "4", "--placer-heap-timingweight", "30")
 block RAMs and two of three paths near the limit it then lets the worst wires cross the chip; more weight on
 what is critical, as in vendors' strategies for timing, gains a fifth there."""
 SPREAD = ("selection.tokens.chooser",)
-"""Blocks that are placed so. A core is not routed in an hour then, and queues lose a tenth."""
+"""Blocks that are placed so. A core was not routed after a quarter of an hour so, and queues lose a tenth."""
 RECIPE = 4
 """As that of `instinfer.cosim.cost.yosys`."""
 

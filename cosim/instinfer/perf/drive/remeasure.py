@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benches that the calibration rests on, measured again: their commands are kept beside their rows."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -17,7 +18,7 @@ _CYCLES = ("cycles", "cycles_mean")
 
 
 def items(match: str = "", *, folder: Path = BENCHES) -> list[Item]:
-    """Name and command of each bench whose name contains ``match``, those that took fewer cycles first.
+    """Name, command and `engine` of each bench whose name contains ``match``, those of fewer cycles first.
 
     Raises
     ------
@@ -28,7 +29,14 @@ def items(match: str = "", *, folder: Path = BENCHES) -> list[Item]:
                     key=lambda name: (_cycles(documents[name]["row"]), name))
     require(bool(chosen), "--match", match, f"part of one of {', '.join(sorted(documents))}",
             "Leave it out to measure all.")
-    return [{"name": name, "command": documents[name]["command"]} for name in chosen]
+    return [{"name": name, "command": documents[name]["command"], "engine": engine()} for name in chosen]
+
+
+def engine() -> str:
+    """Digest of the hardware's sources: what was measured of another engine is measured again."""
+    sources = [path for package in ("instinfer.hw", "instinfer.abi")
+               for path in Path(str(files(package))).rglob("*.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:20]
 
 
 def compared(rows: Sequence[Item], *, folder: Path = BENCHES) -> list[dict[str, Any]]:

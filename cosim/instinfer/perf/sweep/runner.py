@@ -71,12 +71,14 @@ class Sweep:
         return self.folder / "parts"
 
     def done(self) -> set[str]:
-        """Keys of items that have a row."""
+        """Keys of items that have a row; a bench that failed (``rc``) is none and runs again."""
         import pyarrow.parquet as parquet
 
         found: set[str] = set()
         for path in sorted(self.parts.glob("*.parquet")):
-            found |= set(parquet.read_table(path, columns=["key"])["key"].to_pylist())
+            names = [name for name in ("key", "rc") if name in parquet.read_schema(path).names]
+            rows = parquet.read_table(path, columns=names).to_pylist()
+            found |= {row["key"] for row in rows if row.get("rc", 0) == 0}
         return found
 
     def missing(self, items: Sequence[Item]) -> list[list[Item]]:
