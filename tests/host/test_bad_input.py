@@ -10,6 +10,7 @@ import pytest
 from instinfer.abi.commands import CQE_BYTES, SQE, AdminOpcode, Completion, Opcode, Status, Table, pack
 from instinfer.abi.layout import RowShape, superblock_place
 from instinfer.abi.registers import Fault, Register
+from instinfer.abi.tables import SequenceWord
 from instinfer.host import (
     CapacityError,
     Csd,
@@ -31,6 +32,8 @@ from support import rng
 from support.kv import UNCHECKED, assert_same_bits, exact_attention, float_attention, random_half
 
 TOKENS, HEADS, QUERIES, DIMS = 70, 2, 2, 64
+POLLS = 1000
+"""Looks at a table while a page is programmed three times."""
 
 
 class Stored:
@@ -470,9 +473,9 @@ def test_reset_with_commands_under_way(stored: Stored) -> None:
     Stored.__init__(stored, csd)
 
 
-def first_stripe(stored: Stored) -> dict[str, int]:
+def first_stripe(stored: Stored, sequence: Sequence | None = None) -> dict[str, int]:
     """Flash place of stripe 0 of head 0 of layer 0: the first row of its die."""
-    index = stored.sequence.number * stored.csd.config.max_superblocks_per_sequence
+    index = (sequence or stored.sequence).number * stored.csd.config.max_superblocks_per_sequence
     (superblock,) = stored.csd.read_table(Table.SUPERBLOCK_LIST, [index])
     die, block = superblock_place(stored.csd.config, superblock, 0)
     return {"channel": 0, "die": die, "block": block, "page": 0}
@@ -496,6 +499,20 @@ def test_damaged_slot(stored: Stored, faults: Any, byte: int) -> None:
     assert_same_bits(other.attend(0, stored.q), expected)
     faults.flip_bit(**place)
     stored.check()
+
+
+def test_an_append_stays_when_its_attention_fails(stored: Stored, faults: Any) -> None:
+    other = stored.cache.new_sequence()
+    other.write(0, stored.k, stored.v)
+    place = {**first_stripe(stored, other), "plane": 0, "byte": 3, "bit": 3}
+    faults.flip_bit(**place)
+    with pytest.raises(MediaError) as caught:
+        other.attend(0, stored.q, append=(stored.k[0], stored.v[0]))
+    assert caught.value.status is Status.GUARD
+    assert other.resident(0) == TOKENS + 1
+    faults.flip_bit(**place)
+    k, v = (np.concatenate([rows, rows[:1]]) for rows in (stored.k, stored.v))
+    assert_same_bits(other.attend(0, stored.q), exact_attention(stored.csd.config, stored.q, k, v))
 
 
 def test_damage_beside_the_slots_is_not_seen(stored: Stored, faults: Any) -> None:
@@ -544,6 +561,39 @@ def test_program_failures(stored: Stored, faults: Any) -> None:
     Stored.__init__(stored, csd)
 
 
+@pytest.mark.parametrize("opcode", [Opcode.KV_WRITE, Opcode.KV_APPEND, Opcode.APPEND_ATTEND])
+def test_the_next_write_tells_of_a_failed_program_once(stored: Stored, faults: Any, opcode: Opcode) -> None:
+    sequence = stored.cache.new_sequence()
+    k, v = stored.k[:1], stored.v[:1]
+
+    def write() -> None:
+        if opcode is Opcode.KV_WRITE:
+            sequence.write(0, k, v)
+        elif opcode is Opcode.KV_APPEND:
+            sequence.append(0, k, v)
+        else:
+            sequence.attend(0, stored.q, append=(k[0], v[0]))
+
+    faults.fail_program(channel=0, die=0, count=3)
+    sequence.write(0, stored.k, stored.v)
+    for _ in range(POLLS):
+        word = stored.csd.read_table(Table.SEQUENCE, [sequence.number])[0]
+        if SequenceWord.unpack(word).fault:
+            break
+    else:
+        pytest.fail(f"no fault in the sequence's word after {POLLS} looks")
+    with pytest.raises(MediaError) as caught:
+        write()
+    assert caught.value.status is Status.WRITE_FAULT
+    assert sequence.resident(0) == TOKENS, "nothing was stored"
+    write()
+    k, v = (np.concatenate([rows, rows[:1]]) for rows in (stored.k, stored.v))
+    for read, written in zip(sequence.read(0), (k, v), strict=True):
+        assert_same_bits(read, written)
+    faults.fail_program(channel=0, die=0, count=0)
+    sequence.free()
+
+
 def test_erase_failure_drops_the_superblock(stored: Stored, faults: Any) -> None:
     csd = stored.csd
     other = stored.cache.new_sequence()
@@ -567,6 +617,8 @@ def test_die_that_never_becomes_ready(stored: Stored, faults: Any) -> None:
     assert caught.value.status is Status.UNRECOVERED_READ
     with pytest.raises(MediaError, match="UNRECOVERED_READ"):
         stored.sequence.read(0)
+    with pytest.raises(MediaError, match="UNRECOVERED_READ"):
+        stored.sequence.attend(0, stored.q, append=(stored.k[0], stored.v[0]))
     short = stored.cache.new_sequence()
     short.write(0, stored.k[:10], stored.v[:10])
     expected = exact_attention(stored.csd.config, stored.q, stored.k[:10], stored.v[:10])

@@ -250,6 +250,29 @@ def test_scales_are_checked_by_driver_and_device(csd: Csd, scale: float, kind: i
     assert_same_bits(sequence.attend(0, q), exact_attention(csd.config, q, k, v))
 
 
+@pytest.mark.parametrize("opcode", [Opcode.KV_WRITE, Opcode.KV_APPEND, Opcode.APPEND_ATTEND])
+def test_a_wrong_scale_ends_each_command_that_stores(csd: Csd, opcode: Opcode) -> None:
+    random = rng("wrong scale")
+    sequence = csd.kv_cache(**shape_of("int8")).new_sequence()
+    k, v = (random_rows(random, (70, 2, 64)) for _ in range(2))
+    sequence.write(0, k, v)
+    data = csd.memory.allocate(2 * 2 * 96)
+    records = data.array(np.uint8, (2, 2, 96))
+    records[..., :2] = np.array([1, 0], np.float16)[:, None, None].view(np.uint8)  # that of V
+    records[..., 32:] = 1
+    fields = raw_fields(csd, sequence, dtype=Dtype.INT8, token=70, tokens=1)
+    if opcode is Opcode.APPEND_ATTEND:
+        fields["prp2"] = data.address
+    else:
+        fields |= {"prp1": data.address, "prp2": data.address + 2 * 96}
+    with pytest.raises(DeviceError) as caught:
+        csd.io_command(opcode, **fields)
+    assert caught.value.status is Status.SCALE
+    assert sequence.resident(0) == 70
+    q = random_half(random, (4, 64))
+    assert_same_bits(sequence.attend(0, q), exact_attention(csd.config, q, k, v))
+
+
 def test_rows_of_the_wrong_kind(csd: Csd) -> None:
     half, int8 = (csd.kv_cache(**shape_of(dtype)).new_sequence() for dtype in ("fp16", "int8"))
     rows = np.zeros((5, 2, 64), np.float16)

@@ -13,6 +13,7 @@ from host.test_bad_input import (
     stored,
     test_addresses,
     test_admin_commands,
+    test_an_append_stays_when_its_attention_fails,
     test_append_gap_and_duplicate,
     test_appending_beyond_the_capacity,
     test_buffers_exhausted_loses_nothing,
@@ -40,6 +41,7 @@ from host.test_bad_input import (
     test_reset_with_commands_under_way,
     test_rings_that_cannot_be_reached,
     test_sequence_unknown_freed_or_stale,
+    test_the_next_write_tells_of_a_failed_program_once,
 )
 from host.test_borders import rows, test_appended_and_attended, test_attended, test_written_and_read_back
 from host.test_device import (
@@ -93,6 +95,7 @@ __all__ = [
     "test_a_superblock_that_could_not_be_erased_comes_back",
     "test_addresses",
     "test_admin_commands",
+    "test_an_append_stays_when_its_attention_fails",
     "test_an_erase_starts_the_count_anew",
     "test_append_gap_and_duplicate",
     "test_appended_and_attended",
@@ -148,6 +151,7 @@ __all__ = [
     "test_shapes_that_a_device_cannot_hold",
     "test_states_that_cannot_be_opened",
     "test_the_list_outlives_reset_and_is_saved",
+    "test_the_next_write_tells_of_a_failed_program_once",
     "test_without_a_spare_three_programs_fail_and_nothing_is_lost",
     "test_words_outside_the_geometry_are_refused",
     "test_writes_longer_than_a_command",

@@ -69,6 +69,12 @@ def test_slots_of_other_places_are_refused(csd: Csd) -> None:
         sequence.attend(0, q)
     mine[0] = good
     assert_same_bits(sequence.attend(0, q), expected)
+    mine[0] = wrong["another layer"]
+    with pytest.raises(MediaError, match="REFERENCE_TAG"):
+        sequence.attend(0, q, append=(k[0], v[0]))
+    mine[0] = good
+    k, v = (np.concatenate([rows, rows[:1]]) for rows in (k, v))
+    assert_same_bits(sequence.attend(0, q), exact_attention(csd.config, q, k, v))
 
 
 def test_errors_of_device_memory_end_the_command_alone(csd: Csd) -> None:
