@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queues between two streams."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
@@ -86,30 +86,41 @@ class BlockFIFO(wiring.Component):
         m.submodules.memory = memory
         write, read = memory.write_port(), memory.read_port()
         put, get = Signal(range(self.depth)), Signal(range(self.depth))
-        stored, fetched = Signal(range(self.depth + 1)), Signal()
-        word = Signal(len(taken), reset_less=True)
+        fetched, word = Signal(), Signal(len(taken), reset_less=True)
         takes, gives, fetches, moves = Signal(), Signal(), Signal(), Signal()
-        full, some = Signal(), Signal()  # ``some`` are stored
+        some = self._stored(m, takes, fetches)
         m.d.comb += [
-            self.i.ready.eq(~full), takes.eq(self.i.valid & self.i.ready),
-            gives.eq(self.o.valid & self.o.ready), offered.eq(word),
+            takes.eq(self.i.valid & self.i.ready), gives.eq(self.o.valid & self.o.ready), offered.eq(word),
             moves.eq(~self.o.valid | self.o.ready), read.en.eq(~fetched | moves),
             fetches.eq(read.en & some),
             write.addr.eq(put), write.data.eq(taken), write.en.eq(takes), read.addr.eq(get),
         ]
-        m.d.sync += [
-            put.eq(put + takes), get.eq(get + fetches),
-            stored.eq(stored + _change(takes, fetches)), self.level.eq(self.level + _change(takes, gives)),
-        ]
+        full = Signal()
+        m.d.comb += self.i.ready.eq(~full)
+        m.d.sync += self.level.eq(self.level + _change(takes, gives))
         with m.If(takes != gives):
             m.d.sync += full.eq(takes & (self.level == self.depth - 1))
-        with m.If(takes != fetches):
-            m.d.sync += some.eq(takes | (stored != 1))
+        with m.If(takes):
+            m.d.sync += put.eq(put + 1)
+        with m.If(fetches):
+            m.d.sync += get.eq(get + 1)
         with m.If(read.en):
             m.d.sync += fetched.eq(some)
         with m.If(moves):
             m.d.sync += [self.o.valid.eq(fetched), word.eq(read.data)]
         return m
+
+    def _stored(self, m: Module, takes: Signal, fetches: Signal) -> Signal:
+        """Whether a word is in the memory. A fetch ends a long way: those of the cycle before are counted, so
+        that no carry comes behind it."""
+        some, one, two = Signal(), Signal(), Signal()  # or more; exactly; exactly
+        count = Signal(range(self.depth + 1))
+        took, gave = Signal(), Signal()
+        m.d.sync += [took.eq(takes), gave.eq(fetches), count.eq(count + _change(took, gave))]
+        m.d.comb += two.eq(Mux(took == gave, count == 2, count == Mux(took, 1, 3)))
+        with m.If(takes != fetches):
+            m.d.sync += [some.eq(takes | ~one), one.eq(Mux(takes, ~some, two))]
+        return some
 
 
 def _change(more: Value, less: Value) -> Value:
