@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all lanes of a core are told in a cycle: bits for hundreds of sinks, each out of a register of its
-own. ``at`` holds the core's tokens by the cycle of their beat; results are named as the lanes' ports."""
+"""What all lanes of a core are told in a cycle, each bit out of a register of its own, for the registers that
+each lane has. ``at`` holds the core's tokens by the cycle of their beat; results are named as the lanes'
+ports."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +17,9 @@ def lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[s
     source = Signal(Source, name="lanes_source", reset_less=True)
     addend, enable, write, capture = (Signal(name=f"lanes_{name}") for name in (
         "addend", "enable", "write", "capture"))
-    adds, stores = at[adder - 1], at[store - 1]
+    adds, stores = at[adder - 2], at[store - 2]
     m.d.sync += [
-        addend.eq(at[adder - 2].merge | at[adder - 2].fold),
+        addend.eq(at[adder - 3].merge | at[adder - 3].fold),
         source.eq(Mux(adds.value, Source.WORD, Mux(
             adds.fold, Source.PARTIAL, Mux(adds.start, Source.NOTHING, Source.TOTAL)))),
         enable.eq(adds.key | adds.value | adds.merge | adds.fold),
@@ -30,7 +31,7 @@ def lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[s
 
 def byte_lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[str, Value]:
     """Of `ByteLane`, whose cycle 0 is ``lane_cycle``."""
-    adds, reads, stores = (at[lane_cycle + cycle] for cycle in (1, 2, 4))
+    adds, reads, stores = (at[lane_cycle + cycle] for cycle in (0, 1, 3))
     enable, loop, first, capture, write = (Signal(name=f"byte_lanes_{name}") for name in (
         "enable", "loop", "first", "capture", "write"))
     m.d.sync += [

@@ -93,9 +93,10 @@ class AttentionCore(wiring.Component):
         at = dict(zip(range(join, self.last_cycle + 1), later, strict=True))
         with m.If(at[join + 1].close):
             m.d.sync += folding.eq(1)
-        # A merge step comes a cycle behind the port, a fold in a cycle of ``folding``, a beat even later.
-        soon = intake.taken | folding | self.port.step_valid
-        moves = moving_parts(m, soon, self.last_cycle + 3, parts=1 + LANES * config.queries, name="moves")
+        # Out of a register: what moves may start two cycles behind a step of the port, where ``reading`` is.
+        soon = Signal()
+        m.d.sync += soon.eq(intake.taken | folding | self.port.step_valid)
+        moves = moving_parts(m, soon, self.last_cycle + 2, parts=1 + LANES * config.queries, name="moves")
         reading = Signal(token_layout(config), reset_less=True)
         ahead, behind = at[self.read_cycle - 2], at[self.read_cycle - 1]
         m.d.sync += reading.eq(Mux(ahead.merge | ahead.fold, ahead.as_value(), behind.as_value()))
@@ -260,15 +261,17 @@ class AttentionCore(wiring.Component):
         total = stages(m, hub["step_valid"] & (step.op == MergeOp.TOTAL), softmax.total_cycle,
                        name="total_step", reset=True)[-1]
         group = Signal(GROUP_BITS, reset_less=True)
+        values = [Signal.like(port.values[i], name=f"value_{i}", reset_less=True) for i in range(LANES)]
         with m.If(done.merge & done.end):
             m.d.sync += group.eq(done.group)
         m.d.sync += [
             port.answer_valid.eq(maximum | total | scorer.lanes_valid),
             port.answer.present.eq(softmax.present), port.answer.maximum.eq(softmax.maximum),
             port.answer.group.eq(group),
-            port.values[0].eq(Mux(total, softmax.total, scorer.lanes[0])),
-            *(port.values[i].eq(scorer.lanes[i]) for i in range(1, LANES)),
+            values[0].eq(Mux(total, softmax.total, scorer.lanes[0])),
+            *(values[i].eq(scorer.lanes[i]) for i in range(1, LANES)),
         ]
+        m.d.comb += [port.values[i].eq(value) for i, value in enumerate(values)]
         with m.If(maximum):
             m.d.sync += [port.answer.op.eq(MergeOp.MAXIMUM),
                          port.answer.query.eq(query[softmax.maximum_cycle])]

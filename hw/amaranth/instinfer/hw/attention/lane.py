@@ -53,14 +53,17 @@ class AccumulatorLane(wiring.Component):
     ``read_cycle``             read_address of an accumulation
     ``read_cycle`` - 1         read_address of a merge or fold
     two after read_address     amount, drop
-    ``adder_cycle`` - 1        addend
-    ``adder_cycle``            enable, source, partial
-    ``store_cycle``            write, write_address, capture
+    ``adder_cycle`` - 2        addend
+    ``adder_cycle`` - 1        enable, source
+    ``adder_cycle``            partial
+    ``store_cycle`` - 1        write, capture
+    ``store_cycle``            write_address
     ``store_cycle`` + 1        captured; a read sees the written word
     ========================== =====================================
 
     One operation per cycle; a word may be read again eight cycles after its last read. The upper half of a
-    sum is added a cycle behind the lower one.
+    sum is added a cycle behind the lower one. What all lanes are told in a cycle ends in registers of each:
+    one for all of them would drive thousands of sinks.
 
     Parameters
     ----------
@@ -93,6 +96,11 @@ class AccumulatorLane(wiring.Component):
         m.submodules.product = product = AlignedProduct()
         read, write = memory.read_port(), memory.write_port()
         word = Signal(signed(SUM_BITS), reset_less=True)  # the block RAM's output register
+        enable, write_enable, capture = (
+            stages(m, port, 1, name=name, reset=True)[1] for port, name in (
+                (self.enable, "enables"), (self.write, "writes"), (self.capture, "captures")))
+        source, addend = (stages(m, port, 1, name=name)[1] for port, name in (
+            (self.source, "from"), (self.addend, "addends")))
         low, high = Signal(_HALF, reset_less=True), Signal(_HALF, reset_less=True)
         total = Cat(stages(m, low, 1, name="low")[1], high)
         other = Signal(signed(SUM_BITS))
@@ -101,10 +109,10 @@ class AccumulatorLane(wiring.Component):
             shift.value.eq(word), shift.amount.eq(self.amount), shift.drop.eq(self.drop),
             product.element.eq(self.element), product.position.eq(self.position),
             product.factor.eq(self.factor),
-            product.bypass.eq(self.addend), product.addend.eq(shift.result),
-            write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
+            product.bypass.eq(addend), product.addend.eq(shift.result),
+            write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(write_enable),
         ]
-        with m.Switch(self.source):
+        with m.Switch(source):
             with m.Case(Source.WORD):
                 m.d.comb += other.eq(shift.result)
             with m.Case(Source.TOTAL):
@@ -114,16 +122,18 @@ class AccumulatorLane(wiring.Component):
         m.d.sync += word.eq(read.data)
         # value + other + carry, written as differences: the multiplexers then share the adders' LUTs.
         carry = Signal(reset_less=True)
-        with m.If(self.enable):
+        with m.If(enable):
             added = Cat(product.carry, product.value[:_HALF]) - Cat(C(1, 1), ~other[:_HALF], C(1, 1))
             m.d.sync += Cat(low, carry).eq(added[1:])
-        other_high = Mux(stages(m, self.source == Source.TOTAL, 1, name="loop")[1], high,
+        other_high = Mux(stages(m, source == Source.TOTAL, 1, name="loop")[1], high,
                          stages(m, other[_HALF:], 1, name="other_high")[1])
         value_high = stages(m, product.value[_HALF:], 1, name="value_high")[1]
-        with m.If(stages(m, self.enable, 1, name="enable", reset=True)[1]):
+        with m.If(stages(m, enable, 1, name="enable", reset=True)[1]):
             m.d.sync += high.eq((Cat(carry, value_high) - Cat(C(1, 1), ~other_high))[1:])
-        with m.If(self.capture):
-            m.d.sync += self.captured.eq(total)
+        captured = Signal(signed(SUM_BITS), reset_less=True)
+        m.d.comb += self.captured.eq(captured)
+        with m.If(capture):
+            m.d.sync += captured.eq(total)
         return m
 
 
@@ -138,10 +148,11 @@ class ByteLane(wiring.Component):
     cycle                      signals
     ========================== =====================================
     0                          element, position, factor
-    2                          enable, loop
-    3                          coarse, first, read_address, capture
-    4                          captured; place; partial of the word at read_address
-    5                          write, write_address
+    1                          enable, loop
+    2                          first, capture
+    3                          coarse, read_address
+    4                          captured; place; write; partial of the word at read_address
+    5                          write_address
     ========================== =====================================
 
     One operation per cycle; a word may be read again three cycles after its last read.
@@ -167,20 +178,26 @@ class ByteLane(wiring.Component):
         m.submodules.memory = memory
         m.submodules.product = product = ByteProduct()
         read, write = memory.read_port(domain="comb"), memory.write_port()
+        enable, loop, first, capture, write_enable = (
+            stages(m, port, 1, name=name, reset=True)[1] for port, name in (
+                (self.enable, "enables"), (self.loop, "loops"), (self.first, "firsts"),
+                (self.capture, "captures"), (self.write, "writes")))
         word = Signal(signed(BYTE_SUM_BITS), reset_less=True)
         total = Signal(signed(BYTE_SUM_BITS), reset_less=True)
         m.d.comb += [
             read.addr.eq(self.read_address),
             product.element.eq(self.element), product.position.eq(self.position),
-            product.factor.eq(self.factor), product.enable.eq(self.enable), product.loop.eq(self.loop),
+            product.factor.eq(self.factor), product.enable.eq(enable), product.loop.eq(loop),
             product.coarse.eq(self.coarse), product.place.eq(self.place),
-            write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(self.write),
+            write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(write_enable),
             self.partial.eq(word),
         ]
         m.d.sync += word.eq(read.data)
-        with m.If(self.first):
+        with m.If(first):
             m.d.sync += word.eq(0)
         m.d.sync += total.eq((Cat(product.carry, product.value) + Cat(C(1, 1), word))[1:])
-        with m.If(self.capture):
-            m.d.sync += self.captured.eq(product.product)
+        captured = Signal(signed(BYTE_DOT_BITS), reset_less=True)
+        m.d.comb += self.captured.eq(captured)
+        with m.If(capture):
+            m.d.sync += captured.eq(product.product)
         return m

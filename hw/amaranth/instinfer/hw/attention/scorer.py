@@ -118,17 +118,18 @@ class Scorer(wiring.Component):
         # Cycles 4 to 6: choose, add pairs, add all. int8 elements count BYTE_SHIFT bits further left; of an
         # int8 row's sums nobody looks at bits above ``integers``, so no carry goes there.
         integers_end = BYTE_SHIFT + BYTE_DOT_BITS
+        lanes = [Signal(signed(SUM_BITS), name=f"sum_{lane}", reset_less=True) for lane in range(LANES)]
         for lane in range(LANES):
             choices = Array(self.captured[q][lane] for q in range(config.queries))
             choice = Signal(signed(SUM_BITS), name=f"choice_{lane}")
-            m.d.comb += choice.eq(choices[queries[self.lanes_cycle - 1]])
-            m.d.sync += self.lanes[lane].eq(choice)
+            m.d.comb += [choice.eq(choices[queries[self.lanes_cycle - 1]]), self.lanes[lane].eq(lanes[lane])]
+            m.d.sync += lanes[lane].eq(choice)
         low = choice[:integers_end] + (byte_sum << BYTE_SHIFT)
-        m.d.sync += self.lanes[-1].eq(Cat(low[:integers_end], choice[integers_end:]))
+        m.d.sync += lanes[-1].eq(Cat(low[:integers_end], choice[integers_end:]))
         pairs = [Signal(signed(SUM_BITS + 1), name=f"pair_{i}", reset_less=True) for i in range(2)]
         dot = Signal(signed(DOT_BITS), reset_less=True)
         m.d.sync += [
-            pairs[0].eq(self.lanes[0] + self.lanes[1]), pairs[1].eq(self.lanes[2] + self.lanes[3]),
+            pairs[0].eq(lanes[0] + lanes[1]), pairs[1].eq(lanes[2] + lanes[3]),
             dot.eq(pairs[0] + pairs[1]),
         ]
         m.d.comb += [self.lanes_valid.eq(merging[-1]), self.lanes_query.eq(queries[self.lanes_cycle])]

@@ -87,6 +87,8 @@ class AlignedProduct(wiring.Component):
         steps = stages(m, self.position[2:].as_signed(), 2, name="steps")[2]
         window = Signal(signed(_PRODUCT_BITS + _COARSE_BITS), reset_less=True)
         place = Signal(2, reset_less=True)
+        value = Signal(signed(SUM_BITS), reset_less=True)
+        m.d.comb += self.value.eq(value)
         m.d.sync += [
             element.eq(self.element << self.position[:2]),
             multiplied.eq(element * stages(m, self.factor, 1, name="factor")[1]),
@@ -97,11 +99,11 @@ class AlignedProduct(wiring.Component):
         with m.If(steps < 0):
             m.d.sync += window.eq(0)
         with m.If(self.bypass):
-            m.d.sync += self.value.eq(self.addend)
+            m.d.sync += value.eq(self.addend)
         with m.Else(), m.Switch(place):
             for index in range(4):
                 with m.Case(index):
-                    m.d.sync += self.value.eq(window << (_PLACE_STEP * index) >> UNIT_POSITION)
+                    m.d.sync += value.eq(window << (_PLACE_STEP * index) >> UNIT_POSITION)
         return m
 
 
