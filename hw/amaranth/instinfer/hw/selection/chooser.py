@@ -14,7 +14,7 @@ from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 from ..memory import BlockMemory
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from .bins import BINS, DIGIT_BITS, KeyHistogram, exceeds
+from .bins import BINS, DIGIT_BITS, KeyHistogram, running_largest
 from .emission import ChoiceEmitter
 from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import choice_beat, choice_job, group_beat, passes_max
@@ -92,7 +92,7 @@ class GroupChooser(wiring.Component):
         """Most cycles from the last beat of the choice's emission to ``shared``: for each pass a sweep over
         the words of all passes, and its divisions."""
         rows = -(-groups // self._lanes)
-        others = ScoreStore.latency + self._terms.latency + self._shares.latency + 4
+        others = ScoreStore.latency + self._terms.latency + self._shares.latency + 6
         beyond = self._rows_beyond(rows, passes)
         slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + _SPILL_CYCLES if beyond else 0)
         return passes * (passes * rows + others + slow + self._config.queries * QueryShares.cycles)
@@ -116,7 +116,8 @@ class GroupChooser(wiring.Component):
         beyond = self._rows_beyond(rows, passes)
         waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
-        return 2 * passes * rows + sums + keys + scans + 2 * rows + others + waits + slow
+        starts = 8 + 1  # of the sweeps, and from the last maximum to what follows
+        return 2 * passes * rows + sums + keys + scans + 2 * rows + starts + others + waits + slow
 
     def _rows_beyond(self, rows: int, passes: int) -> int:
         """Rows in DRAM."""
@@ -152,8 +153,10 @@ class _Elaboration:
             lanes=lanes, rows=rows, passes=passes, ahead=ScoreStore.latency)
         self.now: Any = self.sweep.mark
         """The words, or the keys, that are there."""
-        self.settling, self.long = Signal(), Signal()
-        """Waiting until DRAM has everything; the head has rows there."""
+        self.over: Any = Signal(data.StructLayout({"words": 1, "keys": 1}))
+        """What is swept in this state, from its first cycle on: the words of all passes, or the keys."""
+        self.idle, self.settling, self.long = Signal(), Signal(), Signal()
+        """No job; waiting until DRAM has everything; the head has rows there."""
         self.shared = Signal(range(max(2, passes)))
         """Pass whose shares are made."""
         self.phase: Any = Signal(data.StructLayout({
@@ -173,18 +176,16 @@ class _Elaboration:
     # -- sweeps ------------------------------------------------------------------------------------
     def _sweep(self, m: Module) -> None:
         sweep, store = self.sweep, self.store
+        # While nobody looks at words or keys, the sweep is for the emission alone.
+        before: Any = stages(m, self.over, 1, name="over", reset=True)[1]
+        begins = (self.over.words & ~before.words) | (self.over.keys & ~before.keys)
+        m.d.sync += sweep.start.eq(begins)
         m.d.comb += [
+            sweep.all_passes.eq(before.words),
+            store.sweep.eq(sweep.start & ~self.blind), store.sweep_keys.eq(before.keys),
             sweep.job.eq(self.job), sweep.go.eq(self.emitter.go & (store.ready | self.blind)),
             store.read.eq(sweep.reading & ~self.blind), store.row.eq(sweep.row), store.pass_.eq(sweep.pass_),
             store.final.eq(sweep.final),
-        ]
-
-    def _start_sweep(self, m: Module, *, keys: bool = False, looking: Value | int = 1) -> None:
-        """Over the words of all passes, or over the keys; unless ``looking``, nobody looks at them: then the
-        sweep goes by rows, as over keys, for the emission alone."""
-        m.d.comb += [
-            self.store.sweep.eq(looking), self.store.sweep_keys.eq(int(keys)),
-            self.sweep.start.eq(1), self.sweep.all_passes.eq(looking if not keys else 0),
         ]
 
     # -- scores ------------------------------------------------------------------------------------
@@ -206,14 +207,15 @@ class _Elaboration:
         wiring.connect(m, store.source, wiring.flipped(ports.source))
         wiring.connect(m, store.target, wiring.flipped(ports.target))
         m.d.sync += store.rows.eq((self.job.groups + self.lanes - 1) >> self.lane_bits)
-        arrived = [stages(m, arriving & (mine == number), 1, name=f"arrived_{number}", reset=True)[1]
-                   for number in range(self.passes)]
-        for query in range(config.queries):
-            whole = stages(m, found.maxima[query][SCORE_FRACTION:].as_signed(), 1, name=f"whole_{query}")[1]
-            for number in range(self.passes):
-                top = self.tops[number][query]
-                with m.If(arrived[number] & exceeds(whole, top)):
-                    m.d.sync += top.eq(whole)
+        lowest = C(SCORE_LOWEST >> SCORE_FRACTION, signed(TOP_BITS))
+        for number in range(self.passes):
+            here = stages(m, arriving & (mine == number), 1, name=f"here_{number}", reset=True)[1]
+            for query in range(config.queries):
+                whole = stages(m, found.maxima[query][SCORE_FRACTION:].as_signed(), 1,
+                               name=f"whole_{number}_{query}")[1]
+                counts = stages(m, Mux(here, whole, lowest), 1, name=f"counts_{number}_{query}")[1]
+                m.d.comb += self.tops[number][query].eq(running_largest(
+                    m, counts, first=self.idle, name=f"top_{number}_{query}"))
 
     # -- sums and keys -----------------------------------------------------------------------------
     def _terms(self, m: Module) -> None:
@@ -335,8 +337,7 @@ class _Elaboration:
         stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
         # A cycle each, and nobody looks before maxima have come: three cycles after the job.
         ending, candidates = Signal.like(job.groups), Signal.like(job.groups)
-        added, last = Signal(range(self.passes + 1)), Signal()
-        idle = Signal()
+        added, last, gathered = Signal(range(self.passes + 1)), Signal(), Signal()
         mine = Signal(self.config.head_slots)
         m.d.sync += [
             mine[slot].eq((C(slot, len(job.head_slot)) - job.head_slot)[:len(job.head_slot)] < job.passes)
@@ -347,12 +348,11 @@ class _Elaboration:
             candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
             self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
-        m.d.comb += ports.busy.eq(~idle | ~self.emitter.empty)
-        with m.FSM():
+        m.d.comb += ports.busy.eq(~self.idle | ~self.emitter.empty)
+        with m.FSM() as fsm:
             with m.State("TAKE_JOB"):
-                m.d.comb += [idle.eq(1), ports.jobs.ready.eq(1)]
+                m.d.comb += [self.idle.eq(1), ports.jobs.ready.eq(1)]
                 m.d.sync += [job.eq(offered), self.stride.eq(stride), self.left.eq(0), added.eq(0)]
-                m.d.sync += [top.eq(SCORE_LOWEST >> SCORE_FRACTION) for row in self.tops for top in row]
                 m.d.sync += self.long.eq((offered.groups << stride) > self.config.score_groups)
                 with m.If(ports.jobs.valid):
                     m.next = "ADD_UP_MAXIMA"
@@ -361,19 +361,20 @@ class _Elaboration:
                 with m.If(added == job.passes - 1):
                     m.next = "EXPECT_MAXIMA"
             with m.State("EXPECT_MAXIMA"):
-                m.d.sync += last.eq(self.left == 1)
+                m.d.sync += [last.eq(self.left == 1), gathered.eq(0)]
                 m.next = "GATHER"
             with m.State("GATHER"):
                 found: Any = ports.maxima.payload
                 m.d.comb += [
                     ports.wanted.eq(mine),
-                    ports.maxima.ready.eq(mine.bit_select(found.head_slot, 1) & self.store.put_ready),
+                    ports.maxima.ready.eq(
+                        mine.bit_select(found.head_slot, 1) & self.store.put_ready & ~gathered),
+                    self.sums.clear.eq(1),
                 ]
-                m.d.comb += self.sums.clear.eq(1)
                 with m.If(ports.maxima.valid & ports.maxima.ready):
-                    m.d.sync += [self.left.eq(self.left - 1), last.eq(self.left == 2)]
-                    with m.If(last):
-                        m.next = "SETTLE_MAXIMA"
+                    m.d.sync += [self.left.eq(self.left - 1), last.eq(self.left == 2), gathered.eq(last)]
+                with m.If(gathered):
+                    m.next = "SETTLE_MAXIMA"
             with m.State("SETTLE_MAXIMA"):
                 m.d.comb += self.settling.eq(self.long)
                 with m.If(self.store.settled | ~self.long):
@@ -386,7 +387,6 @@ class _Elaboration:
                     m.next = "TAKE_JOB"
                     with m.If(job.shares):
                         m.d.sync += self.shared.eq(0)
-                        self._start_sweep(m)
                         m.next = "SHARE"
             with m.State("SHARE"):
                 m.d.comb += [self.phase.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
@@ -399,12 +399,14 @@ class _Elaboration:
                     m.d.comb += ports.shared.valid.eq(1)
                     m.next = "TAKE_JOB"
                 with m.Else():
-                    self._start_sweep(m)
                     m.next = "SHARE"
+        m.d.comb += [
+            self.over.words.eq(fsm.ongoing("SUM") | fsm.ongoing("MAKE_KEYS") | fsm.ongoing("SHARE")),
+            self.over.keys.eq(fsm.ongoing("COUNT_LOW") | fsm.ongoing("EMIT")),
+        ]
 
     def _begin(self, m: Module) -> None:
         """The first sweep."""
-        self._start_sweep(m, looking=~(self.nothing | self.everything))
         m.next = "SUM"
         with m.If(self.nothing | self.everything):
             m.d.sync += self.blind.eq(1)
@@ -422,7 +424,6 @@ class _Elaboration:
             with m.If(sums.done):
                 m.next = "WAIT_FOR_BINS"
         with m.State("WAIT_FOR_BINS"), m.If(~histogram.clearing):
-            self._start_sweep(m)
             m.next = "MAKE_KEYS"
         with m.State("MAKE_KEYS"):
             m.d.comb += self.phase.adding_high.eq(1)
@@ -435,12 +436,10 @@ class _Elaboration:
                 m.d.sync += self.high.eq(histogram.found)
                 m.next = "SETTLE_KEYS"
                 with m.If(~self.long):
-                    self._start_sweep(m, keys=True)
                     m.next = "COUNT_LOW"
         with m.State("SETTLE_KEYS"):
             m.d.comb += self.settling.eq(1)
             with m.If(self.store.settled):
-                self._start_sweep(m, keys=True)
                 m.next = "COUNT_LOW"
         with m.State("COUNT_LOW"):
             m.d.comb += [self.phase.adding_low.eq(1), histogram.low.eq(1)]
@@ -452,5 +451,4 @@ class _Elaboration:
             with m.If(histogram.done):
                 m.d.comb += [histogram.clear.eq(1), self.emitter.ties_valid.eq(1)]
                 m.d.sync += self.low.eq(histogram.found)
-                self._start_sweep(m, keys=True)
                 m.next = "EMIT"

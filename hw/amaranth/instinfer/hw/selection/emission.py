@@ -40,7 +40,7 @@ class ChoiceEmitter(wiring.Component):
     Latency ``latency`` from ``mark`` to the queue, a row per cycle. Back-pressure: ``go``.
     """
 
-    latency = 3
+    latency = 4
 
     def __init__(self, *, lanes: int, rows: int, passes: int, ahead: int) -> None:
         self._lanes, self._reserve = lanes, ahead + self.latency + 2
@@ -62,12 +62,19 @@ class ChoiceEmitter(wiring.Component):
         mark: Any = Signal(self._mark)
         m.d.comb += [mark.eq(self.mark), mark.valid.eq(self.mark.valid & self.emitting)]
         marks: list[Any] = stages(m, mark, self.latency, name="emitted", reset=True)
+        half = KEY_BITS // 2
         over, equal = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
+        counts = Signal(lanes, reset_less=True)  # candidates of which the keys are looked at
+        above, upper, lower_half = (Signal(lanes, reset_less=True) for _ in range(3))
         for lane in range(lanes):
             key, candidate = self.keys[lane], mark.candidates[lane] & ~self.nothing
+            all_of_them = stages(m, candidate & self.everything, 1, name=f"all_{lane}")[1]
             m.d.sync += [
-                over[lane].eq(candidate & (self.everything | (key > self.threshold))),
-                equal[lane].eq(candidate & ~self.everything & (key == self.threshold)),
+                above[lane].eq(key > self.threshold), counts[lane].eq(candidate & ~self.everything),
+                upper[lane].eq(key[half:] == self.threshold[half:]),
+                lower_half[lane].eq(key[:half] == self.threshold[:half]),
+                over[lane].eq(all_of_them | (counts[lane] & above[lane])),
+                equal[lane].eq(counts[lane] & upper[lane] & lower_half[lane]),
             ]
         # How many before each lane are equal, and in all; then how many are left to be chosen, which may
         # fall below 0.
@@ -81,9 +88,9 @@ class ChoiceEmitter(wiring.Component):
                      for lane in range(lanes)]
         with m.If(self.ties_valid):
             m.d.sync += left.eq(self.ties)
-        with m.Elif(marks[2].valid):
+        with m.Elif(marks[3].valid):
             m.d.sync += left.eq(left - lower[lanes])
-        emitted: Any = marks[3]
+        emitted: Any = marks[4]
         note: Any = self.note
         m.d.sync += self.go.eq(~self.emitting | (fifo.level < _FIFO_DEPTH - self._reserve))
         m.d.comb += [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words that come in any order, gathered into lines of device DRAM."""
 
+import functools
+from operator import and_
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
@@ -20,6 +22,8 @@ from .spillports import COLUMN_BITS, COLUMNS, LINE_BEATS, LINE_COLUMNS, spill_wr
 
 _LINE_LOG2 = LINE_BEATS.bit_length() - 1
 _OWED_BITS = 8
+_PARTS = 3
+"""Of a tag, each compared by itself: two levels of small LUTs."""
 
 
 class LineGather(wiring.Component):
@@ -43,10 +47,10 @@ class LineGather(wiring.Component):
     error : pulse, DRAM refused a write
     memory : device DRAM
 
-    Latency: 10 cycles from the last column of a line to its request. Throughput: a word per cycle in; a line
-    in 9 cycles out, so fewer words where lines go as they are. Back-pressure: while no place is free, words
-    of lines that are begun are taken every second cycle, others wait. A request is made when its data are
-    here.
+    Latency: 11 cycles from the last column of a line to its request. Throughput: a word per cycle in, one
+    cycle more behind a word that begins a line; a line in 9 cycles out, so fewer words where lines go as they
+    are. Back-pressure: while no place is free, words of lines that are begun are taken every second cycle,
+    others wait. A request is made when its data are here.
     """
 
     def __init__(self, *, config: EngineConfig, lines: int = 16) -> None:
@@ -71,22 +75,24 @@ class LineGather(wiring.Component):
         goes = Signal(lines)  # and grows no more
         whole, victim_valid = Signal(), Signal()
 
-        # Cycle 0: lines of its beat among those that grow; or that of the word in front, whose place is not
-        # written yet.
+        # Cycle 0: lines of its beat among those that still grow in the next cycle; or that of the word in
+        # front, whose place is not written yet.
         held: Any = Signal(spill_write(self._config), reset_less=True)
-        have, taken, same = Signal(), Signal(), Signal(2 * lines, reset_less=True)
-        half = len(line) // 2
-        again, grows = Signal(), Signal(lines)
-        # Without a free place that is kept ready, a word waits a cycle to see whether it needs one.
-        free, free_valid, joins = Signal(lines), Signal(), Signal()
-        m.d.comb += [taken.eq(have & (free_valid | joins)), self.i.ready.eq(~have | taken)]
-        with m.If(self.i.ready):
+        have, ready, taken = Signal(), Signal(init=1), Signal()
+        same = [Signal(lines, name=f"same_{part}", reset_less=True) for part in range(_PARTS)]
+        width = -(-len(line) // _PARTS)  # of a part of the tags
+        matches = [[tags[each].word_select(part, width) == line.word_select(part, width) for each in place]
+                   for part in range(_PARTS)]
+        again, grows, stays = Signal(), Signal(lines), Signal(lines)
+        free, free_valid = Signal(lines), Signal()
+        m.d.comb += [taken.eq(have & ready), self.i.ready.eq(ready)]
+        with m.If(ready):
             m.d.sync += [
                 have.eq(self.i.valid), held.eq(word),
-                same.eq(Cat(*(grows[each] & (tags[each][:half] == line[:half]) for each in place),
-                            *(tags[each][half:] == line[half:] for each in place))),
+                *(same[part].eq(Cat(matches[part])) for part in range(1, _PARTS)),
                 again.eq(have & (held.beat[_LINE_LOG2:] == line)),
             ]
+        m.d.sync += same[0].eq(Mux(ready, Cat(matches[0]) & stays, same[0] & ~goes))
 
         # Cycle 1: its place, or the free one that is kept ready.
         hits, hit, begins = Signal(lines), Signal(), Signal()
@@ -96,22 +102,29 @@ class LineGather(wiring.Component):
         began, fresh = Signal(), Signal()
         started = Mux(fresh, free_before, 0)
         m.d.comb += [
-            hits.eq(grows & ((same[:lines] & same[lines:])
-                             | Mux(again, Mux(began, free_before, hit_before), 0))),
-            hit.eq(hits.any()), begins.eq(taken & ~hit), grows.eq(growing | started),
+            hits.eq(functools.reduce(and_, same)
+                    | (grows & Mux(again, Mux(began, free_before, hit_before), 0))),
+            hit.eq(hits.any()), begins.eq(taken & ~hit),
+            grows.eq(growing | started), stays.eq((growing & ~goes) | started),
         ]
         m.d.sync += [
-            joins.eq(have & ~taken & hit & ~whole & ~victim_valid), fresh.eq(begins),
-            used.eq(used | Mux(begins, free, 0)),
-            growing.eq((growing & ~goes) | started),
+            fresh.eq(begins),
+            used.eq(used | started),
+            growing.eq(stays),
         ]
         with m.If(taken):
             m.d.sync += [hit_before.eq(hits), free_before.eq(free), began.eq(~hit)]
-        with m.If(begins | ~free_valid):
-            unused = ~(used | free)
+        # The next free place is kept ready; it is looked for in the cycle behind a word that began a line, as
+        # that is known late. Without one, a word waits a cycle to see whether it needs it. ``ready`` is a
+        # register for hundreds of sinks.
+        unused = ~(used | free)
+        renews = fresh | ~free_valid
+        with m.If(renews):
             m.d.sync += [free.eq(unused & (~unused + 1)), free_valid.eq(unused.any())]
+        m.d.sync += ready.eq((~begins & Mux(renews, unused.any(), 1))
+                             | Mux(ready, ~self.i.valid, hit & ~whole & ~victim_valid))
         for each in place:
-            with m.If(free[each]):
+            with m.If(free[each] & ~fresh):
                 m.d.sync += tags[each].eq(held.beat[_LINE_LOG2:])
 
         # Cycle 2: number of the place; cycle 3: what its line has; cycle 4: it is stored.
@@ -152,9 +165,9 @@ class LineGather(wiring.Component):
         m.d.comb += [
             looks.eq((self.flush | short) & ~victim_valid),
             goes.eq(Mux(whole, whole_at, Mux(victim_valid, victim, 0))),
-            queue.i.valid.eq(stages(m, (growing & goes).any(), 2, name="gone", reset=True)[2]),
-            going.place.eq(stages(m, gone_at, 1, name="gone_at")[1]),
-            going.line.eq(stages(m, tags[gone_at], 1, name="gone_line")[1]),
+            queue.i.valid.eq(stages(m, (growing & goes).any(), 3, name="gone", reset=True)[3]),
+            going.place.eq(stages(m, gone_at, 2, name="gone_at")[2]),
+            going.line.eq(self._tag_at(m, tags, gone_at)),
         ]
         m.d.sync += [
             whole.eq(put & (count == LINE_COLUMNS)), whole_at.eq(1 << at),
@@ -170,6 +183,13 @@ class LineGather(wiring.Component):
             m.d.sync += recent.bit_select(at, 1).eq(1)
         self._send(m, queue, touched, used, have | fresh, put, at, now, old)
         return m
+
+    def _tag_at(self, m: Module, tags: Array, place: Signal) -> Value:
+        """Two cycles later; a place keeps its tag until its line is sent."""
+        near = [stages(m, Array(tags[each] for each in range(at, at + 4))[place[:2]], 1, name=f"near_{at}")[1]
+                for at in range(0, self._lines, 4)]
+        far = stages(m, place[2:], 1, name="gone_far")[1] if len(near) > 1 else 0
+        return stages(m, Array(near)[far], 1, name="gone_line")[1]
 
     def _send(self, m: Module, queue: StreamFIFO, touched: Memory, used: Signal, have: Value,
               put: Value, at: Value, now: Any, old: Value) -> None:

@@ -18,7 +18,7 @@ _BANK = 2048
 class ScoreMemory(wiring.Component):
     """A bank per lane; group g has row g // lanes in bank g % lanes.
 
-    Word (row << stride) + pass holds the maxima of a pass. Keys have a memory of their own, since the maxima
+    Word (row << stride) | pass holds the maxima of a pass. Keys have a memory of their own, since the maxima
     are needed once more when shares are made. Per bank and cycle ``put`` writes the maxima of a group, and
     ``keys`` of a row are written. ``words`` and ``found_keys`` belong to the ``row`` and ``pass_`` of
     ``latency`` cycles before.
@@ -50,8 +50,8 @@ class ScoreMemory(wiring.Component):
         write_address = Signal(range(self._rows), reset_less=True)
         read_address = Signal(range(self._rows), reset_less=True)
         m.d.sync += [
-            read_address.eq((self.row << self.stride) + self.pass_),
-            write_address.eq((self.put_group[lane_bits:] << self.stride) + self.put_pass),
+            read_address.eq((self.row << self.stride) | self.pass_),
+            write_address.eq((self.put_group[lane_bits:] << self.stride) | self.put_pass),
         ]
         maxima = stages(m, Cat(self.maxima), 1, name="maxima")[1]
         row = stages(m, self.row, 1, name="row")[1]

@@ -6,6 +6,7 @@ from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from instinfer.abi.config import EngineConfig
@@ -13,7 +14,7 @@ from instinfer.abi.selection import KEY_BITS, SCORE_BITS
 
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from ..stream.fifo import BlockFIFO, StreamFIFO
+from ..stream.fifo import BlockFIFO
 from ..stream.skid import SkidBuffer
 from .linegather import LineGather
 from .ports import token_shape
@@ -104,8 +105,8 @@ class ScoreStore(wiring.Component):
         group, number = (stages(m, port, 1, name=name)[1] for port, name in (
             (self.put_group, "put_group"), (self.put_pass, "put_pass")))
         maxima = [stages(m, each, 1, name=f"maximum_{query}")[1] for query, each in enumerate(self.maxima)]
-        put_row = group[lane_bits:]
-        put_out, key_out, out = put_row >= border, self.key_row >= border, Signal()
+        put_out = stages(m, self.put_group[lane_bits:] >= border, 1, name="put_beyond")[1]
+        key_out, out = self.key_row >= border, Signal()
         m.d.sync += [
             border.eq(self._kept >> self.stride),
             last_kept.eq(Mux(self._kept >> self.stride == 0, 0, (self._kept >> self.stride) - 1)),
@@ -122,8 +123,9 @@ class ScoreStore(wiring.Component):
         key_room = self._write(m, put, group, number, maxima, put_out, key_out)
         beyond, first, words = Signal.like(self.rows), Signal.like(reader.first), Signal.like(reader.rows)
         column_bits = COLUMNS.bit_length() - 1
+        more = stages(m, self.rows > border, 1, name="more")[1]
         m.d.sync += [
-            beyond.eq(Mux(self.rows > border, self.rows - border, 0)), words.eq(self._times_passes(beyond)),
+            beyond.eq(Mux(more, self.rows - border, 0)), words.eq(self._times_passes(beyond)),
             first.eq(self._times_passes(border) * (self._lanes * word_columns(self._config)) >> column_bits),
         ]
         m.d.sync += [
@@ -195,26 +197,31 @@ class ScoreStore(wiring.Component):
         """Words of the row that was read, wherever it was. A row in DRAM begins when all of its passes are
         here, since they are read in consecutive cycles."""
         wide = word_columns(self._config)
-        m.submodules.waiting = waiting = StreamFIFO(
-            shape=len(reader.row), depth=2 * self._config.passes_max + ScoreMemory.latency + 4)
+        depth = 1 << (2 * self._config.passes_max + ScoreMemory.latency + 3).bit_length()
+        waiting: Memory = Memory(shape=len(reader.row), depth=depth, init=[])
+        m.submodules.waiting = waiting
+        write, read = waiting.write_port(), waiting.read_port(domain="comb")
+        put, get, level = Signal(range(depth)), Signal(range(depth)), Signal(range(depth + 1))
         keyed, room = Signal(), Signal()
         with m.If(self.sweep):
             m.d.sync += keyed.eq(self.sweep_keys)
-        # Its words are here; one that is asked for in this cycle is no longer. It leaves the queue when one
+        # Its words are here; one that is asked for in this cycle is no longer. It leaves the ring when one
         # from on chip would be there.
-        whole, taken, here = Signal(), Signal(), Signal.like(waiting.level)
+        whole, taken, here = Signal(), Signal(), Signal.like(level)
         need = Mux(keyed, 1, self.passes)
-        beyond = stages(m, taken, ScoreMemory.latency, name="beyond", reset=True)[-1]
+        leaves, beyond = stages(m, taken, ScoreMemory.latency, name="beyond", reset=True)[-2:]
         m.d.sync += [
-            room.eq(waiting.level < waiting.depth - 2), here.eq(here + reader.valid - taken),
+            put.eq(put + reader.valid), get.eq(get + leaves), level.eq(level + reader.valid - leaves),
+            room.eq(level < depth - 2), here.eq(here + reader.valid - taken),
             whole.eq(Mux(taken, here > need, here >= need)),
         ]
         m.d.comb += [
-            waiting.i.payload.eq(reader.row), waiting.i.valid.eq(reader.valid), reader.room.eq(room),
+            write.addr.eq(put), write.data.eq(reader.row), write.en.eq(reader.valid), read.addr.eq(get),
+            reader.room.eq(room),
             self.ready.eq(~out | (self.pass_ != 0) | (whole & key_room)),
-            taken.eq(self.read & self.ready & out), waiting.o.ready.eq(beyond),
+            taken.eq(self.read & self.ready & out),
         ]
-        late = waiting.o.payload
+        late = stages(m, read.data, 1, name="late")[1]
         for lane in range(self._lanes):
             m.d.sync += self.found_keys[lane].eq(
                 Mux(beyond, late.word_select(lane, SCORE_BITS), memory.found_keys[lane]))

@@ -56,10 +56,13 @@ class ScoreSweep(wiring.Component):
         lane_bits = self._lanes.bit_length() - 1
         sweeping, all_passes = Signal(), Signal()
         asked: Any = Signal(self._mark)
-        last_row, last_pass = Signal.like(self.row), Signal.like(self.pass_)
-        m.d.sync += [last_row.eq((job.groups - 1)[lane_bits:]), last_pass.eq(job.passes - 1)]
+        # Looked at a row ahead: of the row that is asked for, whether it is the last one.
+        last_row, before_last = Signal.like(self.row), Signal.like(self.row)
+        at_last, last_pass = Signal(), Signal.like(self.pass_)
+        m.d.sync += [last_row.eq((job.groups - 1)[lane_bits:]), before_last.eq(last_row - 1),
+                     last_pass.eq(job.passes - 1)]
         final = ~all_passes | (self.pass_ == last_pass)
-        end = final & (self.row == last_row)
+        end = final & at_last
         m.d.comb += [
             self.final.eq(final),
             self.reading.eq(sweeping & self.go),
@@ -77,11 +80,11 @@ class ScoreSweep(wiring.Component):
             with m.If(end):
                 m.d.sync += [sweeping.eq(0), self.row.eq(0), self.pass_.eq(0)]
             with m.Elif(final):
-                m.d.sync += self.row.eq(self.row + 1)
+                m.d.sync += [self.row.eq(self.row + 1), at_last.eq(self.row == before_last)]
                 with m.If(all_passes):
                     m.d.sync += self.pass_.eq(0)
             with m.Else():
                 m.d.sync += self.pass_.eq(self.pass_ + 1)
         with m.If(self.start):
-            m.d.sync += [sweeping.eq(1), all_passes.eq(self.all_passes)]
+            m.d.sync += [sweeping.eq(1), all_passes.eq(self.all_passes), at_last.eq(last_row == 0)]
         return m
