@@ -34,10 +34,11 @@ AIM_MHZ = 200
 DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")
 SEED = 1
 """Of the placement, unless another one is asked for: rates differ by a tenth."""
-SLACK_FIRST = ("--placer-heap-critexp", "4", "--placer-heap-timingweight", "30")
+SLACK_FIRST = ("--placer-heap-timingweight", "30")
 """nextpnr weighs length of wires against slack for designs that mostly meet their clock. Of a block with 100
 block RAMs and two of three paths near the limit it then lets the worst wires cross the chip; more weight on
-what is critical, as in vendors' strategies for timing, gains a fifth there."""
+what is critical, as in vendors' strategies for timing, gains a fifth there. (``--placer-heap-critexp`` has no
+effect for an ECP5.)"""
 SPREAD = ("selection.tokens.chooser",)
 """Blocks that are placed so. A core was not routed after a quarter of an hour so, and queues lose a tenth."""
 RECIPE = 4

@@ -338,6 +338,9 @@ class _Elaboration:
         # A cycle each, and nobody looks before maxima have come: three cycles after the job.
         ending, candidates = Signal.like(job.groups), Signal.like(job.groups)
         added, last, gathered = Signal(range(self.passes + 1)), Signal(), Signal()
+        arrived = stages(m, ports.maxima.valid & ports.maxima.ready, 1, name="arrived", reset=True)[1]
+        with m.If(arrived):
+            m.d.sync += self.left.eq(self.left - 1)
         mine = Signal(self.config.head_slots)
         m.d.sync += [
             mine[slot].eq((C(slot, len(job.head_slot)) - job.head_slot)[:len(job.head_slot)] < job.passes)
@@ -372,7 +375,7 @@ class _Elaboration:
                     self.sums.clear.eq(1),
                 ]
                 with m.If(ports.maxima.valid & ports.maxima.ready):
-                    m.d.sync += [self.left.eq(self.left - 1), last.eq(self.left == 2), gathered.eq(last)]
+                    m.d.sync += [last.eq(self.left == Mux(arrived, 3, 2)), gathered.eq(last)]
                 with m.If(gathered):
                     m.next = "SETTLE_MAXIMA"
             with m.State("SETTLE_MAXIMA"):
@@ -414,7 +417,12 @@ class _Elaboration:
 
     def _numeric_states(self, m: Module) -> None:
         job, histogram, sums = self.job, self.histogram, self.sums
-        m.d.comb += histogram.need.eq(Mux(histogram.low, histogram.rest, job.keep))
+        known = Signal()  # the threshold
+        late = stages(m, known, 1, name="known", reset=True)[1]
+        m.d.comb += [
+            histogram.need.eq(Mux(histogram.low, histogram.rest, job.keep)),
+            histogram.clear.eq(late), self.emitter.ties_valid.eq(late),
+        ]
         with m.State("SUM"):
             m.d.comb += [self.phase.summing.eq(1), sums.finish.eq(self.sums_end)]
             with m.If(self.sums_end):
@@ -449,6 +457,6 @@ class _Elaboration:
         with m.State("SEARCH_LOW"):
             m.d.comb += histogram.low.eq(1)
             with m.If(histogram.done):
-                m.d.comb += [histogram.clear.eq(1), self.emitter.ties_valid.eq(1)]
+                m.d.comb += known.eq(1)
                 m.d.sync += self.low.eq(histogram.found)
                 m.next = "EMIT"
