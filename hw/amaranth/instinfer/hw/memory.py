@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Array, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -32,6 +32,8 @@ class BlockMemory(wiring.Component):
     width : bits of a word
     depth : words
     bank : words of a bank, a power of two: as many as a block RAM of some width has, 512 to 16,384
+    copy : another number for each of several memories that are addressed alike. Synthesis would make one of
+        their address registers, for block RAMs all over a chip; what a reset leaves in them keeps them apart
 
     Members
     -------
@@ -44,10 +46,10 @@ class BlockMemory(wiring.Component):
 
     latency = 4
 
-    def __init__(self, *, width: int, depth: int, bank: int) -> None:
+    def __init__(self, *, width: int, depth: int, bank: int, copy: int = 0) -> None:
         if bank & (bank - 1) or bank < 2:
             raise ValueError(f"a bank of {bank} words is not possible: choose a power of two")
-        self._bits, self._banks = bank.bit_length() - 1, -(-depth // bank)
+        self._bits, self._banks, self._copy = bank.bit_length() - 1, -(-depth // bank), copy
         address = range(max(2, depth))
         super().__init__({
             "write_enable": In(1), "write_address": In(address), "write_data": In(width),
@@ -66,7 +68,7 @@ class BlockMemory(wiring.Component):
             writes = self.write_enable & (self.write_address >> bits == number)
             # Addresses of a bank move for it alone: equal registers would be merged again in synthesis, and
             # the banks lie far apart.
-            write_at, read_at = (Signal.like(write.addr, name=f"{name}_at_{number}", reset_less=True)
+            write_at, read_at = (self._apart(write.addr, name=f"{name}_at_{number}")
                                  for name in ("write", "read"))
             with m.If(writes):
                 m.d.sync += write_at.eq(self.write_address)
@@ -77,6 +79,12 @@ class BlockMemory(wiring.Component):
                 write.addr.eq(write_at), write.data.eq(write_data), read.addr.eq(read_at),
             ]
             words.append(stages(m, read.data, 1, name=f"word_{number}")[1])
-        which = stages(m, self.read_address >> bits, self.latency - 1, name="which")[-1]
+        early = stages(m, self.read_address >> bits, self.latency - 2, name="which")[-1]
+        which = self._apart(early, name="which")
+        m.d.sync += which.eq(early)
         m.d.comb += self.read_data.eq(stages(m, Array(words)[which], 1, name="read_data")[1])
         return m
+
+    def _apart(self, value: Value, *, name: str) -> Signal:
+        """A register for `value` that is not equal to that of another copy."""
+        return Signal(len(value), init=self._copy % (1 << len(value)), name=name, reset_less=True)

@@ -198,7 +198,7 @@ class AttentionCore(wiring.Component):
             mine = moves[query * LANES:(query + 1) * LANES]
             with m.If(mine[0]):
                 byte_positions = stages(m, position, 1, name=f"byte_position_{query}")
-                places = stages(m, byte_positions[1][2:6], 4, name=f"place_{query}", reset=True)
+                places = stages(m, byte_positions[1][2:6], 3, name=f"place_{query}", reset=True)
                 amount = stages(m, softmax.amounts[query], 1, name=f"amount_{query}")[1]
             for index in range(LANES):
                 total_position = Signal(POSITION_SHAPE, name=f"position_{query}_{index}", reset_less=True)
@@ -218,7 +218,7 @@ class AttentionCore(wiring.Component):
                     scorer.captured[query][index].eq(lane.captured),
                     byte_lane.element.eq(byte_elements[index]), byte_lane.position.eq(byte_positions[1]),
                     byte_lane.factor.eq(operands.byte_factors[query][index]),
-                    byte_lane.coarse.eq(places[3][:2]), byte_lane.place.eq(places[4][2:]),
+                    byte_lane.coarse.eq(places[2][:2]), byte_lane.place.eq(places[3][2:]),
                     *(getattr(byte_lane, name).eq(value) for name, value in byte_control.items()),
                     scorer.byte_captured[query][index].eq(byte_lane.captured),
                 ]

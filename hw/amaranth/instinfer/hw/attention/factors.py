@@ -31,8 +31,9 @@ class RowFactors(wiring.Component):
     """Weights times scales (``arith.scaled_weight``), and the rows' positions.
 
     Cycle 0: ``int8`` and ``scale`` of the row. Cycle 1: ``valid``, ``query``, ``row``, ``weight`` and
-    ``distance``, its exponent before saturation. In cycle ``factor_cycle`` factors come out with
-    ``factor_valid``, to be stored (for OperandMemory). An fp16 row has the scale 1: its factor is its weight.
+    ``distance``, its exponent before saturation. In cycle ``factor_cycle`` factors come out, to be stored
+    (for OperandMemory); ``factor_valid``, ``factor_query`` and ``factor_row`` a cycle before. An fp16 row has
+    the scale 1: its factor is its weight.
 
     ``positions`` of all queries, latency 1 from ``key`` and ``read_row``, which may come from cycle
     ``position_cycle`` on; that of a key row never changes. One row and query per cycle, no back-pressure.
@@ -70,11 +71,11 @@ class RowFactors(wiring.Component):
             position.eq(base - saturated(self.distance)),
             rounded.eq((product + half) >> SCALED_WEIGHT_DROP),
         ]
-        valid = stages(m, self.valid, 2, name="valid", reset=True)
-        query = stages(m, self.query, 2, name="query")
-        row = stages(m, self.row, 2, name="row")
+        valid = stages(m, self.valid, 1, name="valid", reset=True)
+        query = stages(m, self.query, 1, name="query")
+        row = stages(m, self.row, 1, name="row")
         m.d.comb += [
-            self.factor_valid.eq(valid[2]), self.factor_query.eq(query[2]), self.factor_row.eq(row[2]),
+            self.factor_valid.eq(valid[1]), self.factor_query.eq(query[1]), self.factor_row.eq(row[1]),
             self.factor.eq(rounded),
         ]
         for index in range(self._config.queries):

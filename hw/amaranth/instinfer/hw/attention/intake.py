@@ -47,7 +47,7 @@ class SlotIntake(wiring.Component):
     token, beat : one cycle after the transfer
     key_row : pulses in that cycle at the first beat of a row
     value_row : as ``key_row``, but in the cycle of the transfer
-    row : stays until the next row starts, at least eight cycles
+    row : of the row that starts with ``key_row``, or started with ``value_row`` a cycle ago; for eight cycles
     next_row : the number of the row whose beat is taken next; it stays for eight cycles from that of the
         transfer of a row's first beat on
     fold_context, fold_wide, fold_parity : of the closed int8 value slot
@@ -102,7 +102,8 @@ class SlotIntake(wiring.Component):
             token.finish.eq(taken & beat.last & beat.stripe_end), token.base_slot.eq(beat.base_slot),
             self.key_row.eq(starting & ~value),
         ]
-        with m.If(starting):
+        # Also of a beat that waits: a row starts eight cycles after the one before at the earliest.
+        with m.If(self.slots.valid & (group == 0)):
             m.d.sync += [row_fields.context.eq(context), row_fields.row.eq(row),
                          row_fields.int8.eq(beat.int8), row_fields.scale.eq(beat.scale)]
         with m.If(taken):

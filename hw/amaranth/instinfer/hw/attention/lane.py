@@ -149,9 +149,9 @@ class ByteLane(wiring.Component):
     ========================== =====================================
     0                          element, position, factor
     1                          enable, loop
-    2                          first, capture
-    3                          coarse, read_address
-    4                          captured; place; write; partial of the word at read_address
+    2                          coarse, first, capture
+    3                          place, read_address
+    4                          captured; write; partial of the word at read_address
     5                          write_address
     ========================== =====================================
 
@@ -182,13 +182,15 @@ class ByteLane(wiring.Component):
             stages(m, port, 1, name=name, reset=True)[1] for port, name in (
                 (self.enable, "enables"), (self.loop, "loops"), (self.first, "firsts"),
                 (self.capture, "captures"), (self.write, "writes")))
+        coarse, place = (stages(m, port, 1, name=name, reset=True)[1] for port, name in (
+            (self.coarse, "coarsely"), (self.place, "places")))
         word = Signal(signed(BYTE_SUM_BITS), reset_less=True)
         total = Signal(signed(BYTE_SUM_BITS), reset_less=True)
         m.d.comb += [
             read.addr.eq(self.read_address),
             product.element.eq(self.element), product.position.eq(self.position),
             product.factor.eq(self.factor), product.enable.eq(enable), product.loop.eq(loop),
-            product.coarse.eq(self.coarse), product.place.eq(self.place),
+            product.coarse.eq(coarse), product.place.eq(place),
             write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(write_enable),
             self.partial.eq(word),
         ]

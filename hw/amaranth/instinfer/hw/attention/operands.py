@@ -26,6 +26,8 @@ class OperandMemory(wiring.Component):
 
     Query writes (at most every second cycle) are done within 3 cycles; a factor is written at once and goes
     first. Even and odd queries do not wait for each other: factors of one parity are at least 2 cycles apart.
+    ``factor_valid``, ``factor_query`` and ``factor_row`` come a cycle before their ``factor``, so that what
+    chooses for all memories is a register.
     """
 
     latency = 2
@@ -50,22 +52,26 @@ class OperandMemory(wiring.Component):
         held = Signal(query_write(self._config), reset_less=True)
         pairs = [Signal(PAIR_BITS, name=f"pair_{i}", reset_less=True) for i in range(LANES // 2)]
         holding = Signal()
-        blocked = self.factor_valid & (self.factor_query[0] == held.query[0])
+        row = stages(m, self.factor_row, 1, name="factor_row")[1]
+        to_query = [stages(m, self.factor_valid & (self.factor_query == query), 1, name=f"to_query_{query}",
+                           reset=True)[1] for query in range(self._config.queries)]
+        to_factor = [stages(m, self.factor_valid & (self.factor_query[0] == parity), 1, name=f"to_{parity}",
+                            reset=True)[1] for parity in range(2)]
+        blocked = Mux(held.query[0], to_factor[1], to_factor[0])
         with m.If(self.query_valid):
             m.d.sync += [holding.eq(1), held.eq(self.query)]
             m.d.sync += [pair.eq(new) for pair, new in zip(pairs, self.query_pairs, strict=True)]
         with m.Elif(~blocked):
             m.d.sync += holding.eq(0)
-        to_factor = [self.factor_valid & (self.factor_query[0] == parity) for parity in range(2)]
         factor = Cat(self.factor, C(0, 1)).replicate(LANES)
         words = [Mux(chosen, factor, Cat(*pairs)) for chosen in to_factor]
-        self._memories(m, "memory", 0, self.factors, held, holding, words, to_factor)
+        self._memories(m, "memory", 0, self.factors, held, holding, words, to_factor, to_query, row)
         self._memories(m, "byte_memory", 1, self.byte_factors, held, holding & held.group[0], words,
-                       to_factor)
+                       to_factor, to_query, row)
         return m
 
     def _memories(self, m: Module, name: str, drop: int, outputs: Any, held: Any, holding: Value,
-                  words: list[Value], to_factor: list[Value]) -> None:
+                  words: list[Value], to_factor: list[Value], to_query: list[Value], row: Value) -> None:
         """One kind of memory for all queries; ``drop`` group bits are not part of its address."""
         bits = GROUP_BITS - drop
         pad = C(0, bits + len(self.head_slot) - ROW_BITS)
@@ -77,10 +83,10 @@ class OperandMemory(wiring.Component):
             word = stages(m, read.data, 1, name=f"{name}_word_{query}")[1]
             chosen = to_factor[query & 1]
             m.d.comb += [
-                write.addr.eq(Mux(chosen, Cat(self.factor_row, pad, C(1, 1)),
+                write.addr.eq(Mux(chosen, Cat(row, pad, C(1, 1)),
                                   Cat(held.group[drop:], held.head_slot, C(0, 1)))),
                 write.data.eq(words[query & 1]),
-                write.en.eq(Mux(chosen, self.factor_query == query, holding & (held.query == query))),
+                write.en.eq(Mux(chosen, to_query[query], holding & (held.query == query))),
                 read.addr.eq(Mux(self.key, Cat(self.group[drop:], self.head_slot, C(0, 1)),
                                  Cat(self.row, pad, C(1, 1)))),
                 *(outputs[query][lane].eq(word.word_select(lane, FACTOR_BITS)) for lane in range(LANES)),

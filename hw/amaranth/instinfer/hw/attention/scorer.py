@@ -38,7 +38,7 @@ def row_layout(config: EngineConfig) -> data.StructLayout:
 class Scorer(wiring.Component):
     """Takes the captured sums of all queries and lanes: ``start`` comes with ``row``.
 
-    ``byte_captured`` is valid from cycle 1 on, ``captured`` from ``lanes_cycle`` - 1 on. Both must stay for
+    ``byte_captured`` is valid from cycle 0 on, ``captured`` from ``lanes_cycle`` - 1 on. Both must stay for
     ``queries`` cycles. One query per cycle:
 
     - after ``lanes_cycle`` cycles ``lanes`` with ``lanes_valid`` and ``lanes_query`` (not for key rows);
@@ -105,24 +105,28 @@ class Scorer(wiring.Component):
         rows = stages(m, row_0, self.score_cycle, name="row", reset=True)
         slots = stages(m, rows[-1].row, self.weight_cycle - self.score_cycle, name="weight_row", reset=True)
 
-        # Cycles 1 to 3: the sums of the byte lanes, chosen and added; nothing unless the row is int8.
+        # Cycles 0 to 2: the sums of the byte lanes, chosen and added; nothing unless the row is int8.
         halves = [Signal(signed(BYTE_DOT_BITS), name=f"half_{i}", reset_less=True) for i in range(2)]
         byte_sum = Signal(signed(BYTE_DOT_BITS), reset_less=True)
-        chosen = [Array(self.byte_captured[q][lane] for q in range(config.queries))[queries[1]]
-                  for lane in range(LANES)]
+        chosen = [stages(m, Array(self.byte_captured[q][lane] for q in range(config.queries))[query], 1,
+                         name=f"bytes_{lane}")[1] for lane in range(LANES)]
         m.d.sync += [halves[0].eq(chosen[0] + chosen[1]), halves[1].eq(chosen[2] + chosen[3]),
                      byte_sum.eq(halves[0] + halves[1])]
         with m.If(~scoring[2] | ~rows[2].int8):
             m.d.sync += byte_sum.eq(0)
 
-        # Cycles 4 to 6: choose, add pairs, add all. int8 elements count BYTE_SHIFT bits further left; of an
+        # Cycles 3 to 5: choose, add pairs, add all. int8 elements count BYTE_SHIFT bits further left; of an
         # int8 row's sums nobody looks at bits above ``integers``, so no carry goes there.
         integers_end = BYTE_SHIFT + BYTE_DOT_BITS
         lanes = [Signal(signed(SUM_BITS), name=f"sum_{lane}", reset_less=True) for lane in range(LANES)]
         for lane in range(LANES):
+            # A register a lane for what chooses; equal ones, but for what a reset makes of them, would be
+            # one for all lanes again.
+            chooses = Signal(query_bits, init=lane % config.queries, name=f"chooses_{lane}")
+            m.d.sync += chooses.eq(queries[self.lanes_cycle - 2])
             choices = Array(self.captured[q][lane] for q in range(config.queries))
             choice = Signal(signed(SUM_BITS), name=f"choice_{lane}")
-            m.d.comb += [choice.eq(choices[queries[self.lanes_cycle - 1]]), self.lanes[lane].eq(lanes[lane])]
+            m.d.comb += [choice.eq(choices[chooses]), self.lanes[lane].eq(lanes[lane])]
             m.d.sync += lanes[lane].eq(choice)
         low = choice[:integers_end] + (byte_sum << BYTE_SHIFT)
         m.d.sync += lanes[-1].eq(Cat(low[:integers_end], choice[integers_end:]))

@@ -92,7 +92,7 @@ class GroupChooser(wiring.Component):
         """Most cycles from the last beat of the choice's emission to ``shared``: for each pass a sweep over
         the words of all passes, and its divisions."""
         rows = -(-groups // self._lanes)
-        others = ScoreStore.latency + self._terms.latency + self._shares.latency + 6
+        others = ScoreStore.latency + self._terms.latency + self._shares.latency + 7
         beyond = self._rows_beyond(rows, passes)
         slow = passes * beyond * (self._store.cycles_per_row - 1) + (dram + _SPILL_CYCLES if beyond else 0)
         return passes * (passes * rows + others + slow + self._config.queries * QueryShares.cycles)
@@ -116,7 +116,7 @@ class GroupChooser(wiring.Component):
         beyond = self._rows_beyond(rows, passes)
         waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
-        starts = 8 + 1  # of the sweeps, and from the last maximum to what follows
+        starts = 8 + 3  # of the sweeps; behind the last maximum, the last logarithm and the threshold
         return 2 * passes * rows + sums + keys + scans + 2 * rows + starts + others + waits + slow
 
     def _rows_beyond(self, rows: int, passes: int) -> int:
@@ -351,6 +351,7 @@ class _Elaboration:
             candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
             self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
+        shared = stages(m, self.shares.done, 1, name="shared", reset=True)[1]
         m.d.comb += ports.busy.eq(~self.idle | ~self.emitter.empty)
         with m.FSM() as fsm:
             with m.State("TAKE_JOB"):
@@ -395,7 +396,7 @@ class _Elaboration:
                 m.d.comb += [self.phase.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
                 with m.If(self.shares_end):
                     m.next = "TAKE_SHARES"
-            with m.State("TAKE_SHARES"), m.If(self.shares.done):
+            with m.State("TAKE_SHARES"), m.If(shared):
                 m.d.comb += self.shares.clear.eq(1)
                 m.d.sync += self.shared.eq(self.shared + 1)
                 with m.If(self.shared == job.passes - 1):
@@ -417,6 +418,7 @@ class _Elaboration:
 
     def _numeric_states(self, m: Module) -> None:
         job, histogram, sums = self.job, self.histogram, self.sums
+        summed = stages(m, sums.done, 1, name="summed", reset=True)[1]
         known = Signal()  # the threshold
         late = stages(m, known, 1, name="known", reset=True)[1]
         m.d.comb += [
@@ -429,7 +431,7 @@ class _Elaboration:
                 m.next = "TAKE_LOGARITHMS"
         with m.State("TAKE_LOGARITHMS"):
             m.d.comb += self.phase.summing.eq(1)
-            with m.If(sums.done):
+            with m.If(summed):
                 m.next = "WAIT_FOR_BINS"
         with m.State("WAIT_FOR_BINS"), m.If(~histogram.clearing):
             m.next = "MAKE_KEYS"

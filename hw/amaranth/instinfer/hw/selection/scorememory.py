@@ -59,8 +59,9 @@ class ScoreMemory(wiring.Component):
         key_row = stages(m, self.key_row, 1, name="key_row")[1]
         for lane in range(self._lanes):
             m.submodules[f"bank_{lane}"] = bank = BlockMemory(
-                width=SCORE_BITS * self._queries, depth=self._rows, bank=_BANK)
-            m.submodules[f"keys_{lane}"] = keys = BlockMemory(width=KEY_BITS, depth=self._rows, bank=_BANK)
+                width=SCORE_BITS * self._queries, depth=self._rows, bank=_BANK, copy=lane)
+            m.submodules[f"keys_{lane}"] = keys = BlockMemory(
+                width=KEY_BITS, depth=self._rows, bank=_BANK, copy=lane)
             m.d.comb += [
                 bank.write_enable.eq(stages(m, self.put & (self.put_group[:lane_bits] == lane), 1,
                                             name=f"put_{lane}", reset=True)[1]),
