@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an exact dot product to a score (``arith.score``)."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.arith import DOT_BITS, SCORE_BITS
+
+from .pipeline import stages
 
 RIGHT_BITS = 7
 
@@ -26,15 +28,25 @@ class ScoreShift(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         value, right = self.dot, self.right
+        beyond = C(0, 1)
         for low in (4, 2):
             shifted = Signal(signed(DOT_BITS), name=f"shifted_{low}", reset_less=True)
             rest = Signal(low, name=f"rest_{low}", reset_less=True)
-            m.d.sync += [shifted.eq(value >> Cat(C(0, low), right[low:])), rest.eq(right[:low])]
+            left = Cat(C(0, low), right[low:])
+            m.d.sync += [shifted.eq(value >> left), rest.eq(right[:low])]
+            if low == 2:  # what no later shift takes away has to equal the sign
+                first = SCORE_BITS - 1 + (1 << low) - 1
+                beyond = stages(m, _differ(value, first, left), 1, name="beyond")[1]
             value, right = shifted, rest
-        # Bits that must equal the sign, the lowest of them unless the last shift takes them away.
-        top = value[SCORE_BITS - 1:] ^ value[-1].replicate(DOT_BITS - SCORE_BITS + 1)
         limit = 1 << (SCORE_BITS - 1)
         m.d.sync += self.score.eq(value >> right)
-        with m.If((top & ((1 << len(top)) - 1 << right)).any()):
+        with m.If(beyond | _differ(value[:SCORE_BITS + 2], SCORE_BITS - 1, right, sign=value[-1])):
             m.d.sync += self.score.eq(Mux(value[-1], -limit, limit - 1))
         return m
+
+
+def _differ(value: Value, first: int, right: Value, *, sign: Value | None = None) -> Value:
+    """Whether a bit that a shift by ``right`` brings to ``first`` or above differs from the sign."""
+    sign = value[-1] if sign is None else sign
+    top = value[first:] ^ sign.replicate(len(value) - first)
+    return (top & ((1 << len(top)) - 1 << right)).any()
