@@ -604,6 +604,7 @@ def test_erase_failure_drops_the_superblock(stored: Stored, faults: Any) -> None
     assert csd.read_table(Table.COUNTS, [0]) == [free]
     after = stored.cache.new_sequence()
     after.write(0, stored.k, stored.v)
+    after.sync()
     expected = exact_attention(csd.config, stored.q, stored.k, stored.v)
     assert_same_bits(after.attend(0, stored.q), expected)
     after.free()
