@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Scheduler` by itself: a dead die does not keep the others waiting."""
+"""`Scheduler` by itself: a dead die does not keep the others waiting; what follows a slot is chosen late."""
 
 import dataclasses
 
+import pytest
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
 from instinfer.abi.presets import presets
 from instinfer.hw.flash.die import TIMEOUT_TICKS
-from instinfer.hw.flash.scheduler import Scheduler
+from instinfer.hw.flash.scheduler import PREPARED, SLACK, Scheduler
 from instinfer.hw.flash.sequencer import JobKind
+from instinfer.hw.signatures import channel_request
 
 READ_COMES = 20
 """Ends of the dead die's requests before the other die gets a read."""
 WAIT = 40
+SLOTS_BEFORE = 2
+"""Slots that have moved when die 1 gets its read, while the next one moves."""
+ASKS = 15
 
 
 def test_a_dead_die_leaves_room_for_the_other():
@@ -58,3 +63,50 @@ def test_a_dead_die_leaves_room_for_the_other():
     simulator.run()
     assert ends[:READ_COMES] == ["read", "write"] * (READ_COMES // 2)
     assert 0 <= waited <= WAIT, f"no read command for die 1 within {WAIT} cycles: {waited}"
+
+
+@pytest.mark.parametrize("preset", ["tiny", "product", "daisyplus"])
+def test_what_follows_a_slot_is_chosen_late(preset):
+    """Die 1 gets a read while a slot of die 0 moves, `ASKS` cycles before a choice is due: its command comes
+    next, before die 0's next slot. Whatever is chosen is offered before the slot has moved."""
+    config = dataclasses.replace(presets()[preset], dies=2)
+    scheduler = Scheduler(config=config)
+    moves = config.slot_beats * config.beat_cycles_x1000 // 1000
+    entry = {"pairs": (1 << config.slots_per_stripe // 2) - 1, "tokens": 1}
+    jobs: list[tuple[int, int]] = []
+    spare: list[int] = []
+
+    async def around(ctx):
+        for port, value in ((scheduler.ready, 0b11), (scheduler.events.ready, 1), (scheduler.rows, 8),
+                            (scheduler.free, config.slot_buffers), (scheduler.slots_idle, 1),
+                            (scheduler.read_level[0], 1)):
+            ctx.set(port, value)
+        ctx.set(scheduler.entry, channel_request(config).const({**entry, "masked": 1}))
+        busy, offered, job = 0, 0, scheduler.job
+        for _ in range(config.cycles(100_000)):
+            ctx.set(job.ready, busy == 0)
+            valid = ctx.get(job.valid)
+            offered = offered + 1 if valid else 0
+            if valid and busy == 0:
+                if jobs and jobs[-1][0] == JobKind.TRANSFER:
+                    spare.append(offered)
+                kind, die = ctx.get(job.payload.kind), ctx.get(job.payload.die)
+                jobs.append((kind, die))
+                if (kind, die) == (JobKind.READ, 1):
+                    return
+                busy = moves if kind == JobKind.TRANSFER else 10
+            await ctx.tick()
+            busy = max(0, busy - 1)
+            if len(spare) == SLOTS_BEFORE and busy == PREPARED + SLACK + ASKS:
+                ctx.set(scheduler.read_level[1], 1)
+
+    m = Module()
+    m.submodules.scheduler = scheduler
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(around)
+    simulator.run()
+    assert jobs[-1] == (JobKind.READ, 1), jobs
+    moved = [kind for kind, _ in jobs].count(JobKind.TRANSFER)
+    assert moved == SLOTS_BEFORE + 1, f"{moved} slots before the command of die 1: {jobs}"
+    assert min(spare) >= SLACK, f"offered {min(spare)} cycles before the slot has moved"

@@ -26,6 +26,8 @@ SETTLE = choice.LATENCY + 2
 """Cycles from the end of a job to a choice that knows what it changed, the next run's die too."""
 PREPARED = SETTLE + span.LATENCY + 4
 """Cycles from the end of a job to the next one, if nothing was prepared."""
+SLACK = 8
+"""Cycles that a choice behind a slot comes before the last one in which the next job is still in time."""
 CALM = (Work.CLAIM, Work.REPORT, Work.FORGO)
 """Works that need no bus."""
 
@@ -82,9 +84,11 @@ class Scheduler(wiring.Component):
 
     Latency: while the operations of a job without data move (read command, column change, erase) its
     successor, for another die, is prepared: offered 1 cycle after the last one has started, if together they
-    take `PREPARED` cycles. Behind other jobs it is offered `PREPARED` + 1 cycles after that, which is less
-    than a slot takes. Back-pressure: a slot is asked for only when the ring has room, an end is reported only
-    when the one before was taken.
+    take `PREPARED` cycles. What follows a slot is chosen as late as the bus allows, so that a die that gets
+    ready while the slot moves can still have its turn: it is offered `SLACK` cycles before the slot has
+    moved, at the latest. Behind other jobs: `PREPARED` + 1 cycles after their last operation has started.
+    Back-pressure: a slot is asked for only when the ring has room, an end is reported only when the one
+    before was taken.
     """
 
     def __init__(self, *, config: EngineConfig):
@@ -214,7 +218,9 @@ class Scheduler(wiring.Component):
                  mine: Signal, planned: Any, result: Any) -> None:
         """Look up what was chosen, then offer it to the sequencer, or do it if it needs no bus."""
         config = self._config
-        task, work, wait = Signal(Task), Signal(Work), Signal(range(max(span.LATENCY, SETTLE)))
+        moves = config.slot_beats * config.beat_cycles_x1000 // 1000
+        late = max(SETTLE - 1, moves - PREPARED - SLACK)
+        task, work, wait = Signal(Task), Signal(Work), Signal(range(max(span.LATENCY, SETTLE, late + 1)))
         position, plane = Signal(range(config.slots_per_stripe)), Signal(range(max(2, config.planes)))
         cached, closes, status = Signal(), Signal(), Signal(MediaStatus)
         number, rows, ended = Signal.like(position), Signal(SLOT_ROWS_MAX), Signal()
@@ -270,7 +276,8 @@ class Scheduler(wiring.Component):
                 m.next = "HOLD"
             with m.State("HOLD"):
                 # Until the job is taken; one without data lets the next one be prepared as soon as it moves.
-                m.d.sync += wait.eq(SETTLE - 1)
+                # While a slot moves dies get ready, so what follows it is chosen late.
+                m.d.sync += wait.eq(Mux(task == Task.TRANSFER, late, SETTLE - 1))
                 with m.If(self.job.ready | self.begun & ahead):
                     m.next = "SETTLE"
             with m.State("ACT"), m.If(~self.job.valid):
