@@ -163,8 +163,9 @@ def byte_product_vectors(element, factor, position):
     got = run_pipeline(block, {"element": element.tolist(), "position": position.tolist(),
                                "factor": factor.tolist(), "loop": [0] * count, "enable": [1] * count,
                                "coarse": (position >> 2 & 3).tolist(), "place": (position >> 4 & 3).tolist()},
-                       ["value", "carry"], latency=block.latency, delays=BYTE_DELAYS)
-    return [value + carry for value, carry in got]
+                       ["value", "carry", "late"], latency=block.latency, delays=BYTE_DELAYS)
+    assert [late for _, _, late in got[1:]] == [value for value, _, _ in got[:-1]]
+    return [value + carry for value, carry, _ in got]
 
 
 def test_byte_product_of_value_slots_is_the_models_contribution():

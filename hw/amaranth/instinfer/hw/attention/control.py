@@ -31,7 +31,7 @@ def lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[s
 
 def byte_lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[str, Value]:
     """Of `ByteLane`, whose cycle 0 is ``lane_cycle``."""
-    adds, reads, stores = (at[lane_cycle + cycle] for cycle in (0, 1, 3))
+    adds, reads, stores = (at[lane_cycle + cycle] for cycle in (0, 1, 4))
     enable, loop, first, capture, write = (Signal(name=f"byte_lanes_{name}") for name in (
         "enable", "loop", "first", "capture", "write"))
     m.d.sync += [
@@ -40,4 +40,4 @@ def byte_lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> d
         write.eq(stores.value & stores.int8),
     ]
     return {"enable": enable, "loop": loop, "first": first, "capture": capture, "write": write,
-            "read_address": at[lane_cycle + 3].group[1:], "write_address": at[lane_cycle + 5].group[1:]}
+            "read_address": at[lane_cycle + 3].group[1:], "write_address": at[lane_cycle + 6].group[1:]}

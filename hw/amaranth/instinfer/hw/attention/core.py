@@ -52,7 +52,7 @@ class AttentionCore(wiring.Component):
         self._config = config
         self.entry_cycle = config.queries + RowFactors.factor_cycle
         """Cycle of the elements; the operands of the row's last query can be read from here on."""
-        self.lane_cycle = self.entry_cycle + OperandMemory.latency
+        self.lane_cycle = self.entry_cycle + OperandMemory.latency - 1
         """Cycle in which a beat enters the lanes."""
         self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle
         """Cycle in which a value beat's accumulators are read; those of a merge or fold step one earlier."""
@@ -100,10 +100,10 @@ class AttentionCore(wiring.Component):
         reading = Signal(token_layout(config), reset_less=True)
         ahead, behind = at[self.read_cycle - 2], at[self.read_cycle - 1]
         m.d.sync += reading.eq(Mux(ahead.merge | ahead.fold, ahead.as_value(), behind.as_value()))
-        entering = at[self.entry_cycle]
+        entering, enters = at[self.entry_cycle], at[self.entry_cycle - 1]
         m.d.comb += [
-            operands.key.eq(entering.key), operands.head_slot.eq(entering.context.head_slot),
-            operands.group.eq(entering.group), operands.row.eq(entering.row),
+            operands.key.eq(enters.key), operands.head_slot.eq(enters.context.head_slot),
+            operands.group.eq(enters.group), operands.row.eq(enters.row),
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
             softmax.amount_parity.eq(reading.parity), softmax.amount_die.eq(reading.context.die),
         ]
@@ -199,7 +199,6 @@ class AttentionCore(wiring.Component):
             with m.If(mine[0]):
                 byte_positions = stages(m, position, 1, name=f"byte_position_{query}")
                 places = stages(m, byte_positions[1][2:6], 3, name=f"place_{query}", reset=True)
-                amount = stages(m, softmax.amounts[query], 1, name=f"amount_{query}")[1]
             for index in range(LANES):
                 total_position = Signal(POSITION_SHAPE, name=f"position_{query}_{index}", reset_less=True)
                 with m.If(mine[index]):
@@ -212,7 +211,7 @@ class AttentionCore(wiring.Component):
                     lane.element.eq(elements[index]), lane.position.eq(total_position),
                     lane.factor.eq(operands.factors[query][index]),
                     lane.read_address.eq(Cat(reading.group, reading.context)),
-                    lane.amount.eq(amount), lane.drop.eq(amount[-1]),
+                    lane.amount.eq(softmax.amounts[query]), lane.drop.eq(softmax.amounts[query][-1]),
                     lane.partial.eq(byte_lane.partial),
                     *(getattr(lane, name).eq(value) for name, value in control.items()),
                     scorer.captured[query][index].eq(lane.captured),

@@ -50,8 +50,8 @@ class SlotIntake(wiring.Component):
     row : of the row that starts with ``key_row``, or started with ``value_row`` a cycle ago; for eight cycles
     next_row : the number of the row whose beat is taken next; it stays for eight cycles from that of the
         transfer of a row's first beat on
-    fold_context, fold_wide, fold_parity : of the closed int8 value slot
-    folding : it has not been folded yet
+    folding : an int8 value slot was closed and has not been folded yet
+    fold_context, fold_wide, fold_parity : of that slot; without meaning unless ``folding``
     parity : that of the pair under way; it changes with ``value_taken``, the last beat of a value slot
     inside : a key row is not complete
     taken, refused : a beat was taken, or refused, in this cycle
@@ -118,6 +118,9 @@ class SlotIntake(wiring.Component):
         with m.If(self.fold_done):
             m.d.sync += self.folding.eq(0)
         with m.If(close):
-            m.d.sync += [self.folding.eq(1), self.fold_context.eq(context), self.fold_wide.eq(beat.wide),
+            m.d.sync += self.folding.eq(1)
+        # They stay from the closing beat on; until then whether that is this one need not be known.
+        with m.If(~self.folding):
+            m.d.sync += [self.fold_context.eq(context), self.fold_wide.eq(beat.wide),
                          self.fold_parity.eq(self.parity)]
         return m

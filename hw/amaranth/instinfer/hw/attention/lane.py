@@ -24,6 +24,7 @@ from ..numeric.product import (
 from ..numeric.shift import AMOUNT_BITS, FloorShift
 
 _HALF = SUM_BITS // 2
+_BYTE_HALF = BYTE_SUM_BITS // 2
 
 
 class Source(enum.Enum, shape=2):
@@ -52,7 +53,7 @@ class AccumulatorLane(wiring.Component):
     0                          element, position, factor
     ``read_cycle``             read_address of an accumulation
     ``read_cycle`` - 1         read_address of a merge or fold
-    two after read_address     amount, drop
+    one after read_address     amount, drop
     ``adder_cycle`` - 2        addend
     ``adder_cycle`` - 1        enable, source
     ``adder_cycle``            partial
@@ -101,12 +102,14 @@ class AccumulatorLane(wiring.Component):
                 (self.enable, "enables"), (self.write, "writes"), (self.capture, "captures")))
         source, addend = (stages(m, port, 1, name=name)[1] for port, name in (
             (self.source, "from"), (self.addend, "addends")))
+        amount, drop = (stages(m, port, 1, name=name)[1] for port, name in (
+            (self.amount, "amounts"), (self.drop, "drops")))
         low, high = Signal(_HALF, reset_less=True), Signal(_HALF, reset_less=True)
         total = Cat(stages(m, low, 1, name="low")[1], high)
         other = Signal(signed(SUM_BITS))
         m.d.comb += [
             read.addr.eq(self.read_address),
-            shift.value.eq(word), shift.amount.eq(self.amount), shift.drop.eq(self.drop),
+            shift.value.eq(word), shift.amount.eq(amount), shift.drop.eq(drop),
             product.element.eq(self.element), product.position.eq(self.position),
             product.factor.eq(self.factor),
             product.bypass.eq(addend), product.addend.eq(shift.result),
@@ -151,11 +154,13 @@ class ByteLane(wiring.Component):
     1                          enable, loop
     2                          coarse, first, capture
     3                          place, read_address
-    4                          captured; write; partial of the word at read_address
-    5                          write_address
+    4                          captured; partial of the word at read_address
+    5                          write
+    6                          write_address
     ========================== =====================================
 
-    One operation per cycle; a word may be read again three cycles after its last read.
+    One operation per cycle; a word may be read again four cycles after its last read. The upper half of a sum
+    is added a cycle behind the lower one.
     """
 
     def __init__(self, *, depth: int) -> None:
@@ -185,19 +190,26 @@ class ByteLane(wiring.Component):
         coarse, place = (stages(m, port, 1, name=name, reset=True)[1] for port, name in (
             (self.coarse, "coarsely"), (self.place, "places")))
         word = Signal(signed(BYTE_SUM_BITS), reset_less=True)
-        total = Signal(signed(BYTE_SUM_BITS), reset_less=True)
+        low, high = Signal(_BYTE_HALF, reset_less=True), Signal(BYTE_SUM_BITS - _BYTE_HALF, reset_less=True)
+        carry = Signal(reset_less=True)
         m.d.comb += [
             read.addr.eq(self.read_address),
             product.element.eq(self.element), product.position.eq(self.position),
             product.factor.eq(self.factor), product.enable.eq(enable), product.loop.eq(loop),
             product.coarse.eq(coarse), product.place.eq(place),
-            write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(write_enable),
+            write.addr.eq(self.write_address), write.en.eq(write_enable),
+            write.data.eq(Cat(stages(m, low, 1, name="low")[1], high)),
             self.partial.eq(word),
         ]
         m.d.sync += word.eq(read.data)
         with m.If(first):
             m.d.sync += word.eq(0)
-        m.d.sync += total.eq((Cat(product.carry, product.value) + Cat(C(1, 1), word))[1:])
+        word_high = stages(m, word[_BYTE_HALF:], 1, name="word_high")[1]
+        m.d.sync += [
+            Cat(low, carry).eq((Cat(product.carry, product.value[:_BYTE_HALF])
+                                + Cat(C(1, 1), word[:_BYTE_HALF]))[1:]),
+            high.eq((Cat(carry, product.late[_BYTE_HALF:]) + Cat(C(1, 1), word_high))[1:]),
+        ]
         captured = Signal(signed(BYTE_DOT_BITS), reset_less=True)
         m.d.comb += self.captured.eq(captured)
         with m.If(capture):

@@ -20,9 +20,10 @@ from .ports import GROUP_BITS, PAIR_BITS, ROW_BITS, query_shape, query_write
 class OperandMemory(wiring.Component):
     """Two memories per query: query rows of all head slots and factors of the rows of one value slot.
 
-    A read (``key``, ``head_slot``, ``group`` or ``row``) takes ``latency`` cycles. For key slots ``factors``
-    are the query integers of dims 4 * group and on, ``byte_factors`` those of the next four (``group`` must
-    then be even); for value slots both are the row's ``factor`` in all lanes.
+    A read (``key``, ``head_slot``, ``group`` or ``row``) takes ``latency`` cycles and sees what was written
+    by the end of its first one. For key slots ``factors`` are the query integers of dims 4 * group and on,
+    ``byte_factors`` those of the next four (``group`` must then be even); for value slots both are the row's
+    ``factor`` in all lanes.
 
     Query writes (at most every second cycle) are done within 3 cycles; a factor is written at once and goes
     first. Even and odd queries do not wait for each other: factors of one parity are at least 2 cycles apart.
@@ -30,7 +31,7 @@ class OperandMemory(wiring.Component):
     chooses for all memories is a register.
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
@@ -81,13 +82,14 @@ class OperandMemory(wiring.Component):
             m.submodules[f"{name}_{query}"] = memory
             read, write = memory.read_port(), memory.write_port()
             word = stages(m, read.data, 1, name=f"{name}_word_{query}")[1]
+            address = Mux(self.key, Cat(self.group[drop:], self.head_slot, C(0, 1)),
+                          Cat(self.row, pad, C(1, 1)))
             chosen = to_factor[query & 1]
             m.d.comb += [
                 write.addr.eq(Mux(chosen, Cat(row, pad, C(1, 1)),
                                   Cat(held.group[drop:], held.head_slot, C(0, 1)))),
                 write.data.eq(words[query & 1]),
                 write.en.eq(Mux(chosen, to_query[query], holding & (held.query == query))),
-                read.addr.eq(Mux(self.key, Cat(self.group[drop:], self.head_slot, C(0, 1)),
-                                 Cat(self.row, pad, C(1, 1)))),
+                read.addr.eq(stages(m, address, 1, name=f"{name}_address_{query}")[1]),
                 *(outputs[query][lane].eq(word.word_select(lane, FACTOR_BITS)) for lane in range(LANES)),
             ]

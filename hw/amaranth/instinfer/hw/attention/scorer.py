@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the lanes' sums at a row's end to scores and weights, one query after the other."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -115,8 +115,9 @@ class Scorer(wiring.Component):
         with m.If(~scoring[2] | ~rows[2].int8):
             m.d.sync += byte_sum.eq(0)
 
-        # Cycles 3 to 5: choose, add pairs, add all. int8 elements count BYTE_SHIFT bits further left; of an
-        # int8 row's sums nobody looks at bits above ``integers``, so no carry goes there.
+        # Cycles 3 to 5: choose, add pairs, add all. The sum of the byte lanes is a third addend of the last
+        # pair, without a second carry chain; its elements count BYTE_SHIFT bits further left. Of an int8
+        # row's sums nobody looks at bits above ``integers``, so it ends there.
         integers_end = BYTE_SHIFT + BYTE_DOT_BITS
         lanes = [Signal(signed(SUM_BITS), name=f"sum_{lane}", reset_less=True) for lane in range(LANES)]
         for lane in range(LANES):
@@ -124,16 +125,17 @@ class Scorer(wiring.Component):
             # one for all lanes again.
             chooses = Signal(query_bits, init=lane % config.queries, name=f"chooses_{lane}")
             m.d.sync += chooses.eq(queries[self.lanes_cycle - 2])
-            choices = Array(self.captured[q][lane] for q in range(config.queries))
-            choice = Signal(signed(SUM_BITS), name=f"choice_{lane}")
-            m.d.comb += [choice.eq(choices[chooses]), self.lanes[lane].eq(lanes[lane])]
-            m.d.sync += lanes[lane].eq(choice)
-        low = choice[:integers_end] + (byte_sum << BYTE_SHIFT)
-        m.d.sync += lanes[-1].eq(Cat(low[:integers_end], choice[integers_end:]))
+            m.d.comb += self.lanes[lane].eq(lanes[lane])
+            m.d.sync += lanes[lane].eq(Array(self.captured[q][lane] for q in range(config.queries))[chooses])
+        byte_addend = Signal(SUM_BITS, name="byte_addend")
+        m.d.comb += byte_addend.eq(Cat(C(0, BYTE_SHIFT), stages(m, byte_sum, 1, name="byte_sum")[1]))
+        a, b, c = *lanes[2:], byte_addend
+        half_sum, carries = Signal(signed(SUM_BITS)), Signal(signed(SUM_BITS))
+        m.d.comb += [half_sum.eq(a ^ b ^ c), carries.eq((a & b) | (a & c) | (b & c))]
         pairs = [Signal(signed(SUM_BITS + 1), name=f"pair_{i}", reset_less=True) for i in range(2)]
         dot = Signal(signed(DOT_BITS), reset_less=True)
         m.d.sync += [
-            pairs[0].eq(lanes[0] + lanes[1]), pairs[1].eq(lanes[2] + lanes[3]),
+            pairs[0].eq(lanes[0] + lanes[1]), pairs[1].eq(half_sum + (carries << 1)),
             dot.eq(pairs[0] + pairs[1]),
         ]
         m.d.comb += [self.lanes_valid.eq(merging[-1]), self.lanes_query.eq(queries[self.lanes_cycle])]

@@ -114,7 +114,9 @@ class ByteProduct(wiring.Component):
     ``product``, to which the last one was added where ``loop`` (cycle 2) said so and which stays without
     ``enable`` (cycle 2). From it, with ``coarse`` (position div 4 mod 4, cycle 3) and ``place``
     (position div 16, cycle ``latency``), in cycle ``latency``
-    ``value + carry = round(product * 2**(position - position mod 4 - BYTE_VALUE_POSITION))``, halves up.
+    ``value + carry = round(product * 2**(position - position mod 4 - BYTE_VALUE_POSITION))``, halves up, and
+    a cycle later ``late``, the same value, chosen from a register: what adds it in two parts takes the upper
+    one there, without a register behind the multiplexer.
 
     One operation per cycle, no back-pressure. The sum fits into the accumulator of a DSP block.
     """
@@ -127,7 +129,7 @@ class ByteProduct(wiring.Component):
             "factor": In(signed(FACTOR_BITS)),
             "enable": In(1), "loop": In(1), "coarse": In(2), "place": In(2),
             "product": Out(signed(BYTE_DOT_BITS)),
-            "value": Out(signed(BYTE_SUM_BITS)), "carry": Out(1),
+            "value": Out(signed(BYTE_SUM_BITS)), "carry": Out(1), "late": Out(signed(BYTE_SUM_BITS)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -146,11 +148,13 @@ class ByteProduct(wiring.Component):
         with m.If(self.enable):
             m.d.sync += total.eq(Mux(self.loop, total, 0) + multiplied)
         m.d.comb += self.product.eq(total)
-        with m.Switch(self.place):
-            for index in range(3):
-                with m.Case(index) if index < 2 else m.Default():
-                    left = _PLACE_STEP * index
-                    m.d.comb += self.value.eq(window << left >> BYTE_VALUE_POSITION)
-                    if left < BYTE_VALUE_POSITION:
-                        m.d.comb += self.carry.eq(window[BYTE_VALUE_POSITION - left - 1])
+        late, late_place = stages(m, window, 1, name="window")[1], stages(m, self.place, 1, name="place")[1]
+        for source, place, value in ((window, self.place, self.value), (late, late_place, self.late)):
+            with m.Switch(place):
+                for index in range(3):
+                    with m.Case(index) if index < 2 else m.Default():
+                        left = _PLACE_STEP * index
+                        m.d.comb += value.eq(source << left >> BYTE_VALUE_POSITION)
+                        if value is self.value and left < BYTE_VALUE_POSITION:
+                            m.d.comb += self.carry.eq(window[BYTE_VALUE_POSITION - left - 1])
         return m
