@@ -112,7 +112,7 @@ class GroupChooser(wiring.Component):
         sums = latency + self._sums.latency + passes * self._config.queries + self._sums.settle + 4
         keys = latency + self._keys[0].latency + self._histogram.settle + 4
         scans = 2 * (BINS + self._histogram.scan_latency + 2)
-        others = ScoreStore.latency + _EMIT + 12
+        others = ScoreStore.latency + _EMIT + 13
         beyond = self._rows_beyond(rows, passes)
         waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
@@ -307,13 +307,15 @@ class _Elaboration:
         now, keyed = self.now, self.key_marks
         for lane, made in enumerate(self.keys):
             key = self._key(lane)
-            near = now.candidates[lane] & (key[DIGIT_BITS:] == self.high)
+            near = now.valid & now.candidates[lane] & (key[DIGIT_BITS:] == self.high)
+            near_1 = stages(m, near, 1, name=f"near_{lane}")[1]
+            digit_1 = stages(m, key[:DIGIT_BITS], 1, name=f"low_digit_{lane}")[1]
             m.d.comb += [
-                histogram.add[lane].eq(Mux(self.adding_low, now.valid & near,
+                histogram.add[lane].eq(Mux(self.adding_low, near_1,
                                            self.adding_high & made.valid & keyed.candidates[lane])),
-                histogram.digits[lane].eq(Mux(self.adding_low, key[:DIGIT_BITS], made.key[DIGIT_BITS:])),
+                histogram.digits[lane].eq(Mux(self.adding_low, digit_1, made.key[DIGIT_BITS:])),
             ]
-        self.lows_end = stages(m, now.end & self.adding_low, 1 + histogram.settle, name="lows_end",
+        self.lows_end = stages(m, now.end & self.adding_low, 2 + histogram.settle, name="lows_end",
                                reset=True)[-1]
 
     def _key(self, lane: int) -> Value:
@@ -335,7 +337,7 @@ class _Elaboration:
         ports, job = self.ports, self.job
         offered: Any = ports.jobs.payload
         stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
-        # A cycle each, and nobody looks before maxima have come: three cycles after the job.
+        # A cycle each: they are known five cycles after the job, before the last maximum can have come.
         ending, candidates = Signal.like(job.groups), Signal.like(job.groups)
         added, last, gathered = Signal(range(self.passes + 1)), Signal(), Signal()
         arrived = stages(m, ports.maxima.valid & ports.maxima.ready, 1, name="arrived", reset=True)[1]
@@ -348,7 +350,8 @@ class _Elaboration:
         ]
         m.d.sync += [
             ending.eq(Mux(job.end > job.groups, job.groups, job.end)),
-            candidates.eq(Mux(ending > job.first, ending - job.first, 0)),
+            candidates.eq(Mux(stages(m, ending > job.first, 1, name="some")[1],
+                              stages(m, ending - job.first, 1, name="some_candidates")[1], 0)),
             self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
         shared = stages(m, self.shares.done, 1, name="shared", reset=True)[1]
