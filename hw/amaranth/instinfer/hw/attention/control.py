@@ -40,4 +40,4 @@ def byte_lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> d
         write.eq(stores.value & stores.int8),
     ]
     return {"enable": enable, "loop": loop, "first": first, "capture": capture, "write": write,
-            "read_address": at[lane_cycle + 3].group[1:], "write_address": at[lane_cycle + 6].group[1:]}
+            "read_address": at[lane_cycle + 2].group[1:], "write_address": at[lane_cycle + 5].group[1:]}

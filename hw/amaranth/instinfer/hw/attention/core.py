@@ -96,7 +96,8 @@ class AttentionCore(wiring.Component):
         # Out of a register: what moves may start two cycles behind a step of the port, where ``reading`` is.
         soon = Signal()
         m.d.sync += soon.eq(intake.taken | folding | self.port.step_valid)
-        moves = moving_parts(m, soon, self.last_cycle + 2, parts=1 + LANES * config.queries, name="moves")
+        moves = moving_parts(m, soon, self.last_cycle + 2, parts=(LANES + 1) * config.queries + 1,
+                             name="moves")
         reading = Signal(token_layout(config), reset_less=True)
         ahead, behind = at[self.read_cycle - 2], at[self.read_cycle - 1]
         m.d.sync += reading.eq(Mux(ahead.merge | ahead.fold, ahead.as_value(), behind.as_value()))
@@ -196,7 +197,7 @@ class AttentionCore(wiring.Component):
         for query in range(config.queries):
             position = factors.positions[query]
             mine = moves[query * LANES:(query + 1) * LANES]
-            with m.If(mine[0]):
+            with m.If(moves[LANES * config.queries + query]):
                 byte_positions = stages(m, position, 1, name=f"byte_position_{query}")
                 places = stages(m, byte_positions[1][2:6], 3, name=f"place_{query}", reset=True)
             for index in range(LANES):

@@ -23,8 +23,9 @@ from ..numeric.product import (
     POSITION_SHAPE,
     VALUE_POSITION,
 )
+from ..numeric.shift import AMOUNT_BITS
 from .ports import ROW_BITS, query_shape
-from .softmax import DISTANCE_BITS, saturated
+from .softmax import DISTANCE_BITS
 
 
 class RowFactors(wiring.Component):
@@ -62,13 +63,16 @@ class RowFactors(wiring.Component):
         base = Signal(POSITION_SHAPE, reset_less=True)
         product = Signal(WEIGHT_BITS + SCALE_MANTISSA_BITS, reset_less=True)
         rounded = Signal(SCALED_WEIGHT_BITS, reset_less=True)
-        position = Signal(POSITION_SHAPE, reset_less=True)
+        # Of a distance within the range of exponents, and beyond it.
+        near, far = (Signal(POSITION_SHAPE, name=name, reset_less=True) for name in ("near", "far"))
+        beyond = stages(m, self.distance[AMOUNT_BITS:].any(), 1, name="beyond")[1]
+        position = Mux(beyond, far, near)
         half = 1 << (SCALED_WEIGHT_DROP - 1)
         m.d.sync += [
             mantissa.eq(Mux(self.int8, scale.magnitude, 1 << SCALED_WEIGHT_DROP)),
             base.eq(Mux(self.int8, scale.shift + BYTE_VALUE_POSITION, VALUE_POSITION)),
             product.eq(self.weight * mantissa),
-            position.eq(base - saturated(self.distance)),
+            near.eq(base - self.distance[:AMOUNT_BITS]), far.eq(base - ((1 << AMOUNT_BITS) - 1)),
             rounded.eq((product + half) >> SCALED_WEIGHT_DROP),
         ]
         valid = stages(m, self.valid, 1, name="valid", reset=True)

@@ -50,7 +50,7 @@ class SlotIntake(wiring.Component):
     row : of the row that starts with ``key_row``, or started with ``value_row`` a cycle ago; for eight cycles
     next_row : the number of the row whose beat is taken next; it stays for eight cycles from that of the
         transfer of a row's first beat on
-    folding : an int8 value slot was closed and has not been folded yet
+    folding : an int8 value slot was closed, before the beat of ``token``, and has not been folded yet
     fold_context, fold_wide, fold_parity : of that slot; without meaning unless ``folding``
     parity : that of the pair under way; it changes with ``value_taken``, the last beat of a value slot
     inside : a key row is not complete
@@ -117,10 +117,10 @@ class SlotIntake(wiring.Component):
             m.d.sync += self.parity.eq(~self.parity)
         with m.If(self.fold_done):
             m.d.sync += self.folding.eq(0)
-        with m.If(close):
+        # A cycle late, as whether a beat is taken is: a beat of a key slot comes between two value slots.
+        with m.If(token.close):
             m.d.sync += self.folding.eq(1)
-        # They stay from the closing beat on; until then whether that is this one need not be known.
-        with m.If(~self.folding):
+        with m.If(~(token.close | self.folding)):
             m.d.sync += [self.fold_context.eq(context), self.fold_wide.eq(beat.wide),
                          self.fold_parity.eq(self.parity)]
         return m

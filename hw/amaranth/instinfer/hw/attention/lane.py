@@ -152,11 +152,10 @@ class ByteLane(wiring.Component):
     ========================== =====================================
     0                          element, position, factor
     1                          enable, loop
-    2                          coarse, first, capture
-    3                          place, read_address
+    2                          coarse, first, capture, read_address
+    3                          place
     4                          captured; partial of the word at read_address
-    5                          write
-    6                          write_address
+    5                          write, write_address
     ========================== =====================================
 
     One operation per cycle; a word may be read again four cycles after its last read. The upper half of a sum
@@ -193,12 +192,12 @@ class ByteLane(wiring.Component):
         low, high = Signal(_BYTE_HALF, reset_less=True), Signal(BYTE_SUM_BITS - _BYTE_HALF, reset_less=True)
         carry = Signal(reset_less=True)
         m.d.comb += [
-            read.addr.eq(self.read_address),
+            read.addr.eq(stages(m, self.read_address, 1, name="read_address")[1]),
             product.element.eq(self.element), product.position.eq(self.position),
             product.factor.eq(self.factor), product.enable.eq(enable), product.loop.eq(loop),
             product.coarse.eq(coarse), product.place.eq(place),
-            write.addr.eq(self.write_address), write.en.eq(write_enable),
-            write.data.eq(Cat(stages(m, low, 1, name="low")[1], high)),
+            write.addr.eq(stages(m, self.write_address, 1, name="write_address")[1]),
+            write.en.eq(write_enable), write.data.eq(Cat(stages(m, low, 1, name="low")[1], high)),
             self.partial.eq(word),
         ]
         m.d.sync += word.eq(read.data)

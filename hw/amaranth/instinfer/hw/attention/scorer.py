@@ -116,22 +116,27 @@ class Scorer(wiring.Component):
             m.d.sync += byte_sum.eq(0)
 
         # Cycles 3 to 5: choose, add pairs, add all. The sum of the byte lanes is a third addend of the last
-        # pair, without a second carry chain; its elements count BYTE_SHIFT bits further left. Of an int8
-        # row's sums nobody looks at bits above ``integers``, so it ends there.
+        # pair, made two addends where they are chosen; its elements count BYTE_SHIFT bits further left. Of an
+        # int8 row's sums nobody looks at bits above ``integers``, so it ends there.
         integers_end = BYTE_SHIFT + BYTE_DOT_BITS
         lanes = [Signal(signed(SUM_BITS), name=f"sum_{lane}", reset_less=True) for lane in range(LANES)]
+        choices = []
         for lane in range(LANES):
             # A register a lane for what chooses; equal ones, but for what a reset makes of them, would be
             # one for all lanes again.
             chooses = Signal(query_bits, init=lane % config.queries, name=f"chooses_{lane}")
             m.d.sync += chooses.eq(queries[self.lanes_cycle - 2])
-            m.d.comb += self.lanes[lane].eq(lanes[lane])
-            m.d.sync += lanes[lane].eq(Array(self.captured[q][lane] for q in range(config.queries))[chooses])
-        byte_addend = Signal(SUM_BITS, name="byte_addend")
-        m.d.comb += byte_addend.eq(Cat(C(0, BYTE_SHIFT), stages(m, byte_sum, 1, name="byte_sum")[1]))
-        a, b, c = *lanes[2:], byte_addend
-        half_sum, carries = Signal(signed(SUM_BITS)), Signal(signed(SUM_BITS))
-        m.d.comb += [half_sum.eq(a ^ b ^ c), carries.eq((a & b) | (a & c) | (b & c))]
+            choice = Signal(signed(SUM_BITS), name=f"choice_{lane}")
+            m.d.comb += [
+                choice.eq(Array(self.captured[q][lane] for q in range(config.queries))[chooses]),
+                self.lanes[lane].eq(lanes[lane]),
+            ]
+            m.d.sync += lanes[lane].eq(choice)
+            choices.append(choice)
+        a, b, c = *choices[2:], Cat(C(0, BYTE_SHIFT), byte_sum, C(0, SUM_BITS - integers_end))
+        half_sum, carries = (Signal(signed(SUM_BITS), name=name, reset_less=True) for name in (
+            "half_sum", "carries"))
+        m.d.sync += [half_sum.eq(a ^ b ^ c), carries.eq((a & b) | (a & c) | (b & c))]
         pairs = [Signal(signed(SUM_BITS + 1), name=f"pair_{i}", reset_less=True) for i in range(2)]
         dot = Signal(signed(DOT_BITS), reset_less=True)
         m.d.sync += [

@@ -29,8 +29,9 @@ class Softmax(wiring.Component):
 
     Scores come one per cycle and row by row, ``whole`` two cycles behind the rest; with those of the slot's
     final row the maxima are settled, query by query. ``ready`` then says that the first value row may be fed,
-    and falls with ``taken``. A row is fed from the cycle behind ``soon`` on, query by query; ``feed_row`` and
-    its context stay for ``queries`` cycles from there, ``soon_row``, its number, from that of ``soon`` on.
+    and falls a cycle behind ``taken``. A row is fed from the cycle behind ``soon`` on, query by query;
+    ``feed_row`` and its context stay for ``queries`` cycles from there, ``soon_row``, its number, from that
+    of ``soon`` on.
     The weight of each query is added to L, and comes out in its second cycle as ``fed_*``, with its exponent,
     which is not saturated yet (``fed_distance``). Rows are fed at least eight cycles apart, more than a sum's
     way back into its memory; so are the scores of a query.
@@ -142,7 +143,7 @@ class Softmax(wiring.Component):
         ]
         with m.If(final[written] & (query[written] == 0)):
             m.d.sync += self.ready.eq(1)
-        with m.If(self.taken):
+        with m.If(stages(m, self.taken, 1, name="taken", reset=True)[1]):
             m.d.sync += self.ready.eq(0)
         with m.If(final[written] & (query[written] == queries - 1)):
             m.d.sync += valid.bit_select(row[written].context.as_value(), 1).eq(1)
@@ -165,12 +166,18 @@ class Softmax(wiring.Component):
 
         # The cycle before a feed: what its exponent is made of. Feed cycle 0: the exponent, or the distance
         # from the common maximum to that of the partial that a merge step has looked up; the weight.
-        soon_query = Signal(query_bits)
-        following = Signal()
-        soon = self.soon | following
-        with m.If(soon):
-            last = soon_query == queries - 1
-            m.d.sync += [following.eq(~last), soon_query.eq(Mux(last, 0, soon_query + 1))]
+        # Whether a row is fed is known late, so it ends in one register: the first query is 0 before it is,
+        # and the second one's number is made of that register.
+        first_fed = stages(m, self.soon, 1, name="first_fed", reset=True)[1]
+        kept_query, soon_query = Signal(query_bits), Signal(query_bits)
+        following, later_fed = Signal(), Signal()
+        m.d.comb += [soon_query.eq(kept_query), following.eq(later_fed & (kept_query != 0))]
+        if queries > 1:
+            with m.If(first_fed):
+                m.d.comb += [soon_query.eq(1), following.eq(1)]
+        m.d.sync += later_fed.eq(following)
+        with m.If(following):
+            m.d.sync += kept_query.eq(Mux(soon_query == queries - 1, 0, soon_query + 1))
         feed_query_0 = stages(m, soon_query, 1, name="soon_query")[1]
         totalling = stages(m, self.step_valid & (self.step.op == MergeOp.TOTAL), self.maximum_cycle + 2,
                            name="totalling", reset=True)[self.maximum_cycle:]
@@ -187,7 +194,7 @@ class Softmax(wiring.Component):
                                  - Mux(totalling[0], before, whole_before)),
             self.fed_weight.eq(weight_read.data),
         ]
-        feed = stages(m, soon, 1 + self._sum_cycle, name="feed", reset=True)[1:]
+        feed = stages(m, first_fed | later_fed, self._sum_cycle, name="feed", reset=True)
         feed_query = stages(m, Mux(totalling[0], partial.query, feed_query_0), self._sum_cycle,
                             name="feed_query", reset=True)
         feed_row = stages(m, self.feed_row, 1, name="feed_row")[1]
