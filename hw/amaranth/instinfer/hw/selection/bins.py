@@ -30,7 +30,7 @@ def largest(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
     values = list(numbers)
     for level in range(tree_levels(len(values))):
         late = [stages(m, value, 1, name=f"{name}_{level}_{at}")[1] for at, value in enumerate(values)]
-        above = [stages(m, exceeds(a, b), 1, name=f"{name}_above_{level}_{at}")[1]
+        above = [_exceeds_by_halves(m, a, b, name=f"{name}_above_{level}_{at}")
                  for at, (a, b) in enumerate(zip(values[::2], values[1::2], strict=False))]
         chosen = [Mux(bit, a, b) for bit, a, b in zip(above, late[::2], late[1::2], strict=False)]
         values = [stages(m, value, 1, name=f"{name}_chosen_{level}_{at}")[1]
@@ -41,15 +41,32 @@ def largest(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
 def running_largest(m: Module, number: Value, *, first: Value, name: str) -> Value:
     """The largest number since the one that ``first`` came with: `RUNNING_CYCLES` later."""
     result = Signal.like(number, name=name)
-    # Whether ``late`` becomes the result; and with it what the number behind it, ``number_1``, must exceed.
-    above = Signal(name=f"{name}_above")
     number_1, late = stages(m, number, 2, name=f"{name}_late")[1:]
-    rises = stages(m, exceeds(number, number_1), 1, name=f"{name}_rises")[1]
     starts = stages(m, first, 1, name=f"{name}_first", reset=True)[1]
-    m.d.sync += above.eq(starts | Mux(above, rises, exceeds(number_1, result)))
+    # Whether ``late`` becomes the result. Whether the number behind it, ``number_1``, does too was looked at
+    # a cycle before, against all that it may have to exceed: ``late``, what the result became then, or is.
+    above = Signal(name=f"{name}_above")
+    before = stages(m, above, 1, name=f"{name}_above")[1]
+    than_late, than_new, than_result = (
+        stages(m, exceeds(number, other), 1, name=f"{name}_than_{index}")[1]
+        for index, other in enumerate((number_1, late, result)))
+    m.d.sync += above.eq(starts | Mux(above, than_late, Mux(before, than_new, than_result)))
     with m.If(above):
         m.d.sync += result.eq(late)
     return result
+
+
+def _exceeds_by_halves(m: Module, a: Value, b: Value, *, name: str) -> Value:
+    """`exceeds`, a cycle later: both halves are compared by themselves, so their carry chains are short."""
+    half = len(a) // 2
+    upper, equal, lower = (stages(m, value, 1, name=f"{name}_{part}")[1] for part, value in (
+        ("upper", exceeds(_upper(a, half), _upper(b, half))), ("equal", a[half:] == b[half:]),
+        ("lower", a[:half] > b[:half])))
+    return upper | (equal & lower)
+
+
+def _upper(value: Value, half: int) -> Value:
+    return value[half:].as_signed() if value.shape().signed else value[half:]
 
 
 def exceeds(a: Value, b: Value) -> Value:

@@ -111,7 +111,7 @@ class GroupChooser(wiring.Component):
         latency = ScoreStore.latency + self._terms.latency
         sums = latency + self._sums.latency + passes * self._config.queries + self._sums.settle + 4
         keys = latency + self._keys[0].latency + self._histogram.settle + 4
-        scans = 2 * (BINS + self._histogram.scan_latency + 2)
+        scans = 2 * (BINS + self._histogram.scan_latency + 3)
         others = ScoreStore.latency + _EMIT + 13
         beyond = self._rows_beyond(rows, passes)
         waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
@@ -165,12 +165,17 @@ class _Elaboration:
         phase: Any = stages(m, self.phase, 1, name="phase", reset=True)[1]
         self.summing, self.sharing = phase.summing, phase.sharing
         self.adding_high, self.adding_low = phase.adding_high, phase.adding_low
+        self.over_soon: list[Value] = []
+        """What ends a step in the next cycle; each comes in its own step alone."""
+        self.step_over = Signal()
+        """Out of a register: all that the states of a choice wait for."""
         self._sweep(m)
         self._memory(m)
         self._terms(m)
         self._shares(m)
         self._histogram(m)
         self._emission(m)
+        m.d.sync += self.step_over.eq(Cat(*self.over_soon).any())
         self._control(m)
 
     # -- sweeps ------------------------------------------------------------------------------------
@@ -262,10 +267,16 @@ class _Elaboration:
                     sums.terms[lane][query].eq(terms.terms[lane][query]),
                 ]
         m.d.comb += [self.store.key_valid.eq(self.keys[0].valid), self.store.key_row.eq(key_marks.row)]
-        self.sums_end = stages(m, now.end & self.summing, terms.latency + sums.latency,
-                               name="sums_end", reset=True)[-1]
-        self.keys_end = stages(m, key_marks.end & self.adding_high, 1 + self.histogram.settle,
-                               name="keys_end", reset=True)[-1]
+        self.sums_end = self._end(m, now.end & self.summing, terms.latency + sums.latency, name="sums_end")
+        self.keys_end = self._end(m, key_marks.end & self.adding_high, 1 + self.histogram.settle,
+                                  name="keys_end")
+        self.over_soon.append(sums.done)
+
+    def _end(self, m: Module, of_sweep: Value, later: int, *, name: str) -> Value:
+        """The end of what a sweep makes, so many cycles later; ``step_over`` comes with it."""
+        *_, before, end = stages(m, of_sweep, later, name=name, reset=True)
+        self.over_soon.append(before)
+        return end
 
     # -- shares ------------------------------------------------------------------------------------
     def _shares(self, m: Module) -> None:
@@ -281,8 +292,9 @@ class _Elaboration:
             *(shares.terms[lane][query].eq(terms.terms[lane][query])
               for lane in range(self.lanes) for query in range(config.queries)),
         ]
-        self.shares_end = stages(m, now.end & self.sharing, terms.latency + shares.latency,
-                                 name="shares_end", reset=True)[-1]
+        self.shares_end = self._end(m, now.end & self.sharing, terms.latency + shares.latency,
+                                    name="shares_end")
+        self.over_soon.append(shares.done)
         share: Any = self.ports.share
         m.d.comb += [
             share.valid.eq(shares.valid), share.query.eq(shares.query), share.share.eq(shares.share),
@@ -315,8 +327,8 @@ class _Elaboration:
                                            self.adding_high & made.valid & keyed.candidates[lane])),
                 histogram.digits[lane].eq(Mux(self.adding_low, digit_1, made.key[DIGIT_BITS:])),
             ]
-        self.lows_end = stages(m, now.end & self.adding_low, 2 + histogram.settle, name="lows_end",
-                               reset=True)[-1]
+        self.lows_end = self._end(m, now.end & self.adding_low, 2 + histogram.settle, name="lows_end")
+        self.over_soon.append(histogram.done)
 
     def _key(self, lane: int) -> Value:
         return self.store.found_keys[lane]
@@ -339,11 +351,21 @@ class _Elaboration:
         stride = Mux(offered.passes > 4, 3, Mux(offered.passes > 2, 2, offered.passes - 1))[:2]
         # A cycle each: they are known five cycles after the job, before the last maximum can have come.
         ending, candidates = Signal.like(job.groups), Signal.like(job.groups)
-        added, last, gathered = Signal(range(self.passes + 1)), Signal(), Signal()
-        arrived = stages(m, ports.maxima.valid & ports.maxima.ready, 1, name="arrived", reset=True)[1]
+        found: Any = ports.maxima.payload
+        added, mine = Signal(range(self.passes + 1)), Signal(self.config.head_slots)
+        gathering, last = Signal(), Signal()  # maxima are taken; the next one is the last
+        arriving = ports.maxima.valid & ports.maxima.ready
+        arrived = stages(m, arriving, 1, name="arrived", reset=True)[1]
         with m.If(arrived):
             m.d.sync += self.left.eq(self.left - 1)
-        mine = Signal(self.config.head_slots)
+        with m.If(arriving):
+            m.d.sync += last.eq(self.left == Mux(arrived, 3, 2))
+            with m.If(last):
+                m.d.sync += gathering.eq(0)
+        m.d.comb += [
+            ports.wanted.eq(Mux(gathering, mine, 0)),
+            ports.maxima.ready.eq(gathering & mine.bit_select(found.head_slot, 1) & self.store.put_ready),
+        ]
         m.d.sync += [
             mine[slot].eq((C(slot, len(job.head_slot)) - job.head_slot)[:len(job.head_slot)] < job.passes)
             for slot in range(self.config.head_slots)
@@ -354,7 +376,6 @@ class _Elaboration:
                               stages(m, ending - job.first, 1, name="some_candidates")[1], 0)),
             self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
-        shared = stages(m, self.shares.done, 1, name="shared", reset=True)[1]
         m.d.comb += ports.busy.eq(~self.idle | ~self.emitter.empty)
         with m.FSM() as fsm:
             with m.State("TAKE_JOB"):
@@ -368,19 +389,11 @@ class _Elaboration:
                 with m.If(added == job.passes - 1):
                     m.next = "EXPECT_MAXIMA"
             with m.State("EXPECT_MAXIMA"):
-                m.d.sync += [last.eq(self.left == 1), gathered.eq(0)]
+                m.d.sync += [last.eq(self.left == 1), gathering.eq(1)]
                 m.next = "GATHER"
             with m.State("GATHER"):
-                found: Any = ports.maxima.payload
-                m.d.comb += [
-                    ports.wanted.eq(mine),
-                    ports.maxima.ready.eq(
-                        mine.bit_select(found.head_slot, 1) & self.store.put_ready & ~gathered),
-                    self.sums.clear.eq(1),
-                ]
-                with m.If(ports.maxima.valid & ports.maxima.ready):
-                    m.d.sync += [last.eq(self.left == Mux(arrived, 3, 2)), gathered.eq(last)]
-                with m.If(gathered):
+                m.d.comb += self.sums.clear.eq(1)
+                with m.If(~gathering):
                     m.next = "SETTLE_MAXIMA"
             with m.State("SETTLE_MAXIMA"):
                 m.d.comb += self.settling.eq(self.long)
@@ -397,9 +410,9 @@ class _Elaboration:
                         m.next = "SHARE"
             with m.State("SHARE"):
                 m.d.comb += [self.phase.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
-                with m.If(self.shares_end):
+                with m.If(self.step_over):
                     m.next = "TAKE_SHARES"
-            with m.State("TAKE_SHARES"), m.If(shared):
+            with m.State("TAKE_SHARES"), m.If(self.step_over):
                 m.d.comb += self.shares.clear.eq(1)
                 m.d.sync += self.shared.eq(self.shared + 1)
                 with m.If(self.shared == job.passes - 1):
@@ -421,7 +434,6 @@ class _Elaboration:
 
     def _numeric_states(self, m: Module) -> None:
         job, histogram, sums = self.job, self.histogram, self.sums
-        summed = stages(m, sums.done, 1, name="summed", reset=True)[1]
         known = Signal()  # the threshold
         late = stages(m, known, 1, name="known", reset=True)[1]
         m.d.comb += [
@@ -430,22 +442,21 @@ class _Elaboration:
         ]
         with m.State("SUM"):
             m.d.comb += [self.phase.summing.eq(1), sums.finish.eq(self.sums_end)]
-            with m.If(self.sums_end):
+            with m.If(self.step_over):
                 m.next = "TAKE_LOGARITHMS"
         with m.State("TAKE_LOGARITHMS"):
             m.d.comb += self.phase.summing.eq(1)
-            with m.If(summed):
+            with m.If(self.step_over):
                 m.next = "WAIT_FOR_BINS"
         with m.State("WAIT_FOR_BINS"), m.If(~histogram.clearing):
             m.next = "MAKE_KEYS"
         with m.State("MAKE_KEYS"):
-            m.d.comb += self.phase.adding_high.eq(1)
-            with m.If(self.keys_end):
-                m.d.comb += histogram.search.eq(1)
+            m.d.comb += [self.phase.adding_high.eq(1), histogram.search.eq(self.keys_end)]
+            with m.If(self.step_over):
                 m.next = "SEARCH_HIGH"
         with m.State("SEARCH_HIGH"):
             m.d.comb += self.settling.eq(self.long)
-            with m.If(histogram.done):
+            with m.If(self.step_over):
                 m.d.sync += self.high.eq(histogram.found)
                 m.next = "SETTLE_KEYS"
                 with m.If(~self.long):
@@ -455,13 +466,13 @@ class _Elaboration:
             with m.If(self.store.settled):
                 m.next = "COUNT_LOW"
         with m.State("COUNT_LOW"):
-            m.d.comb += [self.phase.adding_low.eq(1), histogram.low.eq(1)]
-            with m.If(self.lows_end):
-                m.d.comb += histogram.search.eq(1)
+            m.d.comb += [
+                self.phase.adding_low.eq(1), histogram.low.eq(1), histogram.search.eq(self.lows_end)]
+            with m.If(self.step_over):
                 m.next = "SEARCH_LOW"
         with m.State("SEARCH_LOW"):
             m.d.comb += histogram.low.eq(1)
-            with m.If(histogram.done):
+            with m.If(self.step_over):
                 m.d.comb += known.eq(1)
                 m.d.sync += self.low.eq(histogram.found)
                 m.next = "EMIT"

@@ -101,10 +101,13 @@ class LineGather(wiring.Component):
         hit_before, free_before = Signal(lines, reset_less=True), Signal(lines, reset_less=True)
         began, fresh = Signal(), Signal()
         started = Mux(fresh, free_before, 0)
+        tagged = functools.reduce(and_, same)
         m.d.comb += [
-            hits.eq(functools.reduce(and_, same)
-                    | (grows & Mux(again, Mux(began, free_before, hit_before), 0))),
-            hit.eq(hits.any()), begins.eq(taken & ~hit),
+            hits.eq(tagged | (grows & Mux(again, Mux(began, free_before, hit_before), 0))),
+            # Whether there is one, in fewer levels: a line is fresh only if that word began it.
+            hit.eq(tagged.any() | (again & Mux(
+                began, fresh | (growing & free_before).any(), (growing & hit_before).any()))),
+            begins.eq(taken & ~hit),
             grows.eq(growing | started), stays.eq((growing & ~goes) | started),
         ]
         m.d.sync += [

@@ -64,7 +64,7 @@ class SpillReader(wiring.Component):
         connect(m, fifo.o, skid.i)
         by_keys = Signal()
         self._ask(m, fifo)
-        left, final = Signal(range(self._rows_max + 1)), Signal()
+        left, before_final, final = Signal(range(self._rows_max + 1)), Signal(), Signal()
         part, last_part = Signal(range(max(2, self.cycles_per_row))), Signal()
         piece, last_piece = Signal(range(COLUMNS)), Signal()
         loads, frees = Signal(), Signal()  # ``frees``: what is loaded next leaves nothing in its beat
@@ -91,16 +91,17 @@ class SpillReader(wiring.Component):
             with m.If(last_part):
                 ends = following == self._pieces(by_keys)
                 m.d.sync += [
-                    left.eq(left - 1), final.eq(left == 2), piece.eq(following), last_piece.eq(ends),
-                    frees.eq((~by_keys & (self.cycles_per_row > 1)) | (left == 2) | ends),
+                    left.eq(left - 1), before_final.eq(left == 3), final.eq(before_final),
+                    piece.eq(following), last_piece.eq(ends),
+                    frees.eq((~by_keys & (self.cycles_per_row > 1)) | before_final | ends),
                 ]
             with m.Else():
                 m.d.sync += frees.eq((part != self.cycles_per_row - 2) | final | last_piece)
         with m.If(self.start):
             ends = self._pieces(self.keys) == 0
             m.d.sync += [
-                by_keys.eq(self.keys), left.eq(self.rows), final.eq(self.rows == 1), part.eq(0), piece.eq(0),
-                last_piece.eq(ends),
+                by_keys.eq(self.keys), left.eq(self.rows), before_final.eq(self.rows == 2),
+                final.eq(self.rows == 1), part.eq(0), piece.eq(0), last_piece.eq(ends),
                 frees.eq((~self.keys & (self.cycles_per_row > 1)) | (self.rows == 1) | ends),
             ]
         return m
