@@ -11,7 +11,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from hw.flash.channel_bench import BUILD, COUNTS, ChannelWithNand, Stripe
 from hw.flash.store import Store
 from instinfer.abi.presets import presets
-from instinfer.abi.timing import CACHE_CYCLES, COLUMN_CYCLES, PLANE_READ_CYCLES
+from instinfer.abi.timing import COLUMN_CYCLES, PLANE_READ_CYCLES
 from instinfer.hw.signatures import (
     CHANNEL_EVENT,
     MEMORY_READ_DATA,
@@ -101,7 +101,7 @@ async def one_die(dut: Any) -> None:
     counts = await drain(dut, len(mine) * CONFIG.slots_per_stripe, limit=400_000)
     t = CONFIG.timing
     between = CONFIG.cycles((CONFIG.planes - 1) * t.tDBSY + t.tWB + t.tRCBSY + CONFIG.planes * t.tCCS)
-    commands = CONFIG.command_cycles * (CONFIG.planes * (PLANE_READ_CYCLES + COLUMN_CYCLES) + CACHE_CYCLES)
+    commands = CONFIG.command_cycles * CONFIG.planes * (PLANE_READ_CYCLES + COLUMN_CYCLES)
     per_stripe = STRIPE_BEATS + between + commands
     print("one die", json.dumps({**counts, "utilisation": round(counts["beats"] / counts["span"], 4)}))
     assert counts["span"] <= len(mine) * (per_stripe + 100)

@@ -25,7 +25,7 @@ from instinfer.abi.layout import (
     whole,
 )
 from instinfer.abi.selection import SketchPolicy, scores_spilled
-from instinfer.abi.timing import CACHE_CYCLES, COLUMN_CYCLES, PLANE_READ_CYCLES
+from instinfer.abi.timing import COLUMN_CYCLES, PLANE_READ_CYCLES
 
 from .expected import StripeMean, chosen_rows, kept_dims, key_slots, whole_stripe
 
@@ -106,7 +106,7 @@ def array_cycles(config: EngineConfig, mean: StripeMean) -> float:
     """What a die is busy with for a stripe."""
     t = config.timing
     busy = config.cycles(t.tR) + config.cycles(t.tWB) + config.cycles(t.tRCBSY)
-    asked = (mean.planes * PLANE_READ_CYCLES + mean.sensed * CACHE_CYCLES) * config.command_cycles
+    asked = mean.planes * PLANE_READ_CYCLES * config.command_cycles
     return mean.sensed * busy + asked + max(0.0, mean.planes - mean.sensed) * config.cycles(t.tDBSY)
 
 
@@ -115,7 +115,7 @@ def bus_cycles(config: EngineConfig, mean: StripeMean, replays: int) -> float:
     slots through the core takes as long as the data did."""
     data = mean.slots * config.slot_beats * config.beat_cycles_x1000 / 1000
     columns = mean.runs * COLUMN_CYCLES * config.command_cycles
-    commands = (mean.planes * PLANE_READ_CYCLES + mean.sensed * CACHE_CYCLES) * config.command_cycles
+    commands = mean.planes * PLANE_READ_CYCLES * config.command_cycles
     return data * replays + columns + commands
 
 

@@ -28,11 +28,10 @@ from .dims import DimShape, dim_placement
 from .layout import DATA_BEATS, RowShape, SketchShape, flash_stripes, placement
 
 PLANE_READ_CYCLES = 7
-"""Command and address cycles of one plane in a (multi-plane) read: 00h, five address cycles, 32h or 30h."""
+"""Command and address cycles of one plane in a (multi-plane) read: 00h, five address cycles, and 32h, 30h or,
+behind another read, 31h. The 3Fh that ends a chain of these is one more; a schedule can do without it."""
 COLUMN_CYCLES = 7
 """06h, five address cycles, E0h before each run of slots, one at least per page."""
-CACHE_CYCLES = 1
-"""31h or 3Fh that ends a cache read of a stripe."""
 
 
 class Taker(enum.Enum):
@@ -106,7 +105,7 @@ def bound_of(config: EngineConfig, reads: Iterable[StripeRead]) -> AttentionBoun
         asked = read.planes * PLANE_READ_CYCLES * config.command_cycles
         beats[read.channel] += data
         columns[read.channel] += column
-        commands[read.channel] += asked + CACHE_CYCLES * config.command_cycles
+        commands[read.channel] += asked
         without_cache = (asked + (read.planes - 1) * config.cycles(t.tDBSY) + config.cycles(t.tWB)
                          + column + config.cycles(t.tCCS) + data * config.beat_cycles_x1000 // 1000)
         array[read.channel, read.die] += tR + min(tRCBSY, without_cache)
