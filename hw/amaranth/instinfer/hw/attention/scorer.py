@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the lanes' sums at a row's end to scores and weights, one query after the other."""
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -105,43 +105,35 @@ class Scorer(wiring.Component):
         rows = stages(m, row_0, self.score_cycle, name="row", reset=True)
         slots = stages(m, rows[-1].row, self.weight_cycle - self.score_cycle, name="weight_row", reset=True)
 
-        # Cycles 0 to 2: the sums of the byte lanes, chosen and added; nothing unless the row is int8.
+        # Cycles 0 to 2: the sums of the byte lanes, chosen and added; without meaning unless the row is int8.
         halves = [Signal(signed(BYTE_DOT_BITS), name=f"half_{i}", reset_less=True) for i in range(2)]
         byte_sum = Signal(signed(BYTE_DOT_BITS), reset_less=True)
         chosen = [stages(m, Array(self.byte_captured[q][lane] for q in range(config.queries))[query], 1,
                          name=f"bytes_{lane}")[1] for lane in range(LANES)]
         m.d.sync += [halves[0].eq(chosen[0] + chosen[1]), halves[1].eq(chosen[2] + chosen[3]),
                      byte_sum.eq(halves[0] + halves[1])]
-        with m.If(~scoring[2] | ~rows[2].int8):
-            m.d.sync += byte_sum.eq(0)
 
-        # Cycles 3 to 5: choose, add pairs, add all. The sum of the byte lanes is a third addend of the last
-        # pair, made two addends where they are chosen; its elements count BYTE_SHIFT bits further left. Of an
-        # int8 row's sums nobody looks at bits above ``integers``, so it ends there.
+        # Cycles 3 to 5: choose, add pairs, add all. Integers of an int8 row stand BYTE_SHIFT bits further
+        # left, zeros below; the sum of the byte lanes is a third addend of theirs, beside the whole sum.
         integers_end = BYTE_SHIFT + BYTE_DOT_BITS
         lanes = [Signal(signed(SUM_BITS), name=f"sum_{lane}", reset_less=True) for lane in range(LANES)]
-        choices = []
         for lane in range(LANES):
             # A register a lane for what chooses; equal ones, but for what a reset makes of them, would be
             # one for all lanes again.
             chooses = Signal(query_bits, init=lane % config.queries, name=f"chooses_{lane}")
             m.d.sync += chooses.eq(queries[self.lanes_cycle - 2])
-            choice = Signal(signed(SUM_BITS), name=f"choice_{lane}")
-            m.d.comb += [
-                choice.eq(Array(self.captured[q][lane] for q in range(config.queries))[chooses]),
-                self.lanes[lane].eq(lanes[lane]),
-            ]
-            m.d.sync += lanes[lane].eq(choice)
-            choices.append(choice)
-        a, b, c = *choices[2:], Cat(C(0, BYTE_SHIFT), byte_sum, C(0, SUM_BITS - integers_end))
-        half_sum, carries = (Signal(signed(SUM_BITS), name=name, reset_less=True) for name in (
-            "half_sum", "carries"))
-        m.d.sync += [half_sum.eq(a ^ b ^ c), carries.eq((a & b) | (a & c) | (b & c))]
+            m.d.comb += self.lanes[lane].eq(lanes[lane])
+            m.d.sync += lanes[lane].eq(Array(self.captured[q][lane] for q in range(config.queries))[chooses])
         pairs = [Signal(signed(SUM_BITS + 1), name=f"pair_{i}", reset_less=True) for i in range(2)]
         dot = Signal(signed(DOT_BITS), reset_less=True)
+        integers = Signal(signed(BYTE_DOT_BITS), reset_less=True)
+        # Three addends by one carry chain: what they give without carries, and the carries.
+        a, b = (pair[BYTE_SHIFT:integers_end] for pair in pairs)
+        c = stages(m, byte_sum, 2, name="byte_sum")[2].as_unsigned()
         m.d.sync += [
-            pairs[0].eq(lanes[0] + lanes[1]), pairs[1].eq(half_sum + (carries << 1)),
+            pairs[0].eq(lanes[0] + lanes[1]), pairs[1].eq(lanes[2] + lanes[3]),
             dot.eq(pairs[0] + pairs[1]),
+            integers.eq((a ^ b ^ c) + (((a & b) | (a & c) | (b & c)) << 1)),
         ]
         m.d.comb += [self.lanes_valid.eq(merging[-1]), self.lanes_query.eq(queries[self.lanes_cycle])]
 
@@ -157,7 +149,6 @@ class Scorer(wiring.Component):
             scale_write.en.eq(self.scale_valid), scale_read.addr.eq(rows[self._dot_cycle - 2].row),
         ]
         m.d.sync += [scale.eq(scale_read.data), mantissa.eq(fp16(scale).magnitude)]
-        integers = dot[BYTE_SHIFT:integers_end].as_signed()
         products = [Signal(unsigned(_SPLIT + SCALE_MANTISSA_BITS), name="product_low", reset_less=True),
                     Signal(signed(BYTE_DOT_BITS - _SPLIT + SCALE_MANTISSA_BITS), name="product_high",
                            reset_less=True)]

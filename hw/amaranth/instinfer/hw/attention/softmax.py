@@ -166,18 +166,14 @@ class Softmax(wiring.Component):
 
         # The cycle before a feed: what its exponent is made of. Feed cycle 0: the exponent, or the distance
         # from the common maximum to that of the partial that a merge step has looked up; the weight.
-        # Whether a row is fed is known late, so it ends in one register: the first query is 0 before it is,
-        # and the second one's number is made of that register.
+        # Whether a row is fed is known late; the query is 0 before it is.
         first_fed = stages(m, self.soon, 1, name="first_fed", reset=True)[1]
-        kept_query, soon_query = Signal(query_bits), Signal(query_bits)
-        following, later_fed = Signal(), Signal()
-        m.d.comb += [soon_query.eq(kept_query), following.eq(later_fed & (kept_query != 0))]
-        if queries > 1:
-            with m.If(first_fed):
-                m.d.comb += [soon_query.eq(1), following.eq(1)]
-        m.d.sync += later_fed.eq(following)
-        with m.If(following):
-            m.d.sync += kept_query.eq(Mux(soon_query == queries - 1, 0, soon_query + 1))
+        soon_query, later_fed = Signal(query_bits), Signal()
+        following = soon_query != 0
+        m.d.sync += [
+            later_fed.eq(following),
+            soon_query.eq(Mux((following | self.soon) & (soon_query != queries - 1), soon_query + 1, 0)),
+        ]
         feed_query_0 = stages(m, soon_query, 1, name="soon_query")[1]
         totalling = stages(m, self.step_valid & (self.step.op == MergeOp.TOTAL), self.maximum_cycle + 2,
                            name="totalling", reset=True)[self.maximum_cycle:]

@@ -114,7 +114,7 @@ class GroupChooser(wiring.Component):
         scans = 2 * (BINS + self._histogram.scan_latency + 3)
         others = ScoreStore.latency + _EMIT + 13
         beyond = self._rows_beyond(rows, passes)
-        waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES) if beyond else 0
+        waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES + 1) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
         starts = 8 + 3  # of the sweeps; behind the last maximum, the last logarithm and the threshold
         return 2 * passes * rows + sums + keys + scans + 2 * rows + starts + others + waits + slow
@@ -155,8 +155,11 @@ class _Elaboration:
         """The words, or the keys, that are there."""
         self.over: Any = Signal(data.StructLayout({"words": 1, "keys": 1}))
         """What is swept in this state, from its first cycle on: the words of all passes, or the keys."""
+        self.begins = Signal()
+        """A sweep begins: in the first cycle of its state, out of a register."""
         self.idle, self.settling, self.long = Signal(), Signal(), Signal()
         """No job; waiting until DRAM has everything; the head has rows there."""
+        self.settled = stages(m, store.settled, 1, name="settled", reset=True)[1]
         self.shared = Signal(range(max(2, passes)))
         """Pass whose shares are made."""
         self.phase: Any = Signal(data.StructLayout({
@@ -175,6 +178,7 @@ class _Elaboration:
         self._shares(m)
         self._histogram(m)
         self._emission(m)
+        self.over_soon.append(self.emitter.end)
         m.d.sync += self.step_over.eq(Cat(*self.over_soon).any())
         self._control(m)
 
@@ -183,8 +187,7 @@ class _Elaboration:
         sweep, store = self.sweep, self.store
         # While nobody looks at words or keys, the sweep is for the emission alone.
         before: Any = stages(m, self.over, 1, name="over", reset=True)[1]
-        begins = (self.over.words & ~before.words) | (self.over.keys & ~before.keys)
-        m.d.sync += sweep.start.eq(begins)
+        m.d.sync += sweep.start.eq(self.begins)
         m.d.comb += [
             sweep.all_passes.eq(before.words),
             store.sweep.eq(sweep.start & ~self.blind), store.sweep_keys.eq(before.keys),
@@ -377,6 +380,7 @@ class _Elaboration:
             self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
         m.d.comb += ports.busy.eq(~self.idle | ~self.emitter.empty)
+        m.d.sync += self.begins.eq(0)
         with m.FSM() as fsm:
             with m.State("TAKE_JOB"):
                 m.d.comb += [self.idle.eq(1), ports.jobs.ready.eq(1)]
@@ -397,17 +401,17 @@ class _Elaboration:
                     m.next = "SETTLE_MAXIMA"
             with m.State("SETTLE_MAXIMA"):
                 m.d.comb += self.settling.eq(self.long)
-                with m.If(self.store.settled | ~self.long):
+                with m.If(self.settled | ~self.long):
                     self._begin(m)
             self._numeric_states(m)
             with m.State("EMIT"):
                 m.d.comb += [self.emitter.emitting.eq(1), self.shares.clear.eq(1)]
-                with m.If(self.emitter.end):
+                with m.If(self.step_over):
                     m.d.sync += self.blind.eq(0)
                     m.next = "TAKE_JOB"
                     with m.If(job.shares):
                         m.d.sync += self.shared.eq(0)
-                        m.next = "SHARE"
+                        self._sweep_next(m, "SHARE")
             with m.State("SHARE"):
                 m.d.comb += [self.phase.sharing.eq(1), self.shares.finish.eq(self.shares_end)]
                 with m.If(self.step_over):
@@ -419,18 +423,23 @@ class _Elaboration:
                     m.d.comb += ports.shared.valid.eq(1)
                     m.next = "TAKE_JOB"
                 with m.Else():
-                    m.next = "SHARE"
+                    self._sweep_next(m, "SHARE")
         m.d.comb += [
             self.over.words.eq(fsm.ongoing("SUM") | fsm.ongoing("MAKE_KEYS") | fsm.ongoing("SHARE")),
             self.over.keys.eq(fsm.ongoing("COUNT_LOW") | fsm.ongoing("EMIT")),
         ]
 
+    def _sweep_next(self, m: Module, state: str) -> None:
+        """A state that sweeps is the next one."""
+        m.next = state
+        m.d.sync += self.begins.eq(1)
+
     def _begin(self, m: Module) -> None:
         """The first sweep."""
-        m.next = "SUM"
+        self._sweep_next(m, "SUM")
         with m.If(self.nothing | self.everything):
             m.d.sync += self.blind.eq(1)
-            m.next = "EMIT"
+            self._sweep_next(m, "EMIT")
 
     def _numeric_states(self, m: Module) -> None:
         job, histogram, sums = self.job, self.histogram, self.sums
@@ -449,7 +458,7 @@ class _Elaboration:
             with m.If(self.step_over):
                 m.next = "WAIT_FOR_BINS"
         with m.State("WAIT_FOR_BINS"), m.If(~histogram.clearing):
-            m.next = "MAKE_KEYS"
+            self._sweep_next(m, "MAKE_KEYS")
         with m.State("MAKE_KEYS"):
             m.d.comb += [self.phase.adding_high.eq(1), histogram.search.eq(self.keys_end)]
             with m.If(self.step_over):
@@ -460,11 +469,11 @@ class _Elaboration:
                 m.d.sync += self.high.eq(histogram.found)
                 m.next = "SETTLE_KEYS"
                 with m.If(~self.long):
-                    m.next = "COUNT_LOW"
+                    self._sweep_next(m, "COUNT_LOW")
         with m.State("SETTLE_KEYS"):
             m.d.comb += self.settling.eq(1)
-            with m.If(self.store.settled):
-                m.next = "COUNT_LOW"
+            with m.If(self.settled):
+                self._sweep_next(m, "COUNT_LOW")
         with m.State("COUNT_LOW"):
             m.d.comb += [
                 self.phase.adding_low.eq(1), histogram.low.eq(1), histogram.search.eq(self.lows_end)]
@@ -475,4 +484,4 @@ class _Elaboration:
             with m.If(self.step_over):
                 m.d.comb += known.eq(1)
                 m.d.sync += self.low.eq(histogram.found)
-                m.next = "EMIT"
+                self._sweep_next(m, "EMIT")
