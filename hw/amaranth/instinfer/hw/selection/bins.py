@@ -30,7 +30,7 @@ def largest(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
     values = list(numbers)
     for level in range(tree_levels(len(values))):
         late = [stages(m, value, 1, name=f"{name}_{level}_{at}")[1] for at, value in enumerate(values)]
-        above = [_exceeds_by_halves(m, a, b, name=f"{name}_above_{level}_{at}")
+        above = [exceeds_by_halves(m, a, b, name=f"{name}_above_{level}_{at}")
                  for at, (a, b) in enumerate(zip(values[::2], values[1::2], strict=False))]
         chosen = [Mux(bit, a, b) for bit, a, b in zip(above, late[::2], late[1::2], strict=False)]
         values = [stages(m, value, 1, name=f"{name}_chosen_{level}_{at}")[1]
@@ -56,7 +56,7 @@ def running_largest(m: Module, number: Value, *, first: Value, name: str) -> Val
     return result
 
 
-def _exceeds_by_halves(m: Module, a: Value, b: Value, *, name: str) -> Value:
+def exceeds_by_halves(m: Module, a: Value, b: Value, *, name: str) -> Value:
     """`exceeds`, a cycle later: both halves are compared by themselves, so their carry chains are short."""
     half = len(a) // 2
     upper, equal, lower = (stages(m, value, 1, name=f"{name}_{part}")[1] for part, value in (

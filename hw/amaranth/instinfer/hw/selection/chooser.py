@@ -14,7 +14,7 @@ from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 from ..memory import BlockMemory
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from .bins import BINS, DIGIT_BITS, KeyHistogram, running_largest
+from .bins import BINS, DIGIT_BITS, KeyHistogram, exceeds_by_halves, running_largest
 from .emission import ChoiceEmitter
 from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import choice_beat, choice_job, group_beat, passes_max
@@ -179,8 +179,8 @@ class _Elaboration:
         self._histogram(m)
         self._emission(m)
         self.over_soon.append(self.emitter.end)
-        m.d.sync += self.step_over.eq(Cat(*self.over_soon).any())
         self._control(m)
+        m.d.sync += self.step_over.eq(Cat(*self.over_soon).any())
 
     # -- sweeps ------------------------------------------------------------------------------------
     def _sweep(self, m: Module) -> None:
@@ -355,7 +355,7 @@ class _Elaboration:
         # A cycle each: they are known five cycles after the job, before the last maximum can have come.
         ending, candidates = Signal.like(job.groups), Signal.like(job.groups)
         found: Any = ports.maxima.payload
-        added, mine = Signal(range(self.passes + 1)), Signal(self.config.head_slots)
+        more, mine = Signal(range(max(2, self.passes))), Signal(self.config.head_slots)
         gathering, last = Signal(), Signal()  # maxima are taken; the next one is the last
         arriving = ports.maxima.valid & ports.maxima.ready
         arrived = stages(m, arriving, 1, name="arrived", reset=True)[1]
@@ -365,6 +365,7 @@ class _Elaboration:
             m.d.sync += last.eq(self.left == Mux(arrived, 3, 2))
             with m.If(last):
                 m.d.sync += gathering.eq(0)
+        self.over_soon.append(arriving & last)
         m.d.comb += [
             ports.wanted.eq(Mux(gathering, mine, 0)),
             ports.maxima.ready.eq(gathering & mine.bit_select(found.head_slot, 1) & self.store.put_ready),
@@ -375,7 +376,7 @@ class _Elaboration:
         ]
         m.d.sync += [
             ending.eq(Mux(job.end > job.groups, job.groups, job.end)),
-            candidates.eq(Mux(stages(m, ending > job.first, 1, name="some")[1],
+            candidates.eq(Mux(exceeds_by_halves(m, ending, job.first, name="some"),
                               stages(m, ending - job.first, 1, name="some_candidates")[1], 0)),
             self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
@@ -384,20 +385,21 @@ class _Elaboration:
         with m.FSM() as fsm:
             with m.State("TAKE_JOB"):
                 m.d.comb += [self.idle.eq(1), ports.jobs.ready.eq(1)]
-                m.d.sync += [job.eq(offered), self.stride.eq(stride), self.left.eq(0), added.eq(0)]
+                m.d.sync += [job.eq(offered), self.stride.eq(stride), self.left.eq(0),
+                             more.eq(offered.passes - 1)]
                 m.d.sync += self.long.eq((offered.groups << stride) > self.config.score_groups)
                 with m.If(ports.jobs.valid):
                     m.next = "ADD_UP_MAXIMA"
             with m.State("ADD_UP_MAXIMA"):
-                m.d.sync += [self.left.eq(self.left + job.groups), added.eq(added + 1)]
-                with m.If(added == job.passes - 1):
+                m.d.sync += [self.left.eq(self.left + job.groups), more.eq(more - 1)]
+                with m.If(more == 0):
                     m.next = "EXPECT_MAXIMA"
             with m.State("EXPECT_MAXIMA"):
                 m.d.sync += [last.eq(self.left == 1), gathering.eq(1)]
                 m.next = "GATHER"
             with m.State("GATHER"):
                 m.d.comb += self.sums.clear.eq(1)
-                with m.If(~gathering):
+                with m.If(self.step_over):
                     m.next = "SETTLE_MAXIMA"
             with m.State("SETTLE_MAXIMA"):
                 m.d.comb += self.settling.eq(self.long)

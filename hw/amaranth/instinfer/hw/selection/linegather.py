@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words that come in any order, gathered into lines of device DRAM."""
 
-import functools
-from operator import and_
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
@@ -22,8 +20,8 @@ from .spillports import COLUMN_BITS, COLUMNS, LINE_BEATS, LINE_COLUMNS, spill_wr
 
 _LINE_LOG2 = LINE_BEATS.bit_length() - 1
 _OWED_BITS = 8
-_PARTS = 3
-"""Of a tag, each compared by itself: two levels of small LUTs."""
+_THIRD = 3
+"""Part of a tag's bits that is compared by itself: with what else is known late of its place."""
 
 
 class LineGather(wiring.Component):
@@ -79,20 +77,20 @@ class LineGather(wiring.Component):
         # front, whose place is not written yet.
         held: Any = Signal(spill_write(self._config), reset_less=True)
         have, ready, taken = Signal(), Signal(init=1), Signal()
-        same = [Signal(lines, name=f"same_{part}", reset_less=True) for part in range(_PARTS)]
-        width = -(-len(line) // _PARTS)  # of a part of the tags
-        matches = [[tags[each].word_select(part, width) == line.word_select(part, width) for each in place]
-                   for part in range(_PARTS)]
+        same, same_above = (Signal(lines, name=name, reset_less=True) for name in ("same", "same_above"))
+        width = -(-len(line) // _THIRD)
+        matches, matches_above = (
+            Cat(tags[each][part] == line[part] for each in place)
+            for part in (slice(width), slice(width, None)))
         again, grows, stays = Signal(), Signal(lines), Signal(lines)
         free, free_valid = Signal(lines), Signal()
         m.d.comb += [taken.eq(have & ready), self.i.ready.eq(ready)]
         with m.If(ready):
             m.d.sync += [
-                have.eq(self.i.valid), held.eq(word),
-                *(same[part].eq(Cat(matches[part])) for part in range(1, _PARTS)),
+                have.eq(self.i.valid), held.eq(word), same_above.eq(matches_above),
                 again.eq(have & (held.beat[_LINE_LOG2:] == line)),
             ]
-        m.d.sync += same[0].eq(Mux(ready, Cat(matches[0]) & stays, same[0] & ~goes))
+        m.d.sync += same.eq(Mux(ready, matches & stays, same & ~goes))
 
         # Cycle 1: its place, or the free one that is kept ready.
         hits, hit, begins = Signal(lines), Signal(), Signal()
@@ -101,7 +99,7 @@ class LineGather(wiring.Component):
         hit_before, free_before = Signal(lines, reset_less=True), Signal(lines, reset_less=True)
         began, fresh = Signal(), Signal()
         started = Mux(fresh, free_before, 0)
-        tagged = functools.reduce(and_, same)
+        tagged = same & same_above
         m.d.comb += [
             hits.eq(tagged | (grows & Mux(again, Mux(began, free_before, hit_before), 0))),
             # Whether there is one, in fewer levels: a line is fresh only if that word began it.
