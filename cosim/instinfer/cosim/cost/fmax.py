@@ -19,8 +19,8 @@ from typing import Any
 from instinfer.abi.errors import require
 from instinfer.cosim.paths import cache_root
 
-from .hardregister import absorb
 from .hierarchy import Block
+from .outputregister import absorb
 from .yosys import SynthesisError, keep, require_wheel, run, without_zeros
 
 CRITICAL = ("core", "selection.tokens.chooser", "channel.flash.scheduler", "channel.flash.sequencer",
@@ -41,7 +41,7 @@ what is critical, as in vendors' strategies for timing, gains a fifth there. (``
 effect for an ECP5.)"""
 SPREAD = ("selection.tokens.chooser",)
 """Blocks that are placed so. A core was not routed after a quarter of an hour so, and queues lose a tenth."""
-RECIPE = 5
+RECIPE = 4
 """As that of `instinfer.cosim.cost.yosys`."""
 
 WRAPPER = "between_registers"

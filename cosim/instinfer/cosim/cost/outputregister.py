@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registers that block RAMs and multipliers of an ECP5 have of their own, which Yosys leaves unused.
+"""The registers that block RAMs and multipliers of an ECP5 have at their outputs, which Yosys leaves unused.
 
 Without one a word leaves a block RAM 5.6 ns after the clock, with one after 1.0; a product comes
-4 ns after its factors, and has a way to go then; factors have a way to go to a multiplier before. So they
-decide what a block with memories or multipliers reaches. Vendors' tools move a register that stands right
-behind or right in front into them; `absorb` does so in a netlist of ``synth_ecp5``.
+4 ns after its factors, and has a way to go then. So they decide what a block with memories or multipliers
+reaches. Vendors' tools move a register that stands right behind into them; `absorb` does so in a netlist of
+``synth_ecp5``.
 """
 
 from collections import Counter
@@ -16,22 +16,20 @@ _ONE, _ZERO = "1", "0"
 
 
 def absorb(netlist: dict[str, Any], *, top: str) -> int:
-    """Moves registers behind block RAMs and multipliers of ``top`` into these, and those of both factors of a
-    multiplier whose output has one; returns how many outputs, and pairs of factors, have theirs now.
+    """Moves registers behind block RAMs and multipliers of ``top`` into these; returns how many outputs have
+    theirs now.
 
     An output's register moves when each of its bits that is read goes to one flip-flop and nowhere else, and
     all of these have one clock (of a block RAM: the port's), one clock enable, no reset, and start with 0.
-    Registers of factors move when they feed nothing else and are all like that of the output. ``netlist``,
-    Yosys's JSON, is changed.
+    ``netlist``, Yosys's JSON, is changed.
     """
     module = netlist["modules"][top]
     cells: dict[str, Any] = module["cells"]
     loads = Counter(bit for cell in cells.values() for port, bits in cell["connections"].items()
                     if cell["port_directions"][port] == "input" for bit in bits)
     loads.update(bit for port in module["ports"].values() for bit in port["bits"])
-    registers, drivers = ({cell["connections"][port][0]: name
-                           for name, cell in cells.items() if cell["type"] == FLIP_FLOP}
-                          for port in ("DI", "Q"))
+    registers = {cell["connections"]["DI"][0]: name
+                 for name, cell in cells.items() if cell["type"] == FLIP_FLOP}
     moved = 0
     for cell in list(cells.values()):
         if cell["type"] == RAM:
@@ -50,26 +48,8 @@ def absorb(netlist: dict[str, Any], *, top: str) -> int:
                 inputs = {"CLK0": first["connections"]["CLK"], "CE0": _enable(first), "RST0": [_ZERO]}
                 cell["connections"] |= inputs
                 cell["port_directions"] |= dict.fromkeys(inputs, "input")
-                moved += 1 + _moved_factors(cell, first, cells, drivers, loads)
+                moved += 1
     return moved
-
-
-def _moved_factors(cell: dict[str, Any], first: dict[str, Any], cells: dict[str, Any],
-                   drivers: dict[Any, str], loads: Counter[Any]) -> int:
-    """Takes the flip-flops in front of both factors away, if they may move: 1, else 0."""
-    clock, connections = first["connections"]["CLK"], cell["connections"]
-    ports = [port for port in connections if port[0] in "AB" and port[1:].isdigit()]
-    uses = Counter(bit for port in ports for bit in connections[port] if bit != _ZERO)
-    if not all(bit in drivers and loads[bit] == count and _alike(cells[drivers[bit]], first, clock)
-               for bit, count in uses.items()):
-        return 0
-    data = {bit: cells.pop(drivers[bit])["connections"]["DI"][0] for bit in uses}
-    for port in ports:
-        connections[port] = [data.get(bit, bit) for bit in connections[port]]
-    for side in "AB":
-        cell["parameters"] |= {f"REG_INPUT{side}_CLK": "CLK0", f"REG_INPUT{side}_CE": "CE0",
-                               f"REG_INPUT{side}_RST": "RST0"}
-    return 1
 
 
 def _moved(cell: dict[str, Any], outputs: list[str], cells: dict[str, Any], registers: dict[Any, str],

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers at block RAMs and multipliers move into these, and only those that may."""
+"""Registers behind block RAMs and multipliers move into these, and only those that may."""
 
 import copy
 
 import pytest
 
-from instinfer.cosim.cost.hardregister import absorb
+from instinfer.cosim.cost.outputregister import absorb
 
 CLOCK, OTHER_CLOCK, ENABLE = 2, 3, 4
 LATER = 50
@@ -101,45 +101,3 @@ def test_registers_behind_a_multiplier_that_differ_stay():
         before = copy.deepcopy(text)
         assert absorb(text, top="top") == 0
         assert text == before
-
-
-def with_factors(*factors, bits=(5, 6), reads=()):
-    """A multiplier with a register behind it, and one for each bit of its factors: the first one is of A, and
-    of both of its bits, the second one of B."""
-    text = multiplied(register(0, enable=ENABLE), register(1, enable=ENABLE), reads=reads)
-    cells = text["modules"]["top"]["cells"]
-    multiplier = cells["ram"]
-    factor_bits = {"A0": [bits[0]], "A1": [bits[0]], "B0": [bits[1]], "B1": ["0"]}
-    multiplier["connections"] |= factor_bits
-    multiplier["port_directions"] |= dict.fromkeys(factor_bits, "input")
-    for index, each in enumerate(factors):
-        each["connections"] |= {"DI": [30 + index], "Q": [5 + index]}
-        cells[f"factor_{index}"] = each
-    return text
-
-
-def test_registers_of_factors_move():
-    text = with_factors(register(0, enable=ENABLE), register(1, enable=ENABLE))
-    assert absorb(text, top="top") == 2
-    cells = text["modules"]["top"]["cells"]
-    assert set(cells) == {"ram", "reader"}
-    found = cells["ram"]
-    assert [found["connections"][name] for name in ("A0", "A1", "B0", "B1")] == [[30], [30], [31], ["0"]]
-    assert {found["parameters"][f"REG_INPUT{side}_CLK"] for side in "AB"} == {"CLK0"}
-    assert {found["parameters"][f"REG_INPUT{side}_CE"] for side in "AB"} == {"CE0"}
-
-
-@pytest.mark.parametrize(("factors", "further"), [
-    ((register(0), register(1, enable=ENABLE)), {}),
-    ((register(0, enable=ENABLE), register(1, enable=ENABLE, reset=LATER)), {}),
-    ((register(0, enable=ENABLE),), {}),
-    ((register(0, enable=ENABLE), register(1, enable=ENABLE)), {"reads": [6]}),
-    ((register(0, enable=ENABLE), register(1, enable=ENABLE)), {"bits": (5, "1")}),
-])
-def test_registers_of_factors_stay(factors, further):
-    """Another enable, a reset, none at one factor, a bit that something else reads, a constant 1."""
-    text = with_factors(*factors, **further)
-    assert absorb(text, top="top") == 1, "the one behind the multiplier moves by itself"
-    cells = text["modules"]["top"]["cells"]
-    assert not any(name.startswith("REG_INPUT") for name in cells["ram"]["parameters"])
-    assert sum(name.startswith("factor_") for name in cells) == len(factors)
