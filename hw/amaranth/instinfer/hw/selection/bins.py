@@ -30,7 +30,7 @@ def largest(m: Module, numbers: Iterable[Value], *, name: str) -> Value:
     values = list(numbers)
     for level in range(tree_levels(len(values))):
         late = [stages(m, value, 1, name=f"{name}_{level}_{at}")[1] for at, value in enumerate(values)]
-        above = [exceeds_by_halves(m, a, b, name=f"{name}_above_{level}_{at}")
+        above = [exceeds_by_parts(m, a, b, name=f"{name}_above_{level}_{at}")
                  for at, (a, b) in enumerate(zip(values[::2], values[1::2], strict=False))]
         chosen = [Mux(bit, a, b) for bit, a, b in zip(above, late[::2], late[1::2], strict=False)]
         values = [stages(m, value, 1, name=f"{name}_chosen_{level}_{at}")[1]
@@ -56,17 +56,17 @@ def running_largest(m: Module, number: Value, *, first: Value, name: str) -> Val
     return result
 
 
-def exceeds_by_halves(m: Module, a: Value, b: Value, *, name: str) -> Value:
-    """`exceeds`, a cycle later: both halves are compared by themselves, so their carry chains are short."""
-    half = len(a) // 2
-    upper, equal, lower = (stages(m, value, 1, name=f"{name}_{part}")[1] for part, value in (
-        ("upper", exceeds(_upper(a, half), _upper(b, half))), ("equal", a[half:] == b[half:]),
-        ("lower", a[:half] > b[:half])))
-    return upper | (equal & lower)
-
-
-def _upper(value: Value, half: int) -> Value:
-    return value[half:].as_signed() if value.shape().signed else value[half:]
+def exceeds_by_parts(m: Module, a: Value, b: Value, *, name: str) -> Value:
+    """`exceeds` of numbers of one shape, a cycle later: thirds of them are compared by themselves."""
+    width = -(-len(a) // 3)
+    above, equal = [], []
+    for part in range(3):
+        ours, theirs = (each[part * width:(part + 1) * width] for each in (a, b))
+        if part == 2 and a.shape().signed:
+            ours, theirs = ours.as_signed(), theirs.as_signed()
+        above.append(stages(m, exceeds(ours, theirs), 1, name=f"{name}_above_{part}")[1])
+        equal.append(stages(m, ours == theirs, 1, name=f"{name}_equal_{part}")[1])
+    return above[2] | (equal[2] & (above[1] | (equal[1] & above[0])))
 
 
 def exceeds(a: Value, b: Value) -> Value:

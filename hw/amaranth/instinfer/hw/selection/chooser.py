@@ -14,7 +14,7 @@ from instinfer.abi.selection import SCORE_FRACTION, SCORE_LOWEST
 from ..memory import BlockMemory
 from ..numeric.pipeline import stages
 from ..signatures import MemoryReadPort, MemoryWritePort
-from .bins import BINS, DIGIT_BITS, KeyHistogram, exceeds_by_halves, running_largest
+from .bins import BINS, DIGIT_BITS, KeyHistogram, exceeds_by_parts, running_largest
 from .emission import ChoiceEmitter
 from .keys import TOP_BITS, GroupKey, QuerySums, TermArray
 from .ports import choice_beat, choice_job, group_beat, passes_max
@@ -114,7 +114,7 @@ class GroupChooser(wiring.Component):
         scans = 2 * (BINS + self._histogram.scan_latency + 3)
         others = ScoreStore.latency + _EMIT + 13
         beyond = self._rows_beyond(rows, passes)
-        waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES + 1) if beyond else 0
+        waits = 4 * (dram + _SPILL_CYCLES) + 2 * (dram + _LINES_CYCLES + 2) if beyond else 0
         slow = 2 * passes * beyond * (self._store.cycles_per_row - 1)
         starts = 8 + 3  # of the sweeps; behind the last maximum, the last logarithm and the threshold
         return 2 * passes * rows + sums + keys + scans + 2 * rows + starts + others + waits + slow
@@ -208,12 +208,12 @@ class _Elaboration:
             store.stride.eq(self.stride), store.passes.eq(self.job.passes),
             store.put.eq(arriving), store.put_group.eq(found.group), store.put_pass.eq(mine),
             *(store.maxima[query].eq(found.maxima[query]) for query in range(config.queries)),
-            store.settle.eq(self.settling),
             ports.spilled.eq(store.spilled),
             ports.fault.valid.eq(store.error), ports.fault.head_slot.eq(self.job.head_slot),
         ]
         wiring.connect(m, store.source, wiring.flipped(ports.source))
         wiring.connect(m, store.target, wiring.flipped(ports.target))
+        m.d.sync += store.settle.eq(self.settling)
         m.d.sync += store.rows.eq((self.job.groups + self.lanes - 1) >> self.lane_bits)
         lowest = C(SCORE_LOWEST >> SCORE_FRACTION, signed(TOP_BITS))
         for number in range(self.passes):
@@ -376,7 +376,7 @@ class _Elaboration:
         ]
         m.d.sync += [
             ending.eq(Mux(job.end > job.groups, job.groups, job.end)),
-            candidates.eq(Mux(exceeds_by_halves(m, ending, job.first, name="some"),
+            candidates.eq(Mux(exceeds_by_parts(m, ending, job.first, name="some"),
                               stages(m, ending - job.first, 1, name="some_candidates")[1], 0)),
             self.nothing.eq((job.keep == 0) | (candidates == 0)), self.everything.eq(job.keep >= candidates),
         ]
