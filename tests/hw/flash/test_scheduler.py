@@ -4,7 +4,6 @@
 import dataclasses
 
 import pytest
-from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
 from instinfer.abi.presets import presets
@@ -19,6 +18,14 @@ WAIT = 40
 SLOTS_BEFORE = 2
 """Slots that have moved when die 1 gets its read, while the next one moves."""
 ASKS = 15
+
+
+def simulate(scheduler, around):
+    """`around` drives the scheduler and looks at it."""
+    simulator = Simulator(scheduler)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(around)
+    simulator.run()
 
 
 def test_a_dead_die_leaves_room_for_the_other():
@@ -55,12 +62,7 @@ def test_a_dead_die_leaves_room_for_the_other():
                 ends.append("write" if of_write else "read")
                 ctx.set(scheduler.read_level[0], of_write)
 
-    m = Module()
-    m.submodules.scheduler = scheduler
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(around)
-    simulator.run()
+    simulate(scheduler, around)
     assert ends[:READ_COMES] == ["read", "write"] * (READ_COMES // 2)
     assert 0 <= waited <= WAIT, f"no read command for die 1 within {WAIT} cycles: {waited}"
 
@@ -72,8 +74,8 @@ def test_what_follows_a_slot_is_chosen_late(preset):
     config = dataclasses.replace(presets()[preset], dies=2)
     scheduler = Scheduler(config=config)
     moves = config.slot_beats * config.beat_cycles_x1000 // 1000
-    entry = {"pairs": (1 << config.slots_per_stripe // 2) - 1, "tokens": 1}
-    jobs: list[tuple[int, int]] = []
+    entry = {"masked": 1, "pairs": (1 << config.slots_per_stripe // 2) - 1, "tokens": 1}
+    jobs: list[tuple[JobKind, int]] = []
     spare: list[int] = []
 
     async def around(ctx):
@@ -81,7 +83,7 @@ def test_what_follows_a_slot_is_chosen_late(preset):
                             (scheduler.free, config.slot_buffers), (scheduler.slots_idle, 1),
                             (scheduler.read_level[0], 1)):
             ctx.set(port, value)
-        ctx.set(scheduler.entry, channel_request(config).const({**entry, "masked": 1}))
+        ctx.set(scheduler.entry, channel_request(config).const(entry))
         busy, offered, job = 0, 0, scheduler.job
         for _ in range(config.cycles(100_000)):
             ctx.set(job.ready, busy == 0)
@@ -100,12 +102,7 @@ def test_what_follows_a_slot_is_chosen_late(preset):
             if len(spare) == SLOTS_BEFORE and busy == PREPARED + SLACK + ASKS:
                 ctx.set(scheduler.read_level[1], 1)
 
-    m = Module()
-    m.submodules.scheduler = scheduler
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(around)
-    simulator.run()
+    simulate(scheduler, around)
     assert jobs[-1] == (JobKind.READ, 1), jobs
     moved = [kind for kind, _ in jobs].count(JobKind.TRANSFER)
     assert moved == SLOTS_BEFORE + 1, f"{moved} slots before the command of die 1: {jobs}"

@@ -51,8 +51,9 @@ class AttentionCore(wiring.Component):
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
         self.entry_cycle = config.queries + RowFactors.factor_cycle
-        """Cycle of the elements; the operands of the row's last query can be read from here on."""
-        self.lane_cycle = self.entry_cycle + OperandMemory.latency - 1
+        """Cycle of the elements; the operands of the row's last query can be read from here on. They are asked
+        for in the cycle before."""
+        self.lane_cycle = self.entry_cycle - 1 + OperandMemory.latency
         """Cycle in which a beat enters the lanes."""
         self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle
         """Cycle in which a value beat's accumulators are read; those of a merge or fold step one earlier."""
@@ -101,10 +102,10 @@ class AttentionCore(wiring.Component):
         reading = Signal(token_layout(config), reset_less=True)
         ahead, behind = at[self.read_cycle - 2], at[self.read_cycle - 1]
         m.d.sync += reading.eq(Mux(ahead.merge | ahead.fold, ahead.as_value(), behind.as_value()))
-        entering, enters = at[self.entry_cycle], at[self.entry_cycle - 1]
+        entering, asking = at[self.entry_cycle], at[self.entry_cycle - 1]
         m.d.comb += [
-            operands.key.eq(enters.key), operands.head_slot.eq(enters.context.head_slot),
-            operands.group.eq(enters.group), operands.row.eq(enters.row),
+            operands.key.eq(asking.key), operands.head_slot.eq(asking.context.head_slot),
+            operands.group.eq(asking.group), operands.row.eq(asking.row),
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
             softmax.amount_parity.eq(reading.parity), softmax.amount_die.eq(reading.context.die),
         ]

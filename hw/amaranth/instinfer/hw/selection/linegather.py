@@ -117,16 +117,19 @@ class LineGather(wiring.Component):
             m.d.sync += [hit_before.eq(hits), free_before.eq(free), began.eq(~hit)]
         # The next free place is kept ready; it is looked for in the cycle behind a word that began a line, as
         # that is known late. Without one, a word waits a cycle to see whether it needs it. ``ready`` is a
-        # register for hundreds of sinks. It goes by what was unused a cycle before: that is a place too many
-        # only in the cycle behind the one that made it the free place, which is none that looks for another.
+        # register for hundreds of sinks. It goes by whether a place was unused a cycle before (``some``). That
+        # is wrong only right behind the cycle that made the last one the free place, and no cycle that looks
+        # for another follows that.
         unused = ~(used | free)
         some = Signal(init=1)
         renews = fresh | ~free_valid
         with m.If(renews):
             m.d.sync += [free.eq(unused & (~unused + 1)), free_valid.eq(unused.any())]
-        m.d.sync += some.eq(unused.any())
-        m.d.sync += ready.eq((~begins & Mux(renews, some, 1))
-                             | Mux(ready, ~self.i.valid, hit & ~whole & ~victim_valid))
+        m.d.sync += [
+            some.eq(unused.any()),
+            ready.eq((~begins & Mux(renews, some, 1))
+                     | Mux(ready, ~self.i.valid, hit & ~whole & ~victim_valid)),
+        ]
         for each in place:
             with m.If(free[each] & ~fresh):
                 m.d.sync += tags[each].eq(held.beat[_LINE_LOG2:])
