@@ -51,8 +51,8 @@ class AttentionCore(wiring.Component):
     def __init__(self, *, config: EngineConfig) -> None:
         self._config = config
         self.entry_cycle = config.queries + RowFactors.factor_cycle
-        """Cycle of the elements; the operands of the row's last query can be read from here on. They are asked
-        for in the cycle before."""
+        """Cycle of the elements; the operands of the row's last query can be read from here on. They are
+        asked for in the cycle before."""
         self.lane_cycle = self.entry_cycle - 1 + OperandMemory.latency
         """Cycle in which a beat enters the lanes."""
         self.read_cycle = self.lane_cycle + AccumulatorLane.read_cycle

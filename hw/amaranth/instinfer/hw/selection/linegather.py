@@ -117,9 +117,9 @@ class LineGather(wiring.Component):
             m.d.sync += [hit_before.eq(hits), free_before.eq(free), began.eq(~hit)]
         # The next free place is kept ready; it is looked for in the cycle behind a word that began a line, as
         # that is known late. Without one, a word waits a cycle to see whether it needs it. ``ready`` is a
-        # register for hundreds of sinks. It goes by whether a place was unused a cycle before (``some``). That
-        # is wrong only right behind the cycle that made the last one the free place, and no cycle that looks
-        # for another follows that.
+        # register for hundreds of sinks. It goes by whether a place was unused a cycle before (``some``).
+        # That is wrong only right behind the cycle that made the last one the free place, and no cycle that
+        # looks for another follows that.
         unused = ~(used | free)
         some = Signal(init=1)
         renews = fresh | ~free_valid
