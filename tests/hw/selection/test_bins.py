@@ -6,7 +6,7 @@ import itertools
 import pytest
 from amaranth.hdl import Elaboratable, Module, Signal, signed, unsigned
 
-from instinfer.hw.selection.bins import RUNNING_CYCLES, exceeds, running_largest
+from instinfer.hw.selection.bins import RUNNING_CYCLES, exceeds, exceeds_by_parts, running_largest
 from support.pipelines import run_pipeline
 from support.seeds import rng
 
@@ -18,6 +18,13 @@ class Compared(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.d.sync += self.above.eq(exceeds(self.a, self.b))
+        return m
+
+
+class ComparedByParts(Compared):
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.above.eq(exceeds_by_parts(m, self.a, self.b, name="above"))
         return m
 
 
@@ -35,13 +42,23 @@ class Running(Elaboratable):
                                       (unsigned(4), unsigned(4)), (unsigned(3), unsigned(5))])
 def test_every_pair_is_compared(a, b):
     """Signed numbers of unlike widths too: a chooser's tops are wider than what they are compared with."""
+    compare_all(Compared(a, b))
+
+
+@pytest.mark.parametrize("shape", [signed(6), unsigned(6), unsigned(5), signed(3)])
+def test_every_pair_is_compared_by_parts(shape):
+    """Numbers that differ in any one of their thirds alone among them."""
+    compare_all(ComparedByParts(shape, shape))
+
+
+def compare_all(block):
     def numbers(shape):
         low = -(1 << shape.width - 1) if shape.signed else 0
         return range(low, low + (1 << shape.width))
 
-    pairs = list(itertools.product(numbers(a), numbers(b)))
-    got = run_pipeline(Compared(a, b), {"a": [one for one, _ in pairs], "b": [two for _, two in pairs]},
-                       ["above"], latency=1)
+    pairs = list(itertools.product(numbers(block.a.shape()), numbers(block.b.shape())))
+    got = run_pipeline(block, {"a": [one for one, _ in pairs], "b": [two for _, two in pairs]}, ["above"],
+                       latency=1)
     assert [bool(above) for (above,) in got] == [one > two for one, two in pairs]
 
 
