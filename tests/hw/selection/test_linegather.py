@@ -43,7 +43,7 @@ class Gathering(wiring.Component):
 
 
 @pytest.mark.parametrize(("lines", "noise", "pause"), [
-    (4, 0.8, 0.0), (4, 0.7, 0.3), (4, 0.0, 0.0)])
+    (4, 0.8, 0.0), (4, 0.7, 0.3), (4, 0.0, 0.0), (4, 0.0, 0.5)])
 def test_every_column_arrives(lines: int, noise: float, pause: float) -> None:
     """Words of three times as many lines as there are places, in any order, DRAM slow or at full rate."""
     random = rng(f"line gather {lines} {noise} {pause}")
