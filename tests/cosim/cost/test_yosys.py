@@ -4,11 +4,16 @@
 import dataclasses
 
 import pytest
+from amaranth.back import verilog
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.presets import presets
 from instinfer.cosim.cost import parts, report, yosys
 from instinfer.cosim.cost.hierarchy import Block, Hierarchy
 from instinfer.cosim.cost.yosys import Cost, SynthesisError, count, kept, synthesise, without_zeros
+from instinfer.hw.kv.tables import _Store
 from support.costdesign import design
 
 
@@ -78,6 +83,27 @@ def test_large_memories_of_zeros_are_not_filled(value, kept_words):
         block = Block(name="store", top="store", boxes={}, digest="store", instances=1,
                       modules={"store": text}, places=("store",))
         assert synthesise([block], family="xc7")["store"].bram36 == 32
+
+
+@pytest.mark.parametrize(("depth", "bram36"), [(256, 0), (2048, 0.5)])
+def test_tables_of_the_engine_on_ultrascale(depth, bram36):
+    """Yosys would choose LUT RAM that does not exist for a deep one, and stop."""
+    class Tables(wiring.Component):
+        address: In(range(depth))
+        value: In(8)
+        write: In(1)
+        found: Out(8)
+
+        def elaborate(self, platform):
+            m = Module()
+            store = _Store(m, "cells", depth=depth, fields=((0, 8),))
+            m.d.comb += [store.read.addr.eq(self.address), store.write.data.eq(self.value),
+                         store.write.en.eq(self.write), self.found.eq(store.read.data)]
+            return m
+
+    block = Block(name="tables", top="tables", boxes={}, digest=f"tables-{depth}", instances=1,
+                  modules={"tables": verilog.convert(Tables(), name="tables")}, places=("tables",))
+    assert synthesise([block], family="xcup")["tables"].bram36 == bram36
 
 
 def test_what_nobody_counts_is_an_error():

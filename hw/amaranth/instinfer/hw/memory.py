@@ -22,6 +22,10 @@ DISTRIBUTED: dict[str, Any] = {"ram_style": "distributed"}
 """Attributes of a memory that stays in LUTs though a register is behind its read port: a block RAM without
 its output register would be slower."""
 
+BLOCK: dict[str, Any] = {"ram_style": "block"}
+"""Attributes of a deep memory that is written where it is read. Yosys believes that UltraScale has LUT RAM of
+65,536 words for such a memory, and stops over it."""
+
 
 class BlockMemory(wiring.Component):
     """A memory in block RAMs, each bank with a register in front of it and the one that block RAM has at its

@@ -13,8 +13,12 @@ from instinfer.abi.selection import GROUP_LOG2_MAX
 from instinfer.abi.tables import VALID
 
 from ..flash.blockmap import map_depth
+from ..memory import BLOCK
 from ..stream.arbiter import RoundRobin
 from .ports import INTERNAL_FAULT, INTERNAL_OUTSTANDING, READ_COUNT_PORT, REPLACEMENT, TableOp, TablePort
+
+_LUT_DEPTH = 256
+"""Words of the deepest memory that LUT RAM of a slice holds for one port."""
 
 
 class _Store:
@@ -24,7 +28,8 @@ class _Store:
         self.depth = depth
         self.fields = fields
         width = sum(width for _, width in fields)
-        cells: memory.Memory = memory.Memory(shape=width, depth=max(2, depth), init=[])
+        cells: memory.Memory = memory.Memory(shape=width, depth=max(2, depth), init=[],
+                                             attrs=BLOCK if depth > _LUT_DEPTH else {})
         m.submodules[name] = cells
         self.read = cells.read_port()
         self.write = cells.write_port()
