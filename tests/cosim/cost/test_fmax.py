@@ -106,7 +106,7 @@ def test_a_block_with_black_boxes_is_refused():
 def test_a_small_block_is_placed_and_routed(tmp_path, monkeypatch):
     monkeypatch.setenv("INSTINFER_CACHE", str(tmp_path))
     found = fmax.reached(BLOCKS["core"])
-    assert found["block"] == "core"
+    assert (found["block"], found["placement"]) == ("core", "--placer static")
     assert found["fmax_mhz"] > 200
     assert found["critical_path"]["source"]
     assert found["cells"]["TRELLIS_FF"] >= 8

@@ -59,7 +59,8 @@ class NothingDropped(FloorShift):
     def elaborate(self, platform):
         m = Module()
         m.submodules.inner = inner = FloorShift(width=64)
-        m.d.comb += [inner.value.eq(self.value), inner.amount.eq(self.amount), self.result.eq(inner.result)]
+        m.d.comb += [inner.value.eq(self.value), inner.amount.eq(self.amount), inner.moves.eq(self.moves),
+                     self.result.eq(inner.result)]
         return m
 
 

@@ -15,6 +15,8 @@ def lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[s
     """Of `AccumulatorLane`, whose cycle 0 is ``lane_cycle``."""
     adder, store = lane_cycle + AccumulatorLane.adder_cycle, lane_cycle + AccumulatorLane.store_cycle
     source = Signal(Source, name="lanes_source", reset_less=True)
+    high_word, high_nothing = (Signal(name=f"lanes_high_{name}", reset_less=True)
+                               for name in ("word", "nothing"))
     addend, enable, write, capture = (Signal(name=f"lanes_{name}") for name in (
         "addend", "enable", "write", "capture"))
     adds, stores = at[adder - 2], at[store - 2]
@@ -22,10 +24,12 @@ def lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[s
         addend.eq(at[adder - 3].merge | at[adder - 3].fold),
         source.eq(Mux(adds.value, Source.WORD, Mux(
             adds.fold, Source.PARTIAL, Mux(adds.start, Source.NOTHING, Source.TOTAL)))),
+        high_word.eq(adds.value), high_nothing.eq(~adds.value & ~adds.fold),
         enable.eq(adds.key | adds.value | adds.merge | adds.fold),
         write.eq(stores.value | stores.fold), capture.eq(stores.end & (stores.key | stores.merge)),
     ]
-    return {"addend": addend, "source": source, "enable": enable, "write": write, "capture": capture,
+    return {"addend": addend, "source": source, "high_word": high_word, "high_nothing": high_nothing,
+            "enable": enable, "write": write, "capture": capture,
             "write_address": Cat(at[store].group, at[store].context)}
 
 

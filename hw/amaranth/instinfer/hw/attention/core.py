@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over the slots of one channel or of a few: dot products, online softmax, weighted sums."""
 
-from amaranth.hdl import C, Cat, EnableInserter, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -207,9 +207,10 @@ class AttentionCore(wiring.Component):
                     m.d.sync += total_position.eq(position + shifts[index])
                 lane = AccumulatorLane(depth=1 << (GROUP_BITS + context_layout(config).size))
                 byte_lane = ByteLane(depth=1 << (GROUP_BITS - 1))
-                m.submodules[f"lane_{query}_{index}"] = EnableInserter(mine[index])(lane)
-                m.submodules[f"byte_lane_{query}_{index}"] = EnableInserter(mine[index])(byte_lane)
+                m.submodules[f"lane_{query}_{index}"] = lane
+                m.submodules[f"byte_lane_{query}_{index}"] = byte_lane
                 m.d.comb += [
+                    lane.moves.eq(mine[index]), byte_lane.moves.eq(mine[index]),
                     lane.element.eq(elements[index]), lane.position.eq(total_position),
                     lane.factor.eq(operands.factors[query][index]),
                     lane.read_address.eq(Cat(reading.group, reading.context)),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the weight of a value row to what its elements are multiplied by, and where the products belong."""
 
-from amaranth.hdl import C, Module, Mux, Signal
+from amaranth.hdl import Array, C, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -59,6 +59,9 @@ class RowFactors(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         scale = fp16(self.scale)
+        # The position of an int8 row, by the exponent of its scale: a table is faster than sums.
+        bases = Array(C(max(exponent - 1, 0) + BYTE_VALUE_POSITION, POSITION_SHAPE)
+                      for exponent in range(1 << len(scale.exponent)))
         mantissa = Signal(SCALE_MANTISSA_BITS, reset_less=True)
         base = Signal(POSITION_SHAPE, reset_less=True)
         product = Signal(WEIGHT_BITS + SCALE_MANTISSA_BITS, reset_less=True)
@@ -70,7 +73,7 @@ class RowFactors(wiring.Component):
         half = 1 << (SCALED_WEIGHT_DROP - 1)
         m.d.sync += [
             mantissa.eq(Mux(self.int8, scale.magnitude, 1 << SCALED_WEIGHT_DROP)),
-            base.eq(Mux(self.int8, scale.shift + BYTE_VALUE_POSITION, VALUE_POSITION)),
+            base.eq(Mux(self.int8, bases[scale.exponent], VALUE_POSITION)),
             product.eq(self.weight * mantissa),
             near.eq(base - self.distance[:AMOUNT_BITS]), far.eq(base - ((1 << AMOUNT_BITS) - 1)),
             rounded.eq((product + half) >> SCALED_WEIGHT_DROP),

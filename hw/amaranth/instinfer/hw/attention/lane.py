@@ -55,7 +55,7 @@ class AccumulatorLane(wiring.Component):
     ``read_cycle`` - 1         read_address of a merge or fold
     one after read_address     amount, drop
     ``adder_cycle`` - 2        addend
-    ``adder_cycle`` - 1        enable, source
+    ``adder_cycle`` - 1        enable, source, high_word, high_nothing
     ``adder_cycle``            partial
     ``store_cycle`` - 1        write, capture
     ``store_cycle``            write_address
@@ -63,8 +63,12 @@ class AccumulatorLane(wiring.Component):
     ========================== =====================================
 
     One operation per cycle; a word may be read again eight cycles after its last read. The upper half of a
-    sum is added a cycle behind the lower one. What all lanes are told in a cycle ends in registers of each:
-    one for all of them would drive thousands of sinks.
+    sum is added a cycle behind the lower one: ``high_word`` (source is WORD) and ``high_nothing`` (neither
+    WORD nor PARTIAL) tell it what to add to. What all lanes are told in a cycle ends in registers of each:
+    one for all of them, or for both halves, would drive many sinks far apart.
+
+    Without ``moves`` registers hold still: it has to be up while an operation is under way. It is the clock
+    enable of data and of what the lane is told; what that enables or resets in turn has no LUT for both.
 
     Parameters
     ----------
@@ -84,9 +88,10 @@ class AccumulatorLane(wiring.Component):
             "factor": In(signed(FACTOR_BITS)),
             "read_address": In(range(depth)), "amount": In(AMOUNT_BITS), "drop": In(1),
             "addend": In(1), "enable": In(1), "source": In(Source),
+            "high_word": In(1), "high_nothing": In(1),
             "partial": In(signed(BYTE_SUM_BITS)),
             "write": In(1), "write_address": In(range(depth)), "capture": In(1),
-            "captured": Out(signed(SUM_BITS)),
+            "moves": In(1), "captured": Out(signed(SUM_BITS)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -97,19 +102,31 @@ class AccumulatorLane(wiring.Component):
         m.submodules.product = product = AlignedProduct()
         read, write = memory.read_port(), memory.write_port()
         word = Signal(signed(SUM_BITS), reset_less=True)  # the block RAM's output register
-        enable, write_enable, capture = (
-            stages(m, port, 1, name=name, reset=True)[1] for port, name in (
-                (self.enable, "enables"), (self.write, "writes"), (self.capture, "captures")))
-        source, addend = (stages(m, port, 1, name=name)[1] for port, name in (
-            (self.source, "from"), (self.addend, "addends")))
-        amount, drop = (stages(m, port, 1, name=name)[1] for port, name in (
-            (self.amount, "amounts"), (self.drop, "drops")))
+        with m.If(self.moves):
+            enable, write_enable, capture = (
+                stages(m, port, 1, name=name, reset=True)[1] for port, name in (
+                    (self.enable, "enables"), (self.write, "writes"), (self.capture, "captures")))
+            source, high_word, high_nothing, addend, amount, drop = (
+                stages(m, port, 1, name=name)[1] for port, name in (
+                    (self.source, "from"), (self.high_word, "high_words"),
+                    (self.high_nothing, "high_nothings"), (self.addend, "addends"),
+                    (self.amount, "amounts"), (self.drop, "drops")))
         low, high = Signal(_HALF, reset_less=True), Signal(_HALF, reset_less=True)
-        total = Cat(stages(m, low, 1, name="low")[1], high)
-        other = Signal(signed(SUM_BITS))
+        other = Signal(_HALF)
+        other_high = Signal(_HALF, reset_less=True)
+        with m.If(self.moves):
+            m.d.sync += word.eq(read.data)
+            total = Cat(stages(m, low, 1, name="low")[1], high)
+            loop = stages(m, source == Source.TOTAL, 1, name="loop")[1]
+            m.d.sync += other_high.eq(Mux(high_word, shift.result, self.partial)[_HALF:])
+            value_high = stages(m, product.value[_HALF:], 1, name="value_high")[1]
+            enable_high = stages(m, enable, 1, name="enable", reset=True)[1]
+        with m.If(high_nothing):
+            m.d.sync += other_high.eq(0)
         m.d.comb += [
-            read.addr.eq(self.read_address),
-            shift.value.eq(word), shift.amount.eq(amount), shift.drop.eq(drop),
+            read.addr.eq(self.read_address), read.en.eq(self.moves),
+            shift.value.eq(word), shift.amount.eq(amount), shift.drop.eq(drop), shift.moves.eq(self.moves),
+            product.moves.eq(self.moves),
             product.element.eq(self.element), product.position.eq(self.position),
             product.factor.eq(self.factor),
             product.bypass.eq(addend), product.addend.eq(shift.result),
@@ -117,22 +134,18 @@ class AccumulatorLane(wiring.Component):
         ]
         with m.Switch(source):
             with m.Case(Source.WORD):
-                m.d.comb += other.eq(shift.result)
+                m.d.comb += other.eq(shift.result[:_HALF])
             with m.Case(Source.TOTAL):
                 m.d.comb += other.eq(low)
             with m.Case(Source.PARTIAL):
-                m.d.comb += other.eq(self.partial)
-        m.d.sync += word.eq(read.data)
+                m.d.comb += other.eq(self.partial[:_HALF])
         # value + other + carry, written as differences: the multiplexers then share the adders' LUTs.
         carry = Signal(reset_less=True)
         with m.If(enable):
-            added = Cat(product.carry, product.value[:_HALF]) - Cat(C(1, 1), ~other[:_HALF], C(1, 1))
+            added = Cat(product.carry, product.value[:_HALF]) - Cat(C(1, 1), ~other, C(1, 1))
             m.d.sync += Cat(low, carry).eq(added[1:])
-        other_high = Mux(stages(m, source == Source.TOTAL, 1, name="loop")[1], high,
-                         stages(m, other[_HALF:], 1, name="other_high")[1])
-        value_high = stages(m, product.value[_HALF:], 1, name="value_high")[1]
-        with m.If(stages(m, enable, 1, name="enable", reset=True)[1]):
-            m.d.sync += high.eq((Cat(carry, value_high) - Cat(C(1, 1), ~other_high))[1:])
+        with m.If(enable_high):
+            m.d.sync += high.eq((Cat(carry, value_high) - Cat(C(1, 1), ~Mux(loop, high, other_high)))[1:])
         captured = Signal(signed(SUM_BITS), reset_less=True)
         m.d.comb += self.captured.eq(captured)
         with m.If(capture):
@@ -159,7 +172,7 @@ class ByteLane(wiring.Component):
     ========================== =====================================
 
     One operation per cycle; a word may be read again four cycles after its last read. The upper half of a sum
-    is added a cycle behind the lower one.
+    is added a cycle behind the lower one. ``moves`` as in AccumulatorLane.
     """
 
     def __init__(self, *, depth: int) -> None:
@@ -173,7 +186,7 @@ class ByteLane(wiring.Component):
             "first": In(1), "read_address": In(range(depth)),
             "capture": In(1), "captured": Out(signed(BYTE_DOT_BITS)),
             "write": In(1), "write_address": In(range(depth)),
-            "partial": Out(signed(BYTE_SUM_BITS)),
+            "moves": In(1), "partial": Out(signed(BYTE_SUM_BITS)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -182,32 +195,34 @@ class ByteLane(wiring.Component):
         m.submodules.memory = memory
         m.submodules.product = product = ByteProduct()
         read, write = memory.read_port(domain="comb"), memory.write_port()
-        enable, loop, first, capture, write_enable = (
-            stages(m, port, 1, name=name, reset=True)[1] for port, name in (
-                (self.enable, "enables"), (self.loop, "loops"), (self.first, "firsts"),
-                (self.capture, "captures"), (self.write, "writes")))
-        coarse, place = (stages(m, port, 1, name=name, reset=True)[1] for port, name in (
-            (self.coarse, "coarsely"), (self.place, "places")))
         word = Signal(signed(BYTE_SUM_BITS), reset_less=True)
         low, high = Signal(_BYTE_HALF, reset_less=True), Signal(BYTE_SUM_BITS - _BYTE_HALF, reset_less=True)
         carry = Signal(reset_less=True)
-        m.d.comb += [
-            read.addr.eq(stages(m, self.read_address, 1, name="read_address")[1]),
-            product.element.eq(self.element), product.position.eq(self.position),
-            product.factor.eq(self.factor), product.enable.eq(enable), product.loop.eq(loop),
-            product.coarse.eq(coarse), product.place.eq(place),
-            write.addr.eq(stages(m, self.write_address, 1, name="write_address")[1]),
-            write.en.eq(write_enable), write.data.eq(Cat(stages(m, low, 1, name="low")[1], high)),
-            self.partial.eq(word),
-        ]
-        m.d.sync += word.eq(read.data)
+        with m.If(self.moves):
+            enable, loop, first, capture, write_enable, coarse, place = (
+                stages(m, port, 1, name=name, reset=True)[1] for port, name in (
+                    (self.enable, "enables"), (self.loop, "loops"), (self.first, "firsts"),
+                    (self.capture, "captures"), (self.write, "writes"),
+                    (self.coarse, "coarsely"), (self.place, "places")))
+            read_address, write_address = (stages(m, port, 1, name=name)[1] for port, name in (
+                (self.read_address, "read_address"), (self.write_address, "write_address")))
+            low_1 = stages(m, low, 1, name="low")[1]
+            word_high = stages(m, word[_BYTE_HALF:], 1, name="word_high")[1]
+            m.d.sync += [
+                word.eq(read.data),
+                Cat(low, carry).eq((Cat(product.carry, product.value[:_BYTE_HALF])
+                                    + Cat(C(1, 1), word[:_BYTE_HALF]))[1:]),
+                high.eq((Cat(carry, product.late[_BYTE_HALF:]) + Cat(C(1, 1), word_high))[1:]),
+            ]
         with m.If(first):
             m.d.sync += word.eq(0)
-        word_high = stages(m, word[_BYTE_HALF:], 1, name="word_high")[1]
-        m.d.sync += [
-            Cat(low, carry).eq((Cat(product.carry, product.value[:_BYTE_HALF])
-                                + Cat(C(1, 1), word[:_BYTE_HALF]))[1:]),
-            high.eq((Cat(carry, product.late[_BYTE_HALF:]) + Cat(C(1, 1), word_high))[1:]),
+        m.d.comb += [
+            read.addr.eq(read_address),
+            product.element.eq(self.element), product.position.eq(self.position),
+            product.factor.eq(self.factor), product.enable.eq(enable), product.loop.eq(loop),
+            product.coarse.eq(coarse), product.place.eq(place), product.moves.eq(self.moves),
+            write.addr.eq(write_address), write.en.eq(write_enable), write.data.eq(Cat(low_1, high)),
+            self.partial.eq(word),
         ]
         captured = Signal(signed(BYTE_DOT_BITS), reset_less=True)
         m.d.comb += self.captured.eq(captured)

@@ -65,7 +65,8 @@ class OperandMemory(wiring.Component):
         with m.Elif(~blocked):
             m.d.sync += holding.eq(0)
         factor = Cat(self.factor, C(0, 1)).replicate(LANES)
-        words = [Mux(chosen, factor, Cat(*pairs)) for chosen in to_factor]
+        # Chosen for each query, though a factor of the same parity would do: the memories lie far apart.
+        words = [Mux(chosen, factor, Cat(*pairs)) for chosen in to_query]
         self._memories(m, "memory", 0, self.factors, held, holding, words, to_factor, to_query, row)
         self._memories(m, "byte_memory", 1, self.byte_factors, held, holding & held.group[0], words,
                        to_factor, to_query, row)
@@ -88,7 +89,7 @@ class OperandMemory(wiring.Component):
             m.d.comb += [
                 write.addr.eq(Mux(chosen, Cat(row, pad, C(1, 1)),
                                   Cat(held.group[drop:], held.head_slot, C(0, 1)))),
-                write.data.eq(words[query & 1]),
+                write.data.eq(words[query]),
                 write.en.eq(Mux(chosen, to_query[query], holding & (held.query == query))),
                 read.addr.eq(stages(m, address, 1, name=f"{name}_address_{query}")[1]),
                 *(outputs[query][lane].eq(word.word_select(lane, FACTOR_BITS)) for lane in range(LANES)),

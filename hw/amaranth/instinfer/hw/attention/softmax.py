@@ -92,7 +92,6 @@ class Softmax(wiring.Component):
         before = Signal(signed(MAX_BITS), reset_less=True)
         seen = Signal(reset_less=True)
         running = Signal(signed(MAX_BITS), reset_less=True)
-        started = Signal(reset_less=True)
         step = stages(m, self.step, self.maximum_cycle, name="step")
         written, grown = 4, 6
         # Resets keep lines out of shift-register LUTs, which are scarcer than flip-flops.
@@ -108,7 +107,6 @@ class Softmax(wiring.Component):
             looked_up_query.eq(Mux(self.step_valid, self.step.query, self.score_query)),
             before.eq(maxima_read.data), seen.eq(context_seen),
             running.eq(Mux(row[1].first, maxima_read.data, running_read.data)),
-            started.eq(~row[1].first | context_seen),
         ]
         m.d.comb += [
             maxima_read.addr.eq(Cat(looked_up_query, looked_up)), running_read.addr.eq(query[1]),
@@ -127,7 +125,7 @@ class Softmax(wiring.Component):
         higher = Signal(reset_less=True)
         highest = Signal(signed(MAX_BITS), reset_less=True)
         m.d.sync += [
-            higher.eq(~started | (running - self.whole)[-1]),
+            higher.eq((row[2].first & ~seen) | (running - self.whole)[-1]),
             highest.eq(Mux(higher, stages(m, self.whole, 1, name="whole")[1],
                            stages(m, running, 1, name="running")[1])),
         ]
@@ -198,33 +196,46 @@ class Softmax(wiring.Component):
         feed_context = stages(m, source, self._sum_cycle, name="feed_context", reset=True)
         present = stages(m, seen, 1, name="present")[1]
 
-        # Feed cycle 1: the sum, and how far both shift.
-        totals_write, totals_read = table("totals", signed(SUM_BITS), states)
-        exponent = Signal(AMOUNT_BITS, reset_less=True)
-        amount = Signal(AMOUNT_BITS + 1, reset_less=True)
+        # Feed cycle 1: the sum, and how far both shift. Neither is negative: what shifts by more than an
+        # amount can say is dropped.
+        exponent, amount = (Signal(AMOUNT_BITS, name=name, reset_less=True)
+                            for name in ("exponent", "amount"))
+        beyond, absent = Signal(reset_less=True), Signal(reset_less=True)
         total = Signal(signed(SUM_BITS), reset_less=True)
+        added = Signal(signed(SUM_BITS), reset_less=True)
+        first = feed_row == 0
+        far = self.fed_distance[AMOUNT_BITS:].any()
+        halves = []
+        for index in range(2):
+            write, read = table(f"totals_{index}", SUM_BITS // 2, states)
+            # Equal addresses, but for what a reset makes of them: one register is far from half of a total.
+            at = Signal(query_bits + context_bits, init=index, name=f"totals_at_{index}")
+            m.d.sync += at.eq(Cat(feed_query[0], feed_context[0]))
+            m.d.comb += [
+                read.addr.eq(at), write.addr.eq(Cat(feed_query[-1], feed_context[-1])),
+                write.data.eq(added.word_select(index, SUM_BITS // 2)), write.en.eq(feed[-1]),
+            ]
+            halves.append(read.data)
         m.d.comb += [
-            growth_read.addr.eq(feed_query[1]), totals_read.addr.eq(Cat(feed_query[1], feed_context[1])),
+            growth_read.addr.eq(feed_query[1]),
             self.fed_valid.eq(feed[1]), self.fed_query.eq(feed_query[1]), self.fed_row.eq(feed_row),
         ]
         m.d.sync += [
-            total.eq(totals_read.data), exponent.eq(saturated(self.fed_distance)),
-            amount.eq(Mux(totalling[1], Cat(saturated(self.fed_distance), ~present),
-                          Mux(feed_row == 0, growth_read.data, 0))),
+            total.eq(Cat(*halves)), exponent.eq(self.fed_distance[:AMOUNT_BITS]), beyond.eq(far),
+            amount.eq(Mux(totalling[1], self.fed_distance[:AMOUNT_BITS],
+                          Mux(first, growth_read.data[:AMOUNT_BITS], 0))),
+            absent.eq(Mux(totalling[1], ~present, first & growth_read.data[-1])),
         ]
 
         # From feed cycle 2 on: L, and the answer to TOTAL.
         m.submodules.weight_shift = weight_shift = FloorShift(width=SUM_FRACTION + 2)
         m.submodules.total_shift = total_shift = FloorShift(width=SUM_BITS)
         weight = stages(m, self.fed_weight, 1, name="weight")[1]
-        added = Signal(signed(SUM_BITS), reset_less=True)
         m.d.comb += [
             weight_shift.value.eq(weight << (SUM_FRACTION - WEIGHT_FRACTION)),
-            weight_shift.amount.eq(exponent),
-            total_shift.value.eq(total),
-            total_shift.amount.eq(amount), total_shift.drop.eq(amount[AMOUNT_BITS]),
-            totals_write.addr.eq(Cat(feed_query[-1], feed_context[-1])), totals_write.data.eq(added),
-            totals_write.en.eq(feed[-1]),
+            weight_shift.amount.eq(exponent), weight_shift.drop.eq(beyond),
+            total_shift.value.eq(total), total_shift.amount.eq(amount),
+            total_shift.drop.eq(absent | (totalling[2] & beyond)),
         ]
         m.d.sync += [
             added.eq(total_shift.result + weight_shift.result), self.total.eq(total_shift.result),
@@ -245,7 +256,8 @@ class Softmax(wiring.Component):
             amounts_write, amounts_read = table(f"amounts_{index}", AMOUNT_BITS + 1, 1 << amount_bits)
             m.d.comb += [
                 amounts_write.addr.eq(Mux(totalling[2], feed_die, growth_entry(self.parity))),
-                amounts_write.data.eq(Mux(totalling[2], amount, growth)),
+                amounts_write.data.eq(Mux(
+                    totalling[2], Cat(amount | beyond.replicate(AMOUNT_BITS), absent), growth)),
                 amounts_write.en.eq(Mux(totalling[2], feed_query[2] == index,
                                         final[grown] & (query[grown] == index))),
                 amounts_read.addr.eq(amount_read),

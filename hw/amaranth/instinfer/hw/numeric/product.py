@@ -66,7 +66,7 @@ class AlignedProduct(wiring.Component):
 
     One operation per cycle, no back-pressure. Element, position and factor belong to cycle 0, ``bypass`` and
     ``addend`` to cycle ``bypass_cycle``, the outputs to cycle ``latency``. The multiplier has a register at
-    each input.
+    each input. Without ``moves`` registers hold still.
     """
 
     bypass_cycle = 3
@@ -77,6 +77,7 @@ class AlignedProduct(wiring.Component):
             "element": In(signed(MANTISSA_BITS)), "position": In(POSITION_SHAPE),
             "factor": In(signed(FACTOR_BITS)),
             "bypass": In(1), "addend": In(signed(SUM_BITS)),
+            "moves": In(1, init=1),  # type: ignore[call-arg]
             "value": Out(signed(SUM_BITS)), "carry": Out(1),
         })
 
@@ -84,26 +85,27 @@ class AlignedProduct(wiring.Component):
         m = Module()
         element = Signal(signed(MANTISSA_BITS + COARSE_STEP - 1), reset_less=True)
         multiplied = Signal(signed(_PRODUCT_BITS), reset_less=True)
-        steps = stages(m, self.position[2:].as_signed(), 2, name="steps")[2]
         window = Signal(signed(_PRODUCT_BITS + _COARSE_BITS), reset_less=True)
         place = Signal(2, reset_less=True)
         value = Signal(signed(SUM_BITS), reset_less=True)
         m.d.comb += self.value.eq(value)
-        m.d.sync += [
-            element.eq(self.element << self.position[:2]),
-            multiplied.eq(element * stages(m, self.factor, 1, name="factor")[1]),
-            window.eq(multiplied << Cat(C(0, 2), steps[:2])), place.eq(steps[2:4]),
-            self.carry.eq(~self.bypass & Mux(place[0], window[UNIT_POSITION - _PLACE_STEP - 1],
-                                             window[UNIT_POSITION - 1]) & ~place[1]),
-        ]
-        with m.If(steps < 0):
+        with m.If(self.moves):
+            steps = stages(m, self.position[2:].as_signed(), 2, name="steps")[2]
+            factor = stages(m, self.factor, 1, name="factor")[1]
+            m.d.sync += [
+                element.eq(self.element << self.position[:2]), multiplied.eq(element * factor),
+                window.eq(multiplied << Cat(C(0, 2), steps[:2])), place.eq(steps[2:4]),
+                self.carry.eq(~self.bypass & Mux(place[0], window[UNIT_POSITION - _PLACE_STEP - 1],
+                                                 window[UNIT_POSITION - 1]) & ~place[1]),
+            ]
+            with m.If(self.bypass):
+                m.d.sync += value.eq(self.addend)
+            with m.Else(), m.Switch(place):
+                for index in range(4):
+                    with m.Case(index):
+                        m.d.sync += value.eq(window << (_PLACE_STEP * index) >> UNIT_POSITION)
+        with m.If(steps < 0):  # a synchronous reset: no LUT joins it with ``moves``
             m.d.sync += window.eq(0)
-        with m.If(self.bypass):
-            m.d.sync += value.eq(self.addend)
-        with m.Else(), m.Switch(place):
-            for index in range(4):
-                with m.Case(index):
-                    m.d.sync += value.eq(window << (_PLACE_STEP * index) >> UNIT_POSITION)
         return m
 
 
@@ -118,7 +120,8 @@ class ByteProduct(wiring.Component):
     a cycle later ``late``, the same value, chosen from a register: what adds it in two parts takes the upper
     one there, without a register behind the multiplexer.
 
-    One operation per cycle, no back-pressure. The sum fits into the accumulator of a DSP block.
+    One operation per cycle, no back-pressure. Without ``moves`` registers hold still, but for what ``enable``
+    and a negative position do. The sum fits into the accumulator of a DSP block.
     """
 
     latency = 4
@@ -128,6 +131,7 @@ class ByteProduct(wiring.Component):
             "element": In(signed(BYTE_BITS)), "position": In(POSITION_SHAPE),
             "factor": In(signed(FACTOR_BITS)),
             "enable": In(1), "loop": In(1), "coarse": In(2), "place": In(2),
+            "moves": In(1, init=1),  # type: ignore[call-arg]
             "product": Out(signed(BYTE_DOT_BITS)),
             "value": Out(signed(BYTE_SUM_BITS)), "carry": Out(1), "late": Out(signed(BYTE_SUM_BITS)),
         })
@@ -138,17 +142,19 @@ class ByteProduct(wiring.Component):
         multiplied = Signal(signed(_BYTE_PRODUCT_BITS), reset_less=True)
         total = Signal(signed(BYTE_DOT_BITS), reset_less=True)
         window = Signal(signed(_BYTE_PRODUCT_BITS + _COARSE_BITS), reset_less=True)
-        m.d.sync += [
-            element.eq(self.element << self.position[:2]),
-            multiplied.eq(element * stages(m, self.factor, 1, name="factor")[1]),
-            window.eq(total[:_BYTE_PRODUCT_BITS].as_signed() << Cat(C(0, 2), self.coarse)),
-        ]
+        with m.If(self.moves):
+            factor = stages(m, self.factor, 1, name="factor")[1]
+            late, late_place = (stages(m, each, 1, name=name)[1] for each, name in (
+                (window, "window"), (self.place, "place")))
+            m.d.sync += [
+                element.eq(self.element << self.position[:2]), multiplied.eq(element * factor),
+                window.eq(total[:_BYTE_PRODUCT_BITS].as_signed() << Cat(C(0, 2), self.coarse)),
+            ]
         with m.If(self.position < 0):
             m.d.sync += element.eq(0)
         with m.If(self.enable):
             m.d.sync += total.eq(Mux(self.loop, total, 0) + multiplied)
         m.d.comb += self.product.eq(total)
-        late, late_place = stages(m, window, 1, name="window")[1], stages(m, self.place, 1, name="place")[1]
         for source, place, value in ((window, self.place, self.value), (late, late_place, self.late)):
             with m.Switch(place):
                 for index in range(3):

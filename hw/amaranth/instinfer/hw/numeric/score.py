@@ -7,15 +7,14 @@ from amaranth.lib.wiring import In, Out
 
 from instinfer.abi.arith import DOT_BITS, SCORE_BITS
 
-from .pipeline import stages
-
 RIGHT_BITS = 7
 
 
 class ScoreShift(wiring.Component):
     """``score = saturate(dot >> right)``: floor, then clipped to the range of a score.
 
-    Latency 3, one per cycle, no back-pressure: shift by multiples of 16, of 4, of 1.
+    Latency 3, one per cycle, no back-pressure: shift by multiples of 16, of 4, of 1. What lies beyond the
+    range is found beside the second step, so that the last one only chooses.
     """
 
     latency = 3
@@ -28,25 +27,26 @@ class ScoreShift(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         value, right = self.dot, self.right
-        beyond = C(0, 1)
         for low in (4, 2):
             shifted = Signal(signed(DOT_BITS), name=f"shifted_{low}", reset_less=True)
             rest = Signal(low, name=f"rest_{low}", reset_less=True)
-            left = Cat(C(0, low), right[low:])
-            m.d.sync += [shifted.eq(value >> left), rest.eq(right[:low])]
-            if low == 2:  # what no later shift takes away has to equal the sign
-                first = SCORE_BITS - 1 + (1 << low) - 1
-                beyond = stages(m, _differ(value, first, left), 1, name="beyond")[1]
+            m.d.sync += [shifted.eq(value >> Cat(C(0, low), right[low:])), rest.eq(right[:low])]
+            if low == 2:
+                differ = Signal(1 << low, reset_less=True)
+                m.d.sync += differ.eq(_differ(value, right))
             value, right = shifted, rest
         limit = 1 << (SCORE_BITS - 1)
         m.d.sync += self.score.eq(value >> right)
-        with m.If(beyond | _differ(value[:SCORE_BITS + 2], SCORE_BITS - 1, right, sign=value[-1])):
+        with m.If(differ.any()):
             m.d.sync += self.score.eq(Mux(value[-1], -limit, limit - 1))
         return m
 
 
-def _differ(value: Value, first: int, right: Value, *, sign: Value | None = None) -> Value:
-    """Whether a bit that a shift by ``right`` brings to ``first`` or above differs from the sign."""
-    sign = value[-1] if sign is None else sign
-    top = value[first:] ^ sign.replicate(len(value) - first)
-    return (top & ((1 << len(top)) - 1 << right)).any()
+def _differ(value: Value, right: Value) -> Value:
+    """Whether bits that a shift by ``right``, 0 to 15, leaves beyond a score differ from the sign: one result
+    for each of the three that its last two bits may bring within, and one for all above."""
+    signs = value.as_unsigned() ^ value[-1].replicate(len(value))
+    coarse = signs >> Cat(C(0, 2), right[2:])  # zeros come from above
+    low = [coarse[SCORE_BITS - 1 + place] & (right[:2] <= place) for place in range(3)]
+    top = signs[SCORE_BITS + 2:]
+    return Cat(*low, (top & ((1 << len(top)) - 1 << Cat(C(0, 2), right[2:]))).any())

@@ -14,7 +14,8 @@ class FloorShift(wiring.Component):
     """``result = 0 if drop else value >> amount`` (arithmetic, towards minus infinity).
 
     Latency 3, one value per cycle, no back-pressure. All inputs belong to the same cycle. Each stage is one
-    4:1 multiplexer per bit: by multiples of 16, of 4, of 1.
+    4:1 multiplexer per bit: by multiples of 16, of 4, of 1. Without ``moves`` registers hold still, but for
+    what ``drop`` does.
 
     Parameters
     ----------
@@ -29,6 +30,7 @@ class FloorShift(wiring.Component):
         self._width = width
         super().__init__({
             "value": In(signed(width)), "amount": In(AMOUNT_BITS), "drop": In(1),
+            "moves": In(1, init=1),  # type: ignore[call-arg]
             "result": Out(signed(width)),
         })
 
@@ -38,8 +40,9 @@ class FloorShift(wiring.Component):
         for index, low in enumerate((4, 2, 0)):
             shifted = Signal(signed(self._width), name=f"shifted_{index}", reset_less=True)
             rest = Signal(max(low, 1), name=f"rest_{index}", reset_less=True)
-            m.d.sync += [shifted.eq(value >> Cat(C(0, low), amount[low:low + 2])), rest.eq(amount[:low])]
-            if index == 0:
+            with m.If(self.moves):
+                m.d.sync += [shifted.eq(value >> Cat(C(0, low), amount[low:low + 2])), rest.eq(amount[:low])]
+            if index == 0:  # a synchronous reset: no LUT joins it with ``moves``
                 with m.If(self.drop):
                     m.d.sync += shifted.eq(0)
             value, amount = shifted, rest
