@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from instinfer.cli import main
+from instinfer.cli import main, synth
 from instinfer.cosim import paths
 from instinfer.cosim.cost import fmax, parts, report
 from instinfer.cosim.cost.yosys import Cost
@@ -67,6 +67,15 @@ def test_over_the_contract_is_a_failure(counted):
     assert result.exit_code == 1
     assert "OVER by 5,400" in result.stdout
     assert "attention and selection: lut 180,200 of 85,000, OVER by 95,200" in result.stdout
+
+
+@pytest.mark.usefixtures("small", "counted")
+def test_figures_are_written_out():
+    """``,g`` printed a million flip-flops as 1.04544e+06."""
+    result = run("--preset", "product", "--part", "xcku15p")
+    assert "all: ff 350 of 1,045,440" in result.stdout
+    assert "all: bram36 0 of 984" in result.stdout
+    assert synth._amount(625.5) == "625.5"
 
 
 @pytest.mark.usefixtures("small")

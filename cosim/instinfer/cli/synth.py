@@ -104,7 +104,7 @@ def _show(found: "Mapping[str, Any]", json_target: str | None) -> None:
 
     def add(name: str, number: str, each: str, row: "Mapping[str, float]", style: str = "") -> None:
         memory = f"{row['lut_memory']:,}" if "lut_memory" in row else ""
-        values = [f"{row[resource]:,g}" for resource in RESOURCES]
+        values = [_amount(row[resource]) for resource in RESOURCES]
         table.add_row(name, number, each, values[0], memory, *values[1:], style=style)
 
     for row in found["blocks"]:
@@ -120,12 +120,17 @@ def _show(found: "Mapping[str, Any]", json_target: str | None) -> None:
     add(f"capacity of {found['part']}", "", "", found["capacity"])
     out.print(table)
     for entry in found["contract"]:
-        line = f"{entry['what']}: {entry['resource']} {entry['value']:,g} of {entry['limit']:,g}"
+        line = f"{entry['what']}: {entry['resource']} {_amount(entry['value'])} of {_amount(entry['limit'])}"
         if not entry["ok"]:
-            line += f", OVER by {entry['over']:,g}"
+            line += f", OVER by {_amount(entry['over'])}"
             if "over_packed" in entry:
-                line += f" (by {entry['over_packed']:,g} if small LUTs share one)"
+                line += f" (by {_amount(entry['over_packed'])} if small LUTs share one)"
         out.print(line, style="" if entry["ok"] else "red", soft_wrap=True)
+
+
+def _amount(value: float) -> str:
+    """Of a resource: whole, or halves of a block RAM."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
 def _check(engine: "EngineConfig", part_name: str | None, json_target: str | None, jobs: int) -> None:
