@@ -30,7 +30,7 @@ def lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[s
     ]
     return {"addend": addend, "source": source, "high_word": high_word, "high_nothing": high_nothing,
             "enable": enable, "write": write, "capture": capture,
-            "write_address": Cat(at[store].group, at[store].context)}
+            "write_address": Cat(at[store - 1].group, at[store - 1].context)}
 
 
 def byte_lane_control(m: Module, at: Mapping[int, Any], *, lane_cycle: int) -> dict[str, Value]:

@@ -101,7 +101,9 @@ class AttentionCore(wiring.Component):
                              name="moves")
         reading = Signal(token_layout(config), reset_less=True)
         ahead, behind = at[self.read_cycle - 2], at[self.read_cycle - 1]
-        m.d.sync += reading.eq(Mux(ahead.merge | ahead.fold, ahead.as_value(), behind.as_value()))
+        following = Signal(token_layout(config))
+        m.d.comb += following.eq(Mux(ahead.merge | ahead.fold, ahead.as_value(), behind.as_value()))
+        m.d.sync += reading.eq(following)
         entering, asking = at[self.entry_cycle], at[self.entry_cycle - 1]
         m.d.comb += [
             operands.key.eq(asking.key), operands.head_slot.eq(asking.context.head_slot),
@@ -109,7 +111,7 @@ class AttentionCore(wiring.Component):
             softmax.amount_merge.eq(reading.merge), softmax.amount_first.eq(reading.first),
             softmax.amount_parity.eq(reading.parity), softmax.amount_die.eq(reading.context.die),
         ]
-        self._lanes(m, moves, at, reading, entering, beat, operands, factors, softmax, scorer)
+        self._lanes(m, moves, at, following, entering, beat, operands, factors, softmax, scorer)
 
         # Scores of a key row, or the answer to a merge step.
         done, scored = at[self.last_cycle], at[self.score_cycle]
@@ -171,7 +173,7 @@ class AttentionCore(wiring.Component):
             m.d.sync += [fold_group.eq(Mux(last, 0, fold_group + 1)), folding.eq(~last)]
         return joined, folding
 
-    def _lanes(self, m: Module, moves: list[Signal], at: dict, reading: Signal, entering: Signal,
+    def _lanes(self, m: Module, moves: list[Signal], at: dict, following: Signal, entering: Signal,
                beat: Signal, operands: OperandMemory, factors: RowFactors, softmax: Softmax,
                scorer: Scorer) -> None:
         """Elements of the entry cycle's beat, and the lanes with their control signals. Elements and lanes
@@ -201,6 +203,7 @@ class AttentionCore(wiring.Component):
             with m.If(moves[LANES * config.queries + query]):
                 byte_positions = stages(m, position, 1, name=f"byte_position_{query}")
                 places = stages(m, byte_positions[1][2:6], 3, name=f"place_{query}", reset=True)
+                read_address = stages(m, Cat(following.group, following.context), 1, name=f"reads_{query}")[1]
             for index in range(LANES):
                 total_position = Signal(POSITION_SHAPE, name=f"position_{query}_{index}", reset_less=True)
                 with m.If(mine[index]):
@@ -213,7 +216,7 @@ class AttentionCore(wiring.Component):
                     lane.moves.eq(mine[index]), byte_lane.moves.eq(mine[index]),
                     lane.element.eq(elements[index]), lane.position.eq(total_position),
                     lane.factor.eq(operands.factors[query][index]),
-                    lane.read_address.eq(Cat(reading.group, reading.context)),
+                    lane.read_address.eq(read_address),
                     lane.amount.eq(softmax.amounts[query]), lane.drop.eq(softmax.amounts[query][-1]),
                     lane.partial.eq(byte_lane.partial),
                     *(getattr(lane, name).eq(value) for name, value in control.items()),

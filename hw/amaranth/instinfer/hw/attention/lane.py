@@ -57,8 +57,7 @@ class AccumulatorLane(wiring.Component):
     ``adder_cycle`` - 2        addend
     ``adder_cycle`` - 1        enable, source, high_word, high_nothing
     ``adder_cycle``            partial
-    ``store_cycle`` - 1        write, capture
-    ``store_cycle``            write_address
+    ``store_cycle`` - 1        write, write_address, capture
     ``store_cycle`` + 1        captured; a read sees the written word
     ========================== =====================================
 
@@ -106,6 +105,7 @@ class AccumulatorLane(wiring.Component):
             enable, write_enable, capture = (
                 stages(m, port, 1, name=name, reset=True)[1] for port, name in (
                     (self.enable, "enables"), (self.write, "writes"), (self.capture, "captures")))
+            write_address = stages(m, self.write_address, 1, name="writes_at")[1]
             source, high_word, high_nothing, addend, amount, drop = (
                 stages(m, port, 1, name=name)[1] for port, name in (
                     (self.source, "from"), (self.high_word, "high_words"),
@@ -130,7 +130,7 @@ class AccumulatorLane(wiring.Component):
             product.element.eq(self.element), product.position.eq(self.position),
             product.factor.eq(self.factor),
             product.bypass.eq(addend), product.addend.eq(shift.result),
-            write.addr.eq(self.write_address), write.data.eq(total), write.en.eq(write_enable),
+            write.addr.eq(write_address), write.data.eq(total), write.en.eq(write_enable),
         ]
         with m.Switch(source):
             with m.Case(Source.WORD):

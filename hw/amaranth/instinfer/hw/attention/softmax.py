@@ -178,6 +178,8 @@ class Softmax(wiring.Component):
         partial = step[self.maximum_cycle]
         new = Signal(signed(MAX_BITS), reset_less=True)
         whole_before = Signal(signed(MAX_BITS), reset_less=True)
+        # As `fed_weight`, but for what a reset makes of each bit: that one has to lie beside its multiplier.
+        added_weight = Signal(WEIGHT_BITS, init=(1 << WEIGHT_BITS) - 1)
         m.d.comb += [
             whole_read.addr.eq(Cat(soon_query, self.soon_row)), new_read.addr.eq(soon_query),
             weight_read.addr.eq(Cat(feed_query_0, self.feed_row)),
@@ -186,7 +188,7 @@ class Softmax(wiring.Component):
             new.eq(new_read.data), whole_before.eq(whole_read.data),
             self.fed_distance.eq(Mux(totalling[0], partial.maximum, new)
                                  - Mux(totalling[0], before, whole_before)),
-            self.fed_weight.eq(weight_read.data),
+            self.fed_weight.eq(weight_read.data), added_weight.eq(weight_read.data),
         ]
         feed = stages(m, first_fed | later_fed, self._sum_cycle, name="feed", reset=True)
         feed_query = stages(m, Mux(totalling[0], partial.query, feed_query_0), self._sum_cycle,
@@ -208,8 +210,8 @@ class Softmax(wiring.Component):
         halves = []
         for index in range(2):
             write, read = table(f"totals_{index}", SUM_BITS // 2, states)
-            # Equal addresses, but for what a reset makes of them: one register is far from half of a total.
-            at = Signal(query_bits + context_bits, init=index, name=f"totals_at_{index}")
+            # Equal addresses, but for what a reset makes of each bit: one register is far from half a total.
+            at = Signal(query_bits + context_bits, init=index * (states - 1), name=f"totals_at_{index}")
             m.d.sync += at.eq(Cat(feed_query[0], feed_context[0]))
             m.d.comb += [
                 read.addr.eq(at), write.addr.eq(Cat(feed_query[-1], feed_context[-1])),
@@ -230,7 +232,7 @@ class Softmax(wiring.Component):
         # From feed cycle 2 on: L, and the answer to TOTAL.
         m.submodules.weight_shift = weight_shift = FloorShift(width=SUM_FRACTION + 2)
         m.submodules.total_shift = total_shift = FloorShift(width=SUM_BITS)
-        weight = stages(m, self.fed_weight, 1, name="weight")[1]
+        weight = stages(m, added_weight, 1, name="weight")[1]
         m.d.comb += [
             weight_shift.value.eq(weight << (SUM_FRACTION - WEIGHT_FRACTION)),
             weight_shift.amount.eq(exponent), weight_shift.drop.eq(beyond),
