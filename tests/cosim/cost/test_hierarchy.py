@@ -40,6 +40,19 @@ def test_a_digest_depends_on_logic_alone():
     assert digests(cores=4)["engine"] != plain["engine"]
 
 
+@pytest.mark.parametrize(("attribute", "counts"), [
+    ('(* ram_style = "block" *)', True), ("(* no_rw_check = 32'd1 *)", True),
+    ('(* src = "here.py:1" *)', False),
+])
+def test_a_digest_depends_on_the_style_of_a_memory(attribute, counts):
+    """A table of costs whose digest did not see it kept figures of LUT RAM for a block RAM."""
+    def digest(line):
+        text = f"module kv(a);\n  input a;\n{line}  reg [7:0] cells [511:0];\nendmodule\n"
+        return Hierarchy([text], top="kv", prefixes={}).blocks()[0].digest
+
+    assert (digest(f"  {attribute}\n") != digest("")) is counts
+
+
 def test_another_interface_is_another_engine():
     """What instantiates a block depends on its ports, not on what is in it."""
     assert digests(step=2)["engine"] == digests()["engine"]

@@ -29,7 +29,8 @@ ASSEMBLIES = (
 _HEADER = re.compile(r"^module (\\\S+|\w+) ?\(", re.MULTILINE)
 _INSTANCE = re.compile(r"^  (\\\S+|\w+) +(\\\S+|\w+) +\($", re.MULTILINE)
 _PORT = re.compile(r"^  (?:input|output|inout) .*;$", re.MULTILINE)
-_ATTRIBUTE = re.compile(r"^\s*\(\*.*\*\)\n", re.MULTILINE)
+_ATTRIBUTE = re.compile(r"^\s*\(\* (?!ram_style|no_rw_check).*\*\)\n", re.MULTILINE)
+"""Those that say nothing of what is synthesised."""
 _DUMP = re.compile(r"\\\$auto\$verilog_backend\S+")
 _NUMBERED = re.compile(r"\\\S*\$\d\S*")
 
