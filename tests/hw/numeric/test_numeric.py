@@ -353,3 +353,40 @@ def test_a_block_that_is_one_cycle_late_is_seen():
     got = run_pipeline(block, {"fraction": fractions}, ["mantissa"], latency=block.latency)
     assert [g[0] for g in got] != arith.exp2_mantissa(np.array(fractions)).tolist()
 
+
+
+def results(block, vectors, pauses, outputs):
+    """Outputs behind each cycle in which the block moves; other inputs in pauses."""
+    found = []
+
+    async def drive(ctx):
+        for vector, pause in zip(vectors, pauses, strict=True):
+            ctx.set(block.moves, 0)
+            for name in vector:
+                ctx.set(getattr(block, name), 1)
+            for _ in range(pause):
+                await ctx.tick()
+            ctx.set(block.moves, 1)
+            for name, value in vector.items():
+                ctx.set(getattr(block, name), value)
+            await ctx.tick()
+            found.append([ctx.get(getattr(block, name)) for name in outputs])
+
+    simulator = Simulator(block)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(drive)
+    simulator.run()
+    return found
+
+
+@pytest.mark.parametrize(("make", "inputs", "outputs"), [
+    (lambda: FloorShift(width=64), {"value": 62, "amount": 6}, ["result"]),
+    (AlignedProduct, {"element": 11, "position": 6, "factor": 17}, ["value", "carry"]),
+])
+def test_what_does_not_move_holds_still(make, inputs, outputs):
+    random = rng("pauses")
+    vectors = [{name: int(random.integers(0, 1 << bits)) for name, bits in inputs.items()} for _ in range(60)]
+    pauses = [int(random.integers(0, 3)) for _ in vectors]
+    plain = results(make(), vectors, [0] * len(vectors), outputs)
+    assert results(make(), vectors, pauses, outputs) == plain
+    assert len({tuple(row) for row in plain}) > 1, "nothing came out"
